@@ -1,0 +1,207 @@
+"""What a published version says of itself: `manifest.json`, format 1.
+
+`models/README.md` is the specification; this file is its code. The manifest digests every other file of the version
+and, with its own digest field read as zeros, itself: no byte of a version can change unnoticed.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from models.errors import BadName, BadVersion, shown
+from models.schema import Datatype, Schema
+
+FORMAT = 1
+FILE = "manifest.json"
+Task = Literal["regression", "binary", "multiclass"]
+Part = Literal["train", "validation", "test"]
+ClassLabel = bool | int | str
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=200)]
+Metric = Annotated[float, Field(allow_inf_nan=False)] | None
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NO_DIGEST = "0" * 64
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class FileDigest(_Record):
+    """What the bytes of one file must be."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Scores(_Record):
+    """How well the network and its baselines do on one part of the table.
+
+    Attributes:
+        rows: how many rows were scored.
+        metrics: metric to value; None where it is undefined, such as ROC AUC with one class.
+        baselines: the same metrics for each baseline, such as "mean" or "linear".
+    """
+
+    rows: Annotated[int, Field(ge=0)]
+    metrics: dict[str, Metric]
+    baselines: dict[str, dict[str, Metric]] = {}
+
+
+class Calibration(_Record):
+    """How the probabilities were calibrated; already part of the graph.
+
+    Attributes:
+        method: "temperature": the logits are divided by `temperature` (Guo et al. 2017, section 4.2).
+        rows: how many validation rows chose it.
+    """
+
+    method: Literal["temperature"]
+    temperature: Annotated[float, Field(gt=0)]
+    rows: Annotated[int, Field(ge=0)]
+
+
+class Provenance(_Record):
+    """How the version came to be, enough to make it again.
+
+    Attributes:
+        plan: the plan as it was run, every default written out.
+        data_sha256: digest of the table as it was read.
+        data_rows: rows of that table.
+        seed: the seed of every random choice.
+        commit: commit of the code; None outside a repository; ends in "+" where files were changed.
+        packages: package to version, Python among them.
+        device: what it was trained on, such as "cpu" or the name of the GPU.
+        seconds: from reading the table to publishing.
+    """
+
+    plan: dict[str, JsonValue]
+    data_sha256: Sha256
+    data_rows: Annotated[int, Field(ge=0)]
+    seed: int
+    commit: str | None
+    packages: dict[str, str]
+    device: str
+    seconds: Annotated[float, Field(ge=0)]
+
+
+class Output(_Record):
+    """One output of the graph: name, datatype and the length of its second axis, None where it has only rows."""
+
+    name: str
+    datatype: Literal["FP32", "FP64", "INT64"]
+    width: int | None
+
+
+class Manifest(_Record):
+    """Everything about a version but its weights.
+
+    Attributes:
+        name: the model.
+        version: its number, from 1.
+        task: what is predicted.
+        input: the schema (`schema` is a word that pydantic keeps for itself).
+        targets: names of the predicted columns; one for a classification.
+        classes: labels in the order of the probabilities; None for a regression.
+        weights: canonical digest of the weights, the same whatever file they were written to.
+        files: every other file of the version, by its path in the folder.
+        scores: per part of the table.
+    """
+
+    format: Literal[1] = 1
+    sha256: Sha256 = _NO_DIGEST
+    name: str
+    version: Annotated[int, Field(ge=1)]
+    task: Task
+    input: Annotated[Schema, Field(strict=False)]
+    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    classes: Annotated[tuple[ClassLabel, ...], Field(min_length=2, strict=False)] | None = None
+    weights: Sha256
+    files: dict[FileName, FileDigest]
+    scores: dict[Part, Scores]
+    calibration: Calibration | None = None
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _classes_fit_the_task(self) -> Self:
+        check_name("model", self.name)
+        if self.task == "regression":
+            if self.classes is not None:
+                raise ValueError("a regression has no classes")
+            return self
+        if self.classes is None or len(self.targets) != 1:
+            raise ValueError(f"a {self.task} classification has one target and its classes")
+        if self.task == "binary" and len(self.classes) != 2:
+            raise ValueError(f"a binary classification has 2 classes, not {len(self.classes)}")
+        if len({(type(label), label) for label in self.classes}) != len(self.classes):
+            raise ValueError("a class stands twice")
+        return self
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The outputs of the graph, in order."""
+        real: Datatype = "FP32"
+        if self.classes is None:
+            return (Output(name="prediction", datatype=real, width=len(self.targets)),)
+        return (
+            Output(name="probabilities", datatype=real, width=len(self.classes)),
+            Output(name="label", datatype="INT64", width=None),
+        )
+
+    def to_json(self) -> bytes:
+        """The bytes of `manifest.json`, self-digest filled in."""
+        blank = self.model_dump(mode="json") | {"sha256": _NO_DIGEST}
+        text = json.dumps(blank, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return text.replace(_NO_DIGEST, digest, 1).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes, place: str) -> Self:
+        """Read the bytes of a `manifest.json`; `place` names the version in errors.
+
+        Raises:
+            BadVersion: no JSON, another format, a byte changed, or a field that is not as specified.
+        """
+        try:
+            fields = json.loads(raw)
+        except (ValueError, RecursionError):
+            raise BadVersion(place, f"{FILE} is not JSON; publish it again") from None
+        if not isinstance(fields, dict) or "format" not in fields:
+            raise BadVersion(place, f"{FILE} names no format; publish it again")
+        if type(fields["format"]) is not int or fields["format"] != FORMAT:
+            raise BadVersion(place, f"format {shown(fields['format'])} is unknown; this release reads format {FORMAT}")
+        digest = fields.get("sha256")
+        if not isinstance(digest, str) or _digest_of(raw, digest) != digest:
+            raise BadVersion(place, f"{FILE} is not the file that was published; publish it again")
+        try:
+            return cls.model_validate_json(raw)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(step) for step in first["loc"]) or "as a whole"
+            raise BadVersion(place, f"{FILE}, {where}: {first['msg']}") from None
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that could not stand in a path of the file system or of a URL.
+
+    Raises:
+        BadName: saying what a name must be.
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        rule = "use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit, without '..'"
+        raise BadName(kind, name, rule)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """The metrics with None in place of what is not a finite number, as a manifest holds them."""
+    return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _digest_of(raw: bytes, digest: str) -> str:
+    return hashlib.sha256(raw.replace(digest.encode(), _NO_DIGEST.encode(), 1)).hexdigest()

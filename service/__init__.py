@@ -1,0 +1,1 @@
+"""From a published version to answers over HTTP."""

@@ -1,0 +1,268 @@
+"""How one table becomes one model: a TOML file, or nothing but the defaults.
+
+A plan says what is different from the defaults; `Plan.model_dump` writes all of it out for the manifest.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.errors import RowcastError, shown
+from models.manifest import Task, check_name
+
+PLANS = Path(__file__).parent / "plans"
+
+Kind = Literal["number", "category", "boolean", "datetime"]
+Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "identity"]
+Loss = Literal["mse", "l1", "cross_entropy", "binary_cross_entropy", "probability_l1"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+
+
+class BadPlan(RowcastError):  # noqa: N818 - it names the thing that is bad, as callers say it
+    """A plan cannot be followed.
+
+    Attributes:
+        place: the file, and the key in it.
+        reason: what is wrong, and the nearest thing that would be right.
+    """
+
+    code = "bad_plan"
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(place, reason)
+        self.place, self.reason = place, reason
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TablePlan(_Section):
+    """Where the rows come from: a file, or a dataset of `training/datasets.py` by name.
+
+    Attributes:
+        path: CSV or Parquet; relative to the folder that the command runs in.
+        dataset: name of a generated or packaged table.
+        rows: how many rows a generated table has for training and validation; None leaves its own default.
+        kinds: feature to kind, where the inferred one is not wanted.
+        units: feature to unit, for the people who read the model card.
+        drop: columns that are not features.
+    """
+
+    path: str | None = None
+    dataset: str | None = None
+    rows: Annotated[int, Field(ge=1)] | None = None
+    kinds: dict[str, Kind] = {}
+    units: dict[str, str] = {}
+    drop: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("name one of path and dataset")
+        return self
+
+
+class SplitPlan(_Section):
+    """Which rows train, choose and judge.
+
+    By default a row's own bytes decide (a hash), stratified by class: new rows never move old ones.
+
+    Attributes:
+        train, validation, test: shares; they add up to 1.
+        column: a column that says "train", "validation" or "test" itself.
+        time: a column to split by in rising order: the oldest rows train, the newest test.
+        group: a column whose equal values stay together.
+    """
+
+    train: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    column: str | None = None
+    time: str | None = None
+    group: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one_split(self) -> Self:
+        if sum(way is not None for way in (self.column, self.time, self.group)) > 1:
+            raise ValueError("name at most one of column, time and group")
+        if abs(self.train + self.validation + self.test - 1) > 1e-9:
+            raise ValueError("train, validation and test must add up to 1")
+        return self
+
+
+class NetPlan(_Section):
+    """The network.
+
+    Attributes:
+        hidden: widths of the hidden layers; empty for a linear model.
+        activation: after each hidden layer.
+        activations: one per hidden layer where they differ; overrides `activation`.
+        preprocessing: "learned" puts scaling, imputation and embeddings in front; "none" feeds the numbers as they are
+            (a missing value becomes 0, a category its one-hot row).
+        scale_targets: fit a regression's targets standardised, and scale back inside the graph.
+        init: "uniform" is PyTorch's own; "normal" draws every weight from N(0, 1) / sqrt(inputs), biases 0;
+            "unit_normal" draws weights and biases from N(0, 1).
+        dropout: share of hidden activations dropped while training.
+    """
+
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
+    activation: Activation = "silu"
+    activations: tuple[Activation, ...] | None = None
+    preprocessing: Literal["learned", "none"] = "learned"
+    scale_targets: bool = True
+    init: Literal["uniform", "normal", "unit_normal"] = "uniform"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _activations_fit(self) -> Self:
+        if self.activations is not None and len(self.activations) != len(self.hidden):
+            raise ValueError(f"activations must have {len(self.hidden)} entries like hidden")
+        return self
+
+
+class FitPlan(_Section):
+    """How the weights are found.
+
+    Attributes:
+        loss: None takes the task's own: mse, binary_cross_entropy, cross_entropy.
+        batch: rows of a minibatch; 0 is all rows at once.
+        schedule: of the learning rate, over the epochs.
+        patience: epochs without a better validation loss before the fit ends; 0 never ends it early.
+        keep: the weights of the best validation loss, or the last ones.
+        members: how many networks are fitted from different seeds; validation keeps the best `averaged` of them.
+        averaged: how many of the members the exported graph averages.
+        calibrate: fit a temperature on the validation rows (classification).
+    """
+
+    loss: Loss | None = None
+    optimizer: Optimizer = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    epochs: Annotated[int, Field(ge=1)] = 200
+    batch: Annotated[int, Field(ge=0)] = 256
+    shuffle: bool = True
+    schedule: Literal["constant", "cosine"] = "cosine"
+    patience: Annotated[int, Field(ge=0)] = 30
+    keep: Literal["best", "last"] = "best"
+    members: Annotated[int, Field(ge=1)] = 1
+    averaged: Annotated[int, Field(ge=1)] = 1
+    calibrate: bool = True
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _averages_what_it_fits(self) -> Self:
+        if self.averaged > self.members:
+            raise ValueError(f"averaged is {self.averaged}, but only {self.members} members are fitted")
+        return self
+
+
+class Published(_Section):
+    """A figure that the source of a founding system published, and the recipe that reached it.
+
+    Attributes:
+        title: the recipe in a few words.
+        part, metric: what the figure measures; None where the source published no figure.
+        figure: the published value.
+        higher_is_better: for accuracies.
+        rows: rows of the table in the source's recipe.
+        net, fit: the source's network and recipe.
+        seeds: how many fits the reproduction is judged by.
+    """
+
+    title: str
+    part: Literal["train", "validation"] = "train"
+    metric: str | None = None
+    figure: float | None = None
+    higher_is_better: bool = False
+    rows: Annotated[int, Field(ge=1)] | None = None
+    net: NetPlan
+    fit: FitPlan
+    seeds: Annotated[int, Field(ge=1)] = 5
+
+
+class Plan(_Section):
+    """Everything about one fit.
+
+    Attributes:
+        name: of the model that is published.
+        about: one sentence for the model card.
+        target: the predicted column or columns.
+        task: None infers it from the target: few distinct texts or whole numbers are classes.
+        published: what `make reproduce` reproduces.
+    """
+
+    name: str
+    about: str = ""
+    target: Annotated[tuple[str, ...], Field(min_length=1)]
+    task: Task | None = None
+    table: TablePlan
+    split: SplitPlan = SplitPlan()
+    net: NetPlan = NetPlan()
+    fit: FitPlan = FitPlan()
+    published: tuple[Published, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_published(self) -> Self:
+        check_name("model", self.name)
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a plan.
+
+        Raises:
+            BadPlan: the file is absent or no TOML, a key is unknown, or a value is not one it can have.
+        """
+        try:
+            fields = tomllib.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            raise BadPlan(str(path), f"is absent; the plans that ship are {', '.join(names())}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadPlan(str(path), f"is not TOML: {error}") from None
+        return cls.of(fields, str(path))
+
+    @classmethod
+    def of(cls, fields: Mapping[str, object], place: str) -> Self:
+        """Check the fields of a plan; `place` names them in errors.
+
+        Raises:
+            BadPlan: as for `read`.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(step) for step in first["loc"])
+            if first["type"] == "extra_forbidden":
+                raise BadPlan(place, f"{key} is not a key of a plan{_nearest(key)}") from None
+            raise BadPlan(place, f"{key}: {first['msg']}, got {shown(first['input'])}") from None
+
+
+def names() -> list[str]:
+    """The plans that ship, sorted."""
+    return sorted(path.stem for path in PLANS.glob("*.toml"))
+
+
+def _nearest(key: str) -> str:
+    """A suggestion for a mistyped key, from the keys of the section it stands in."""
+    *sections, wrong = key.split(".")
+    known: set[str] = set(Plan.model_fields)
+    for section in sections:
+        known = {
+            "table": set(TablePlan.model_fields),
+            "split": set(SplitPlan.model_fields),
+            "net": set(NetPlan.model_fields),
+            "fit": set(FitPlan.model_fields),
+            "published": set(Published.model_fields),
+        }.get(section, known)
+    near = difflib.get_close_matches(wrong, sorted(known), n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known keys here: {', '.join(sorted(known))}"
