@@ -73,17 +73,18 @@ class BadName(RowcastError):  # noqa: N818
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """The value as a person would read it in a sentence, at most `limit` characters long."""
-    if isinstance(value, str):
-        return repr(value if len(value) <= limit else value[: limit - 3] + "...")
+    """The value as a person would read it in a sentence, on one line, at most `limit` characters long."""
     if isinstance(value, dict):
         return f"an object with {len(value)} keys"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
+    if isinstance(value, int) and value.bit_length() > 128:
         return f"an integer of {value.bit_length()} bits"  # its decimal text may be refused or take seconds
+    if isinstance(value, str):
+        text = repr(value[:limit])  # escapes what is no printable character
+        return text if len(text) <= limit and len(value) <= limit else f"{text[: limit - 4]}...{text[0]}"
     try:
         text = json.dumps(value)
     except (TypeError, ValueError):
-        text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+        text = " ".join(str(value).split())
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

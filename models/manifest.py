@@ -1,7 +1,7 @@
 """What a published version says of itself: `manifest.json`, format 1.
 
 `models/README.md` is the specification; this file is its code. The manifest digests every other file of the version
-and, with its own digest field read as zeros, itself: no byte of a version can change unnoticed.
+and, with its own digest read as zeros, itself: no byte of a version can change unnoticed.
 """
 
 import hashlib
@@ -22,9 +22,12 @@ Task = Literal["regression", "binary", "multiclass"]
 Part = Literal["train", "validation", "test"]
 ClassLabel = bool | int | str
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=200)]
+FileName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=200)
+]
 Metric = Annotated[float, Field(allow_inf_nan=False)] | None
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NO_DIGEST = "0" * 64
 
@@ -103,6 +106,7 @@ class Manifest(_Record):
     """Everything about a version but its weights.
 
     Attributes:
+        sha256: digest of the manifest's own bytes, in which it stands as zeros; filled in when left out.
         name: the model.
         version: its number, from 1.
         task: what is predicted.
@@ -130,7 +134,6 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _classes_fit_the_task(self) -> Self:
-        check_name("model", self.name)
         if self.task == "regression":
             if self.classes is not None:
                 raise ValueError("a regression has no classes")
@@ -141,6 +144,13 @@ class Manifest(_Record):
             raise ValueError(f"a binary classification has 2 classes, not {len(self.classes)}")
         if len({(type(label), label) for label in self.classes}) != len(self.classes):
             raise ValueError("a class stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _is_sealed(self) -> Self:
+        check_name("model", self.name)
+        if self.sha256 == _NO_DIGEST:
+            self.__dict__["sha256"] = _digest(self._unsealed())  # frozen for everybody else
         return self
 
     @property
@@ -155,11 +165,13 @@ class Manifest(_Record):
         )
 
     def to_json(self) -> bytes:
-        """The bytes of `manifest.json`, self-digest filled in."""
-        blank = self.model_dump(mode="json") | {"sha256": _NO_DIGEST}
-        text = json.dumps(blank, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return text.replace(_NO_DIGEST, digest, 1).encode()
+        """The bytes of `manifest.json`, its own digest filled in."""
+        unsealed = self._unsealed()
+        return unsealed.replace(_NO_DIGEST.encode(), _digest(unsealed).encode(), 1)
+
+    def _unsealed(self) -> bytes:
+        fields = self.model_dump(mode="json") | {"sha256": _NO_DIGEST}
+        return (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     @classmethod
     def from_json(cls, raw: bytes, place: str) -> Self:
@@ -177,14 +189,16 @@ class Manifest(_Record):
         if type(fields["format"]) is not int or fields["format"] != FORMAT:
             raise BadVersion(place, f"format {shown(fields['format'])} is unknown; this release reads format {FORMAT}")
         digest = fields.get("sha256")
-        if not isinstance(digest, str) or _digest_of(raw, digest) != digest:
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest) or not _is_sealed_with(digest, raw):
             raise BadVersion(place, f"{FILE} is not the file that was published; publish it again")
         try:
-            return cls.model_validate_json(raw)
+            return cls.model_validate_json(raw, strict=True)
+        except BadName as error:
+            raise BadVersion(place, f"{FILE}, name: {error}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = ".".join(str(step) for step in first["loc"]) or "as a whole"
-            raise BadVersion(place, f"{FILE}, {where}: {first['msg']}") from None
+            where = ".".join(shown(step).strip("'") for step in first["loc"][:8]) or "as a whole"
+            raise BadVersion(place, f"{FILE}, {where}: {first['msg'][:300]}") from None
 
 
 def check_name(kind: str, name: str) -> None:
@@ -193,9 +207,14 @@ def check_name(kind: str, name: str) -> None:
     Raises:
         BadName: saying what a name must be.
     """
-    if not _NAME.fullmatch(name) or ".." in name:
+    if not is_name(name):
         rule = "use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit, without '..'"
         raise BadName(kind, name, rule)
+
+
+def is_name(name: str) -> bool:
+    """Whether `check_name` lets a name pass."""
+    return _NAME.fullmatch(name) is not None and ".." not in name
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
@@ -203,5 +222,9 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def _digest_of(raw: bytes, digest: str) -> str:
-    return hashlib.sha256(raw.replace(digest.encode(), _NO_DIGEST.encode(), 1)).hexdigest()
+def _digest(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _is_sealed_with(digest: str, raw: bytes) -> bool:
+    return _digest(raw.replace(digest.encode(), _NO_DIGEST.encode(), 1)) == digest

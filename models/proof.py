@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from models.errors import BadRow, BadVersion
+from models.errors import BadRow, BadVersion, shown
 from models.manifest import Manifest
 from models.schema import Matrix
 
@@ -45,7 +45,7 @@ class Proof(BaseModel):
         rtol, atol: how far an answer may be off, relative and absolute, added up (as `numpy.allclose`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     rows: Annotated[list[dict[str, JsonValue]], Field(min_length=1)]
     answers: dict[str, list[Any]]
@@ -66,14 +66,14 @@ class Proof(BaseModel):
         try:
             return cls.model_validate_json(raw)
         except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"]
+            reason = error.errors(include_url=False)[0]["msg"][:300]
             raise BadVersion(place, f"{FILE} is not a proof: {reason}; publish it again") from None
 
 
 def prove(manifest: Manifest, proof: Proof, session: Session) -> None:
     """Check that a session is the network the manifest describes and gives the proof's answers.
 
-    A label may differ where the two likeliest classes are closer than the tolerance.
+    A label may differ from the proof's where its class is as likely as any other, within twice the tolerance.
 
     Raises:
         BadVersion: an input or output is not as described, or an answer is not the right one.
@@ -84,22 +84,34 @@ def prove(manifest: Manifest, proof: Proof, session: Session) -> None:
         matrix = manifest.input.encode(proof.rows)
     except BadRow as error:
         raise BadVersion(place, f"{FILE} does not fit the schema: {error}; publish it again") from None
-    answers = session.run(matrix)
+    try:
+        answers = session.run(matrix)
+    except Exception as error:  # noqa: BLE001 - each runtime raises its own
+        raise BadVersion(place, f"the graph does not run on its proof: {shown(str(error), 300)}") from None
     for output in manifest.outputs:
-        right = np.asarray(proof.answers.get(output.name, []))
+        shape = (len(matrix),) if output.width is None else (len(matrix), output.width)
+        right = _as_array(proof.answers.get(output.name), place, output.name)
         got = np.asarray(answers[output.name])
-        if right.shape != got.shape:
-            raise BadVersion(place, f"output '{output.name}' is {list(got.shape)}, the proof has {list(right.shape)}")
+        if not right.shape == got.shape == shape:
+            reason = f"the graph gives {list(got.shape)}, the proof has {list(right.shape)}, it must be {list(shape)}"
+            raise BadVersion(place, f"output '{output.name}': {reason}")
         if not np.isfinite(got).all():
             raise BadVersion(place, f"output '{output.name}' holds values that are not finite")
+        agrees = np.isclose(got, right, rtol=proof.rtol, atol=proof.atol)
         if output.name == "label":
-            agrees = (right == got) | _too_close_to_call(np.asarray(answers["probabilities"]), proof)
-        else:
-            agrees = np.isclose(got, right, rtol=proof.rtol, atol=proof.atol).all(axis=1)
+            agrees = (got == right) | _is_as_likely(got, np.asarray(answers["probabilities"]), proof)
         if not agrees.all():
-            row = int(np.argmin(agrees))
-            reason = f"the proof does not come out: row {row}, {output.name} is {got[row]}, must be {right[row]}"
-            raise BadVersion(place, reason)
+            first = tuple(int(i) for i in np.argwhere(~agrees)[0])  # row, and column where there is one
+            where = f"row {first[0]}" + "".join(f", column {i}" for i in first[1:])
+            reason = f"{output.name} of {where} is {got[first]}, must be {right[first]}"
+            raise BadVersion(place, f"the proof does not come out: {reason}; publish it again")
+
+
+def _as_array(answers: object, place: str, output: str) -> npt.NDArray[np.float64]:
+    try:
+        return np.array(answers, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise BadVersion(place, f"{FILE} has no table of numbers for output '{output}'; publish it again") from None
 
 
 def _check_signature(manifest: Manifest, session: Session, place: str) -> None:
@@ -110,7 +122,9 @@ def _check_signature(manifest: Manifest, session: Session, place: str) -> None:
         raise BadVersion(place, reason)
 
 
-def _too_close_to_call(probabilities: npt.NDArray[Any], proof: Proof) -> npt.NDArray[np.bool_]:
-    best = np.sort(probabilities, axis=1)[:, -2:]  # [N, 2]
-    close: npt.NDArray[np.bool_] = best[:, 1] - best[:, 0] <= 2 * (proof.atol + proof.rtol)
-    return close
+def _is_as_likely(label: npt.NDArray[Any], probabilities: npt.NDArray[Any], proof: Proof) -> npt.NDArray[np.bool_]:
+    """Whether each label [N] has, within the tolerance, the largest of its row's probabilities [N, C]."""
+    known = (label >= 0) & (label < probabilities.shape[1])
+    own = probabilities[np.arange(len(label)), np.where(known, label, 0)]
+    as_likely: npt.NDArray[np.bool_] = known & (probabilities.max(axis=1) - own <= 2 * (proof.atol + proof.rtol))
+    return as_likely

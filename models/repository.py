@@ -12,21 +12,29 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
-import tempfile
+import stat
+import sys
+import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from models import manifest as manifests
 from models import proof as proofs
 from models.errors import BadVersion, shown
-from models.manifest import FileDigest, Manifest, check_name
+from models.manifest import FileDigest, Manifest, check_name, is_name
 from models.proof import Proof
 from models.schema import Schema
 
 LABELS = "labels.json"
+REQUIRED = ("model.onnx", proofs.FILE)
+"""The files without which a version could not be served."""
+
+_NUMBER = re.compile(r"[1-9][0-9]*")
+_LARGEST_MANIFEST = 2**28  # bytes; it is the only file of a version whose size nothing else vouches for
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Version:
     """A version whose every byte was checked when it was opened."""
 
     folder: Path
-    manifest: Manifest
+    manifest: Manifest = field(hash=False)
 
     @property
     def name(self) -> str:
@@ -61,15 +69,16 @@ class Version:
         Raises:
             BadVersion: with the one thing that is wrong.
         """
+        folder = folder.absolute()
         place = f"{folder.parent.name}/{folder.name}"
-        raw = _read_plain_file(folder / manifests.FILE, place)
-        version = cls(folder, Manifest.from_json(raw, place))
+        raw = _read_plain_file(folder, manifests.FILE, place, at_most=_LARGEST_MANIFEST)
+        version = cls(folder, _manifest_from(raw, place))
         if (version.name, str(version.number)) != (folder.parent.name, folder.name):
             raise BadVersion(place, f"{manifests.FILE} says it is {version}; a version is never moved or copied")
-        for path in _files_below(folder):
+        for path in _files_in_version(folder, place):
             if path != manifests.FILE and path not in version.manifest.files:
                 raise BadVersion(place, f"{shown(path)} is not part of it; remove the file")
-        for path in version.manifest.files:
+        for path in dict.fromkeys((*REQUIRED, *version.manifest.files)):
             version.read(path)
         return version
 
@@ -79,8 +88,11 @@ class Version:
         Raises:
             BadVersion: the file is absent, no plain file, or has other bytes.
         """
-        raw = _read_plain_file(self.folder / path, str(self))
-        if FileDigest(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw)) != self.manifest.files.get(path):
+        expected = self.manifest.files.get(path)
+        if expected is None:
+            raise BadVersion(str(self), f"it has no {path}; publish it again")
+        raw = _read_plain_file(self.folder, path, str(self), at_most=expected.bytes)
+        if FileDigest(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw)) != expected:
             raise BadVersion(str(self), f"{path} is not the file its manifest describes; publish it again")
         return raw
 
@@ -100,13 +112,13 @@ class Repository:
     root: Path
 
     def names(self) -> list[str]:
-        """Models with at least one version, sorted."""
-        return sorted(name for name in _folders_in(self.root) if self.versions(name))
+        """Models with at least one version, sorted; a folder whose name cannot be a model's is passed over."""
+        return sorted(name for name in _folders_in(self.root) if is_name(name) and self.versions(name))
 
     def versions(self, name: str) -> list[int]:
         """Numbers of a model's versions, rising; empty for a model that nobody published."""
         check_name("model", name)
-        return sorted(int(entry) for entry in _folders_in(self.root / name) if _is_number(entry))
+        return sorted(int(entry) for entry in _folders_in(self.root / name) if _NUMBER.fullmatch(entry))
 
     def open(self, name: str, number: int) -> Version:
         """Open one version with every check that needs no session; `models.proof.prove` is the one that does.
@@ -123,21 +135,26 @@ class Repository:
         `fill` writes every file but the manifest into the folder that it is given, and returns a function from the
         version's number and the digests of those files to the manifest. If it raises, nothing is published.
         A crash at any instant leaves what was there before, and at most a draft that the next publish clears.
+
+        Raises:
+            BadVersion: what `fill` wrote, or the manifest it describes, could not be opened again.
+            OSError: the disk is full or fails; nothing is published.
         """
         check_name("model", name)
         model = self.root / name
-        model.mkdir(parents=True, exist_ok=True)
+        _make_folder(model)
         with _draft_in(model) as draft:
             describe = fill(draft)
-            digests = {path: _digest_and_sync(draft / path) for path in _files_below(draft)}
+            digests = {path: _digest_and_sync(draft, path) for path in _files_below(draft)}
             with _locked(model):
-                number = 1 + max([_last_number(model), *self.versions(name)])
-                _write(draft / manifests.FILE, describe(number, digests).to_json())
+                number = 1 + max(_last_number(model), *_numbers_taken(model))
+                raw = describe(number, digests).to_json()
+                _check_what_is_published(_manifest_from(raw, f"{name}/{number}"), name, number, digests)
+                _write(draft / manifests.FILE, raw)
                 for folder in _folders_below(draft):
                     _sync(folder)
                 _replace(model / ".last", str(number).encode())
-                draft.rename(model / str(number))  # refuses a folder that another publisher has just filled
-                _sync(model)
+                _move_into_place(draft, model / str(number))
         return number
 
     def labels(self, name: str) -> dict[str, int]:
@@ -147,15 +164,16 @@ class Repository:
             BadVersion: labels.json is not what `set_label` writes.
         """
         check_name("model", name)
-        path = self.root / name / LABELS
-        try:
-            labels = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        place = f"{name}/{LABELS}"
+        if not (self.root / name / LABELS).exists():
             return {}
-        except ValueError:
-            raise BadVersion(f"{name}/{LABELS}", "is not JSON; set the labels again") from None
-        if not isinstance(labels, dict) or not all(type(number) is int for number in labels.values()):
-            raise BadVersion(f"{name}/{LABELS}", 'must map labels to versions, like {"stable": 3}')
+        try:
+            labels = json.loads(_read_plain_file(self.root / name, LABELS, name))
+        except (ValueError, RecursionError):
+            raise BadVersion(place, "is not JSON; remove the file and set the labels again") from None
+        if not isinstance(labels, dict) or not all(map(_is_label, labels.items())):
+            reason = 'must map labels to versions, like {"stable": 3}; remove the file and set the labels again'
+            raise BadVersion(place, reason)
         return labels
 
     def set_label(self, name: str, label: str, number: int | None) -> None:
@@ -168,6 +186,8 @@ class Repository:
         check_name("label", label)
         if number is not None:
             self.open(name, number)
+        elif not self.versions(name):
+            raise BadVersion(name, "has no versions")
         with _locked(self.root / name):
             labels = {key: value for key, value in self.labels(name).items() if key != label}
             if number is not None:
@@ -178,19 +198,40 @@ class Repository:
 # --------------------------------------------------------------------------------------------------- reading
 
 
-def _read_plain_file(path: Path, place: str) -> bytes:
-    """The bytes of a file that is no link, device or pipe (opening one of those could lead elsewhere or hang)."""
+def _read_plain_file(folder: Path, path: str, place: str, at_most: int = sys.maxsize) -> bytes:
+    """The bytes of a file that is no link, device or pipe (reading one of those could lead elsewhere or never end).
+
+    Of a file that is larger than `at_most`, one byte more than that.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(folder / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise BadVersion(place, f"{path.name} is absent; publish it again") from None
+        raise BadVersion(place, f"{path} is absent; publish it again") from None
     except OSError as error:
-        raise BadVersion(place, f"{path.name} cannot be read: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            return file.read()
-        except OSError as error:
-            raise BadVersion(place, f"{path.name} cannot be read: {error.strerror}") from None
+        raise BadVersion(place, f"{path} cannot be read: {error.strerror}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadVersion(place, f"{path} is no plain file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(min(status.st_size, at_most) + 1)
+    except OSError as error:
+        raise BadVersion(place, f"{path} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _manifest_from(raw: bytes, place: str) -> Manifest:
+    if len(raw) > _LARGEST_MANIFEST:
+        raise BadVersion(place, f"{manifests.FILE} is larger than {_LARGEST_MANIFEST} bytes; publish it again")
+    return Manifest.from_json(raw, place)
+
+
+def _files_in_version(folder: Path, place: str) -> list[str]:
+    try:
+        return _files_below(folder)
+    except OSError as error:  # somebody deletes it just now
+        raise BadVersion(place, f"its folder cannot be read: {error.strerror}") from None
 
 
 def _folders_in(folder: Path) -> list[str]:
@@ -201,8 +242,9 @@ def _folders_in(folder: Path) -> list[str]:
         return []
 
 
-def _is_number(entry: str) -> bool:
-    return entry.isascii() and entry.isdigit() and not entry.startswith("0")
+def _is_label(item: tuple[str, object]) -> bool:
+    label, number = item
+    return is_name(label) and type(number) is int and number >= 1
 
 
 def _files_below(folder: Path) -> list[str]:
@@ -216,34 +258,69 @@ def _folders_below(folder: Path) -> list[Path]:
 # --------------------------------------------------------------------------------------------------- writing
 
 
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that a crash cannot take them away with what was put inside."""
+    if not folder.parent.is_dir():
+        _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)  # even if the folder was there: who made it may have died before this line
+
+
 @contextlib.contextmanager
 def _draft_in(model: Path) -> Iterator[Path]:
     """A folder to fill beside the versions; removed if it is still there at the end."""
+    draft = model / f".draft-{uuid.uuid4().hex}"
     with _locked(model):
         _clear_dead_drafts(model)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=model))
-        draft.chmod(0o755)  # mkdtemp says 0700; the server may run as another user
-        owner = _lock(draft, fcntl.LOCK_EX)  # held while this process lives: this draft is not dead
+        draft.mkdir()
+        try:
+            owner = _lock(draft)  # held while this process lives: this draft is not dead
+        except OSError:
+            draft.rmdir()
+            raise
     try:
         yield draft
     finally:
-        os.close(owner)
         shutil.rmtree(draft, ignore_errors=True)
+        os.close(owner)
 
 
 def _clear_dead_drafts(model: Path) -> None:
     for draft in model.glob(".draft-*"):
-        try:
-            owner = _lock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, FileNotFoundError):  # another publisher is filling it, or has just renamed it
-            continue
-        shutil.rmtree(draft, ignore_errors=True)
-        os.close(owner)
+        with contextlib.suppress(OSError):  # another publisher is filling it, or it is no folder of ours
+            owner = _lock(draft)
+            shutil.rmtree(draft, ignore_errors=True)
+            os.close(owner)
+
+
+def _check_what_is_published(manifest: Manifest, name: str, number: int, digests: dict[str, FileDigest]) -> None:
+    place = f"{name}/{number}"
+    if (manifest.name, manifest.version) != (name, number):
+        raise BadVersion(place, f"its manifest would say it is {manifest.name}/{manifest.version}")
+    if manifest.files != digests:
+        raise BadVersion(place, "its manifest would not list the files that were written, with their digests")
+    for path in REQUIRED:
+        if path not in digests:
+            raise BadVersion(place, f"it would have no {path}")
+
+
+def _numbers_taken(model: Path) -> list[int]:
+    """Numbers that something stands at, a version or not."""
+    return [0, *(int(path.name) for path in model.iterdir() if _NUMBER.fullmatch(path.name))]
+
+
+def _move_into_place(draft: Path, version: Path) -> None:
+    draft.rename(version)
+    try:
+        _sync(version.parent)
+    except OSError:  # a crash might undo the move, and the caller will hear that nothing was published
+        version.rename(draft)
+        raise
 
 
 @contextlib.contextmanager
 def _locked(model: Path) -> Iterator[None]:
-    descriptor = os.open(model / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(model / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)  # less the umask
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -251,11 +328,16 @@ def _locked(model: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(folder: Path, operation: int) -> int:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _lock(folder: Path) -> int:
+    """A descriptor that locks the folder until it is closed.
+
+    Raises:
+        BlockingIOError: somebody else has locked it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, operation)
-    except BlockingIOError:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
         os.close(descriptor)
         raise
     return descriptor
@@ -263,15 +345,17 @@ def _lock(folder: Path, operation: int) -> int:
 
 def _last_number(model: Path) -> int:
     try:
-        text = (model / ".last").read_text("ascii").strip()
-    except (FileNotFoundError, UnicodeDecodeError):
+        text = (model / ".last").read_bytes()[:100].decode("ascii", "replace").strip()
+    except FileNotFoundError:
         return 0
-    return int(text) if _is_number(text) else 0
+    return int(text) if _NUMBER.fullmatch(text) else 0
 
 
-def _digest_and_sync(path: Path) -> FileDigest:
-    raw = _read_plain_file(path, path.parent.name)
-    _sync(path)
+def _digest_and_sync(draft: Path, path: str) -> FileDigest:
+    raw = _read_plain_file(draft, path, draft.parent.name)
+    readable_like_its_folder = draft.stat().st_mode & 0o666
+    (draft / path).chmod(readable_like_its_folder)  # some writers make files that only their owner may read
+    _sync(draft / path)
     return FileDigest(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw))
 
 
@@ -286,13 +370,17 @@ def _replace(path: Path, raw: bytes) -> None:
     """Put new bytes in place of a file: a reader sees the old or the new, a crash leaves one of them."""
     beside = path.with_name(f".{path.name.lstrip('.')}.new")
     beside.unlink(missing_ok=True)
-    _write(beside, raw)
-    beside.replace(path)
+    try:
+        _write(beside, raw)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -7,9 +7,10 @@ layer of the exported graph, so training and serving, which both call this file,
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 import numpy as np
@@ -24,9 +25,17 @@ Matrix = npt.NDArray[np.float32 | np.float64]
 Datatype = Literal["FP32", "FP64"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+Values = Sequence[object] | npt.NDArray[Any]
+"""The values of one feature, row by row: a list, a tuple or a one-dimensional array."""
+
+Line = Sequence[Any] | npt.NDArray[np.float64]
+"""One column of the matrix as numpy reads it: floats, integers, booleans, and None for NaN."""
+
 DATETIME_PARTS = ("day", "second", "weekday", "yearday")
-_MICROSECONDS_PER_DAY = 86_400_000_000
+
 _FLOATS: dict[Datatype, type[np.float32] | type[np.float64]] = {"FP32": np.float32, "FP64": np.float64}
+_LISTS = (list, tuple)
+_NONE = type(None)
 
 
 class _Feature(BaseModel):
@@ -41,6 +50,23 @@ class _Feature(BaseModel):
         """Names of the matrix columns that this feature fills."""
         return (self.name,)
 
+    def lines(self, values: Values) -> Sequence[Line]:
+        """The values as matrix columns, one line each; whether they are finite is seen when all lines are stacked.
+
+        Raises:
+            BadRow: a value is of the wrong kind.
+        """
+        raise NotImplementedError
+
+    def encode(self, values: Values) -> npt.NDArray[np.float64]:
+        """The values as floats [N], those of a datetime as [N, 4]; NaN where missing (null or NaN).
+
+        Raises:
+            BadRow: a value is of the wrong kind, or not finite.
+        """
+        matrix = _stack((self,), (values,), "FP64").astype(np.float64, copy=False)
+        return matrix[:, 0] if len(self.columns) == 1 else matrix
+
     def _refuse(self, row: int, expected: str, got: object) -> NoReturn:
         raise BadRow(row, self.name, expected, shown(got))
 
@@ -53,39 +79,20 @@ class NumberFeature(_Feature):
     quantiles: tuple[float, ...] = ()
     """Training quantiles at i / (len - 1): the first is the minimum, the last the maximum; empty if all was missing."""
 
-    def encode(self, values: Sequence[object] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """The values as floats [N], NaN where missing (null or NaN).
-
-        Raises:
-            BadRow: a value is no number, or no finite one.
-        """
+    def lines(self, values: Values) -> Sequence[Line]:
+        """The numbers, one line."""
         if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
-            column = values.astype(np.float64)
-        else:
-            column = self._from_objects(values)
-        if np.isinf(column).any():
-            row = int(np.isinf(column).argmax())
-            self._refuse(row, "must be a finite number", values[row])
-        return column
+            return (values.astype(np.float64),)
+        if set(map(type, values)) <= {float, int, _NONE}:
+            return (values,)
+        return ([self._number(row, value) for row, value in enumerate(values)],)
 
-    def _from_objects(self, values: Sequence[object] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        if set(map(type, values)) <= {float, int, type(None)}:
-            try:
-                return np.array(values, dtype=np.float64)
-            except OverflowError:  # an integer beyond 1.8e308: found and named below
-                pass
-        column = np.empty(len(values))
-        for row, value in enumerate(values):
-            if value is None:
-                column[row] = math.nan
-            elif isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-                self._refuse(row, "must be a number", value)
-            else:
-                try:
-                    column[row] = float(value)
-                except OverflowError:
-                    self._refuse(row, "must be a finite number", value)
-        return column
+    def _number(self, row: int, value: object) -> float:
+        if value is None:
+            return math.nan
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            self._refuse(row, "must be a number", value)
+        return _float(value)
 
 
 class CategoryFeature(_Feature):
@@ -105,20 +112,16 @@ class CategoryFeature(_Feature):
         return self
 
     @cached_property
-    def _index(self) -> dict[object, float]:
+    def _index(self) -> dict[str | None, float]:
         return {None: math.nan} | {category: float(index) for index, category in enumerate(self.categories)}
 
-    def encode(self, values: Sequence[object] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """The indices as floats [N], NaN where missing, `len(categories)` where unknown.
-
-        Raises:
-            BadRow: a value is a list or an object.
-        """
+    def lines(self, values: Values) -> Sequence[Line]:
+        """The indices, one line; what is no list or object is known by its `category_text`."""
         index, unknown = self._index, float(len(self.categories))
-        if set(map(type, values)) <= {str, type(None)}:
-            return np.array([index.get(value, unknown) for value in values], dtype=np.float64)
-        texts = [self._text(row, value) for row, value in enumerate(values)]
-        return np.array([index.get(text, unknown) for text in texts], dtype=np.float64)
+        texts: Any = values
+        if not set(map(type, values)) <= {str, _NONE}:
+            texts = [self._text(row, value) for row, value in enumerate(values)]
+        return ([index.get(text, unknown) for text in texts],)
 
     def _text(self, row: int, value: object) -> str | None:
         if isinstance(value, list | tuple | Mapping | np.ndarray):
@@ -133,21 +136,18 @@ class BooleanFeature(_Feature):
     true_share: Share | None = None
     """Share of true among the training rows that have a value."""
 
-    def encode(self, values: Sequence[object] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """The values as 0, 1 or NaN [N]; the numbers 0 and 1 count as booleans.
+    def lines(self, values: Values) -> Sequence[Line]:
+        """The values as 1 and 0, one line; the numbers 0 and 1 count as booleans."""
+        if set(map(type, values)) <= {bool, _NONE}:
+            return (values,)
+        return ([self._bit(row, value) for row, value in enumerate(values)],)
 
-        Raises:
-            BadRow: a value is neither.
-        """
-        column = np.empty(len(values))
-        for row, value in enumerate(values):
-            if value is None or (isinstance(value, float) and math.isnan(value)):
-                column[row] = math.nan
-            elif isinstance(value, bool | np.bool_ | int | float | np.integer | np.floating) and value in (0, 1):
-                column[row] = value
-            else:
-                self._refuse(row, "must be true or false", value)
-        return column
+    def _bit(self, row: int, value: object) -> float:
+        if _is_missing(value):
+            return math.nan
+        if not isinstance(value, bool | np.bool_ | int | float | np.integer | np.floating) or value not in (0, 1):
+            self._refuse(row, "must be true or false", value)
+        return float(value)
 
 
 class DatetimeFeature(_Feature):
@@ -166,42 +166,74 @@ class DatetimeFeature(_Feature):
         """Names of the matrix columns that this feature fills."""
         return tuple(f"{self.name}.{part}" for part in DATETIME_PARTS)
 
-    def encode(self, values: Sequence[object] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """The parts as floats [N, 4], NaN where missing.
-
-        Raises:
-            BadRow: a value is no ISO 8601 date or datetime between the years 1 and 9999.
-        """
+    def lines(self, values: Values) -> Sequence[Line]:
+        """The parts, four lines; dates and datetimes of Python and numpy are read like their text."""
         if isinstance(values, np.ndarray) and values.dtype.kind == "M":
-            moments = values.astype("datetime64[us]")
-        else:
-            moments = np.array([self._moment(row, value) for row, value in enumerate(values)], dtype="datetime64[us]")
-        microseconds = moments.astype(np.int64)
-        day, rest = np.divmod(microseconds, _MICROSECONDS_PER_DAY)
-        new_year = moments.astype("datetime64[Y]").astype("datetime64[D]").astype(np.int64)
-        parts = np.stack([day, rest / 1e6, (day + 3) % 7, day - new_year + 1], axis=1).astype(np.float64)  # [N, 4]
-        parts[np.isnat(moments)] = math.nan
-        return parts
+            values = _python_datetimes(values)
+        parts = [self._parts(row, value) for row, value in enumerate(values)]
+        return list(zip(*parts, strict=True)) if parts else [()] * len(DATETIME_PARTS)
 
-    def _moment(self, row: int, value: object) -> datetime | np.datetime64:
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return np.datetime64("NaT")
-        if isinstance(value, np.datetime64):
-            return value
+    def _parts(self, row: int, value: object) -> tuple[float, float, float, float]:
+        if _is_missing(value):
+            return (math.nan,) * 4
         try:
-            return _in_utc(value)
+            return _datetime_parts(_in_utc(value))
         except (TypeError, ValueError, OverflowError):  # no date, no such date, beyond the years 1 to 9999 in UTC
             self._refuse(row, "must be an ISO 8601 date or datetime, like '2024-05-31T09:30:00'", value)
 
 
+_ISO_8601 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])?)?"
+)
+"""The part of ISO 8601 that is read: Python's own reader takes more, and takes other things in other releases."""
+
+
 def _in_utc(value: object) -> datetime:
     if isinstance(value, str):
+        if not _ISO_8601.fullmatch(value):
+            raise ValueError
         value = datetime.fromisoformat(value)
+    elif isinstance(value, np.datetime64):
+        value = _python_datetimes(np.array([value]))[0]
     elif isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - taken as UTC, as documented
     if not isinstance(value, datetime):
         raise TypeError
     return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+
+
+def _python_datetimes(values: npt.NDArray[Any]) -> list[object]:
+    """Moments of numpy as Python's datetimes; None for NaT, and a bare number, which is refused, beyond its years."""
+    days = values.astype("datetime64[D]")  # coarse, so that no year is too far to compare
+    beyond = (days < np.datetime64("0001-01-01")) | (days > np.datetime64("9999-12-31"))
+    moments: list[object] = np.where(beyond, np.datetime64("NaT"), values).astype("datetime64[us]").tolist()
+    return [int(days[row].astype(np.int64)) if beyond[row] else moment for row, moment in enumerate(moments)]
+
+
+def _datetime_parts(moment: datetime) -> tuple[float, float, float, float]:
+    ordinal = moment.toordinal()  # day 1 is Monday, January 1 of the year 1
+    second = moment.hour * 3600 + moment.minute * 60 + moment.second + moment.microsecond / 1e6
+    return ordinal - _EPOCH, second, (ordinal - 1) % 7, ordinal - _new_year(moment.year) + 1
+
+
+_EPOCH = date(1970, 1, 1).toordinal()
+
+
+@cache  # the years 1 to 9999
+def _new_year(year: int) -> int:
+    return date(year, 1, 1).toordinal()
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond 1.8e308
+        return math.inf if value > 0 else -math.inf
 
 
 Feature = Annotated[
@@ -258,15 +290,13 @@ class Schema(BaseModel):
         Raises:
             BadRow: a row has another form, a feature is unknown or absent, or a value is of the wrong kind.
         """
-        if not isinstance(rows, list | tuple):
+        if not isinstance(rows, _LISTS):
             raise BadRow(None, None, "rows must be a list", shown(rows))
-        if not rows:
-            return np.empty((0, len(self.columns)), dtype=_FLOATS[self.datatype])
-        if all(isinstance(row, list | tuple) for row in rows):
-            return self._stack(self._columns_of_lists(rows), len(rows))
-        return self._stack(self._columns_of_mappings(rows), len(rows))
+        if all(isinstance(row, _LISTS) for row in rows):
+            return _stack(self.features, self._columns_of_lists(rows), self.datatype)
+        return _stack(self.features, self._columns_of_mappings(rows), self.datatype)
 
-    def encode_columns(self, columns: Mapping[str, Any]) -> Matrix:
+    def encode_columns(self, columns: object) -> Matrix:
         """The same as `encode`, for rows that come as columns: a mapping from feature to its N values.
 
         A column is a list, a tuple or a one-dimensional numpy array.
@@ -274,82 +304,108 @@ class Schema(BaseModel):
         Raises:
             BadRow: as for `encode`; also when columns differ in length.
         """
+        if not isinstance(columns, Mapping):
+            raise BadRow(None, None, "columns must be an object of feature to values", shown(columns))
         self._check_names(None, columns)
-        lengths = {}
         for name in self.names:
             column = columns[name]
-            if not isinstance(column, list | tuple) and not (isinstance(column, np.ndarray) and column.ndim == 1):
+            if not isinstance(column, _LISTS) and not (isinstance(column, np.ndarray) and column.ndim == 1):
                 raise BadRow(None, name, "must be a list of values", shown(column))
-            lengths[name] = len(column)
-        rows = lengths[self.names[0]]
-        for name, length in lengths.items():
-            if length != rows:
-                raise BadRow(None, name, f"must have {rows} values like {shown(self.names[0])}", str(length))
-        return self._stack([columns[name] for name in self.names], rows)
+            if len(column) != len(columns[self.names[0]]):
+                expected = f"must have {len(columns[self.names[0]])} values like {shown(self.names[0])}"
+                raise BadRow(None, name, expected, str(len(column)))
+        return _stack(self.features, [columns[name] for name in self.names], self.datatype)
 
-    def _stack(self, columns: Sequence[Any], rows: int) -> Matrix:
-        matrix = np.empty((rows, len(self.columns)), dtype=_FLOATS[self.datatype])
-        start = 0
-        with np.errstate(over="ignore"):  # what does not fit is named below
-            for feature, values in zip(self.features, columns, strict=True):
-                width = len(feature.columns)
-                matrix[:, start : start + width] = feature.encode(values).reshape(rows, width)
-                start += width
-        if self.datatype == "FP32" and np.isinf(matrix).any():
-            self._refuse_overflow(matrix, columns)
-        return matrix
-
-    def _refuse_overflow(self, matrix: Matrix, columns: Sequence[Any]) -> NoReturn:
-        row, column = (int(place) for place in np.argwhere(np.isinf(matrix))[0])
-        feature = next(i for i, f in enumerate(self.features) if self.columns[column] in f.columns)
-        got = columns[feature][row]
-        raise BadRow(row, self.names[feature], "must lie within the range of float32, 3.4e38", shown(got))
-
-    def _columns_of_lists(self, rows: Sequence[Any]) -> Sequence[Any]:
+    def _columns_of_lists(self, rows: Sequence[Any]) -> Sequence[Values]:
+        if not rows:
+            return [()] * len(self.features)
         if set(map(len, rows)) != {len(self.features)}:
             row = next(i for i, values in enumerate(rows) if len(values) != len(self.features))
             expected = f"must have {len(self.features)} values ({_listed(self.names)})"
             raise BadRow(row, None, expected, str(len(rows[row])))
         return list(zip(*rows, strict=True))
 
-    def _columns_of_mappings(self, rows: Sequence[Any]) -> Sequence[Any]:
+    def _columns_of_mappings(self, rows: Sequence[Any]) -> Sequence[Values]:
         for number, row in enumerate(rows):
-            if not isinstance(row, Mapping):
-                raise BadRow(number, None, "a row must be an object or a list, the same for all rows", shown(row))
-            if row.keys() != self._name_set:
+            if type(row) is not dict and not isinstance(row, Mapping):  # the first is ten times as fast
+                raise BadRow(number, None, "must be an object or a list, the same for all rows", shown(row))
+            if len(row) != len(self.features):
                 self._check_names(number, row)
-        return [[row[name] for row in rows] for name in self.names]
+        try:
+            return [[row[name] for row in rows] for name in self.names]
+        except KeyError:  # as many names as there are features, but not the same
+            for number, row in enumerate(rows):
+                self._check_names(number, row)
+            raise
 
-    def _check_names(self, number: int | None, row: Mapping[str, Any]) -> None:
+    def _check_names(self, number: int | None, row: Mapping[Any, Any]) -> None:
         for name in row:
             if name not in self._name_set:
-                near = difflib.get_close_matches(str(name)[:500], self.names, n=1)
-                hint = f"did you mean {shown(near[0])}?" if near else f"the model reads {_listed(self.names)}"
-                raise BadRow(number, str(name), f"is unknown; {hint}")
+                raise BadRow(number, _printable(name), f"is unknown; {self._hint(name)}")
         for name in self.names:
             if name not in row:
                 raise BadRow(number, name, "is absent; send null if its value is missing")
+
+    def _hint(self, name: object) -> str:
+        if isinstance(name, str) and len(name) <= 60:  # the search takes time with the square of the length
+            for near in difflib.get_close_matches(name, self.names[:200], n=1):
+                return f"did you mean {shown(near)}?"
+        return f"the model reads {_listed(self.names)}"
+
+
+@np.errstate(over="ignore")  # what does not fit is named
+def _stack(features: Sequence[_Feature], columns: Sequence[Values], datatype: Datatype) -> Matrix:
+    """The values of each feature as one matrix [N, F], in C order."""
+    lines: list[Line] = []
+    for feature, values in zip(features, columns, strict=True):
+        lines += feature.lines(values)
+    try:
+        matrix: Matrix = np.array(lines, dtype=np.float64).T.astype(_FLOATS[datatype], order="C")
+    except OverflowError:  # an integer beyond 1.8e308
+        _refuse_overflow(features, columns, datatype)
+    if np.count_nonzero(np.isinf(matrix)):
+        _refuse_overflow(features, columns, datatype)
+    return matrix
+
+
+def _refuse_overflow(features: Sequence[_Feature], columns: Sequence[Values], datatype: Datatype) -> NoReturn:
+    largest = float(np.finfo(_FLOATS[datatype]).max)
+    for feature, values in zip(features, columns, strict=True):
+        for row, value in enumerate(values if isinstance(feature, NumberFeature) else ()):
+            number = math.nan if value is None else _float(value)
+            if math.isinf(number):
+                feature._refuse(row, "must be a finite number", value)  # noqa: SLF001 - the same file
+            if math.isinf(_FLOATS[datatype](number)):
+                feature._refuse(row, f"must lie within {largest:.2g} of zero, the range of {datatype}", value)  # noqa: SLF001
+    raise AssertionError("only a number can be infinite")
 
 
 def category_text(value: object) -> str | None:
     """The text by which a value is known as a category; None if it is missing.
 
-    A whole number is its decimal text whether it comes as 3 or 3.0, true is "true": CSV, Parquet and JSON agree.
+    A whole number is its decimal digits whether it comes as 3 or 3.0, true is "true": CSV, Parquet and JSON agree.
+    From 2^64 on, where readers of JSON begin to differ, a number is the text of its float64.
     """
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
+    if isinstance(value, int | np.integer):
+        return str(int(value)) if abs(int(value)) < 2**64 else repr(_float(value))
     if isinstance(value, float | np.floating):
         number = float(value)
         if math.isnan(number):
             return None
-        return str(int(number)) if number.is_integer() and abs(number) < 2**63 else repr(number)
-    if isinstance(value, int | np.integer):
-        return shown(int(value))
+        return str(int(number)) if abs(number) < 2**64 and number.is_integer() else repr(number)
     return str(value)
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
+def _listed(names: Sequence[str], most: int = 6) -> str:
     rest = len(names) - most
-    return ", ".join(shown(name) for name in names[:most]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(shown(name, 40) for name in names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _printable(name: object) -> str:
+    """A name that nobody here chose, fit for an answer: not long, and without what UTF-8 cannot hold."""
+    text = name if isinstance(name, str) else shown(name)
+    return text[:500].encode(errors="backslashreplace").decode()
