@@ -4,12 +4,13 @@ A plan says what is different from the defaults; `Plan.model_dump` writes all of
 """
 
 import difflib
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from models.errors import RowcastError, shown
 from models.manifest import Task, check_name
@@ -17,7 +18,7 @@ from models.manifest import Task, check_name
 PLANS = Path(__file__).parent / "plans"
 
 Kind = Literal["number", "category", "boolean", "datetime"]
-Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "identity"]
+Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "sine", "identity"]
 Loss = Literal["mse", "l1", "cross_entropy", "binary_cross_entropy", "probability_l1"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 
@@ -133,36 +134,53 @@ class FitPlan(_Section):
 
     Attributes:
         loss: None takes the task's own: mse, binary_cross_entropy, cross_entropy.
-        batch: rows of a minibatch; 0 is all rows at once.
+        batch: rows of a minibatch; 0 is all rows at once; None lets the number of training rows decide.
+        epochs: None lets the number of training rows decide.
         schedule: of the learning rate, over the epochs.
         patience: epochs without a better validation loss before the fit ends; 0 never ends it early.
         keep: the weights of the best validation loss, or the last ones.
-        members: how many networks are fitted from different seeds; validation keeps the best `averaged` of them.
-        averaged: how many of the members the exported graph averages.
+        members: how many networks are fitted from different seeds, of which validation keeps the best `averaged`; None
+            lets the number of training rows decide.
+        averaged: how many of the members the exported graph averages; None is all of them.
+        linear: also solve for a network without hidden layers, which validation may choose instead of the members or
+            average with them; a linear model's error is then within reach on every table.
         calibrate: fit a temperature on the validation rows (classification).
     """
 
     loss: Loss | None = None
     optimizer: Optimizer = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    epochs: Annotated[int, Field(ge=1)] = 200
-    batch: Annotated[int, Field(ge=0)] = 256
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=0)] | None = None
     shuffle: bool = True
     schedule: Literal["constant", "cosine"] = "cosine"
     patience: Annotated[int, Field(ge=0)] = 30
     keep: Literal["best", "last"] = "best"
-    members: Annotated[int, Field(ge=1)] = 1
-    averaged: Annotated[int, Field(ge=1)] = 1
+    members: Annotated[int, Field(ge=1)] | None = None
+    averaged: Annotated[int, Field(ge=1)] | None = None
+    linear: bool = True
     calibrate: bool = True
     seed: int = 0
 
     @model_validator(mode="after")
     def _averages_what_it_fits(self) -> Self:
-        if self.averaged > self.members:
+        if self.averaged is not None and self.members is not None and self.averaged > self.members:
             raise ValueError(f"averaged is {self.averaged}, but only {self.members} members are fitted")
         return self
+
+    def for_rows(self, rows: int) -> Self:
+        """The same plan with every choice made that it leaves to the number of training rows.
+
+        A minibatch is a thirty-second of the rows as a power of two, from 32 to 4096; epochs are 200, or fewer where
+        the rows would be visited more than 5 million times; 8 members up to 2,000 rows, 4 up to 20,000, else 1.
+        """
+        batch = self.batch if self.batch is not None else min(4096, max(32, 2 ** round(math.log2(max(rows, 1) / 32))))
+        epochs = self.epochs or min(200, max(1, round(5_000_000 / max(rows, 1))))
+        members = self.members or max(8 if rows <= 2_000 else 4 if rows <= 20_000 else 1, self.averaged or 1)
+        averaged = self.averaged or members
+        return self.model_copy(update={"batch": batch, "epochs": epochs, "members": members, "averaged": averaged})
 
 
 class Published(_Section):
@@ -173,8 +191,10 @@ class Published(_Section):
         part, metric: what the figure measures; None where the source published no figure.
         figure: the published value.
         higher_is_better: for accuracies.
-        rows: rows of the table in the source's recipe.
-        net, fit: the source's network and recipe.
+        dataset: the table of the source's recipe, where it is another than the plan's.
+        rows: rows of that table.
+        net, fit: the source's network and recipe. Where they say nothing else it is a plain one: numbers as they are,
+            one network, a constant learning rate, all epochs, the last weights, nothing calibrated.
         seeds: how many fits the reproduction is judged by.
     """
 
@@ -183,10 +203,23 @@ class Published(_Section):
     metric: str | None = None
     figure: float | None = None
     higher_is_better: bool = False
+    dataset: str | None = None
     rows: Annotated[int, Field(ge=1)] | None = None
     net: NetPlan
     fit: FitPlan
     seeds: Annotated[int, Field(ge=1)] = 5
+
+    @field_validator("net", mode="before")
+    @classmethod
+    def _reads_numbers_as_they_are(cls, net: object) -> object:
+        return {"preprocessing": "none", "scale_targets": False} | net if isinstance(net, dict) else net
+
+    @field_validator("fit", mode="before")
+    @classmethod
+    def _fits_one_network_plainly(cls, fit: object) -> object:
+        plain: dict[str, object] = {"members": 1, "linear": False, "calibrate": False}
+        plain |= {"schedule": "constant", "patience": 0, "keep": "last"}
+        return plain | fit if isinstance(fit, dict) else fit
 
 
 class Plan(_Section):
@@ -243,7 +276,7 @@ class Plan(_Section):
             first = error.errors(include_url=False)[0]
             key = ".".join(str(step) for step in first["loc"])
             if first["type"] == "extra_forbidden":
-                raise BadPlan(place, f"{key} is not a key of a plan{_nearest(key)}") from None
+                raise BadPlan(place, f"{key} is not a key of a plan{_nearest_key(key)}") from None
             raise BadPlan(place, f"{key}: {first['msg']}, got {shown(first['input'])}") from None
 
 
@@ -252,7 +285,17 @@ def names() -> list[str]:
     return sorted(path.stem for path in PLANS.glob("*.toml"))
 
 
-def _nearest(key: str) -> str:
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """The known name that a wrong one probably meant, or the known names, as the end of a sentence."""
+    names = sorted(known)
+    near = [name for name in names if name.casefold() == wrong.casefold()] or difflib.get_close_matches(wrong, names, 1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return f"; there are {listed}"
+
+
+def _nearest_key(key: str) -> str:
     """A suggestion for a mistyped key, from the keys of the section it stands in."""
     *sections, wrong = key.split(".")
     known: set[str] = set(Plan.model_fields)
@@ -264,5 +307,4 @@ def _nearest(key: str) -> str:
             "fit": set(FitPlan.model_fields),
             "published": set(Published.model_fields),
         }.get(section, known)
-    near = difflib.get_close_matches(wrong, sorted(known), n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known keys here: {', '.join(sorted(known))}"
+    return nearest(wrong, known)

@@ -1,0 +1,126 @@
+"""What LitServe runs in its inference workers. This file and server.py are the two that know LitServe.
+
+No `from __future__ import annotations` here: LitServe reads the annotations of the hooks, and text instead of types
+turns every request into a 500.
+"""
+
+import logging
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from litserve import LitAPI
+from litserve.loops import LitLoop
+from litserve.specs.base import LitSpec
+
+from models.proof import Session
+from models.repository import Repository, Version
+from service import process, worker
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class NoRoute(LitSpec):  # type: ignore[misc]  # LitServe ships no types
+    """A spec without endpoints: LitServe adds no route of its own, ours stand beside its /health."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.api_path = "/predict"  # LitServe keys its queues and the status of workers by it
+
+    def decode_request(self, request: Any, context_kwargs: Any = None) -> Any:  # noqa: ARG002 - never called
+        return request
+
+    def encode_response(self, output: Any, context_kwargs: Any = None) -> Any:  # noqa: ARG002 - never called
+        return output
+
+
+class Loop(LitLoop):  # type: ignore[misc]  # LitServe ships no types
+    """Instead of taking requests off LitServe's queue, answer batches on the worker's own socket."""
+
+    def run(self, lit_api: "Rowcast", *_: Any) -> None:
+        """Serve until LitServe ends the worker, then end the process: LitServe would call this again."""
+        end = worker.End()
+        end.on_sigterm()
+        path = worker.socket_path(lit_api.runtime, worker_number())
+        worker.serve(lit_api.engine, path, lit_api.settings.poll_s, end)
+        sys.exit(0)
+
+
+class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
+    """One API for all models: they come and go without a restart.
+
+    LitServe pickles it to its workers, so it holds settings and paths; what lives in a worker is made in `setup`.
+    """
+
+    engine: worker.Engine
+
+    def __init__(self, settings: Settings, runtime: Path) -> None:
+        super().__init__(loop=Loop(), spec=NoRoute())
+        self.settings = settings
+        self.runtime = runtime
+
+    def setup(self, device: str) -> None:
+        """Open and prove every version.
+
+        What stops the worker from serving is told in one sentence and never raised: LitServe would wait for ever.
+        """
+        parent = multiprocessing.parent_process()
+        process.end_with(parent.pid if parent else None)
+        process.start_logging(self.settings.log_level)
+        try:
+            self.engine = worker.Engine(Repository(self.settings.repository), opener(self.settings, device))
+            self.engine.open_all()
+        except (worker.NothingToServe, BadDevice, OSError) as error:
+            log.error("%s", error)  # noqa: TRY400 - one sentence, no traceback
+            sys.exit(process.CANNOT_SERVE)
+        except Exception:
+            log.exception("the worker could not be set up")
+            sys.exit(process.FAILED)
+
+    def health(self) -> bool:
+        """True: LitServe's /health says whether workers are ready, /health/ready whether predictions are."""
+        return True
+
+
+class BadDevice(Exception):  # noqa: N818 - it names the thing that is bad
+    """The device or the backend that was asked for is not there."""
+
+
+def worker_number() -> int:
+    """Which of the workers this process is, from 0; LitServe says so in the environment before it calls `setup`."""
+    return int(os.environ["LITSERVE_WORKER_ID"])
+
+
+def opener(settings: Settings, device: str) -> worker.OpenSession:
+    """What opens a session of a version on LitServe's device, by the backend that the settings name.
+
+    Raises:
+        BadDevice: this installation cannot do it.
+    """
+    if settings.backend == "torchscript":
+        try:
+            from service.sessions.torchscript import TorchScriptSession, check_device  # noqa: PLC0415 - loads torch
+        except ImportError:
+            raise BadDevice("ROWCAST_BACKEND is torchscript, and torch is not installed") from None
+        reason = check_device(device)
+        if reason is not None:
+            raise BadDevice(reason)
+        return lambda version: TorchScriptSession(version, device)
+
+    from service.sessions.onnx import OnnxSession, cuda_is_offered  # noqa: PLC0415 - not with the other backend
+
+    if device != "cpu" and not cuda_is_offered():
+        if settings.device == "cuda":
+            raise BadDevice("ROWCAST_DEVICE is cuda, and this ONNX Runtime has no CUDA; install onnxruntime-gpu")
+        device = "cpu"
+
+    def open_session(version: Version) -> Session:
+        session = OnnxSession(version, device)
+        if settings.device == "cuda" and not session.is_on_gpu:
+            raise BadDevice("ROWCAST_DEVICE is cuda, and no GPU or no CUDA libraries are there")
+        return session
+
+    return open_session

@@ -1,0 +1,58 @@
+"""What one API process has, made once after LitServe forked it; the routes get it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.repository import Repository
+from service.catalog import Catalog
+from service.coalescer import Coalescer
+from service.lanes import Lanes
+from service.metrics import Metrics
+from service.settings import Settings
+
+
+@dataclass
+class Front:
+    """The parts of an API process.
+
+    Attributes:
+        draining: the server is ending: requests in flight are finished, new ones go elsewhere.
+    """
+
+    settings: Settings
+    catalog: Catalog
+    coalescer: Coalescer
+    lanes: Lanes
+    metrics: Metrics
+    draining: bool = False
+
+    def not_ready(self) -> str | None:
+        """Why this process cannot predict now, in one sentence; None when it can."""
+        if self.draining:
+            return "the server is ending"
+        if not self.lanes.living:
+            return "no inference worker is up; one is being started"
+        return self.catalog.why_not_ready()
+
+
+@asynccontextmanager
+async def open_front(settings: Settings, sockets: list[Path]) -> AsyncIterator[Front]:
+    """A front whose catalogue has been read once and is watched from now on."""
+    metrics = Metrics()
+    lanes = Lanes(sockets)
+    coalescer = Coalescer(lanes, metrics.batch, settings.max_batch_rows, settings.max_waiting_rows)
+    lanes.start(coalescer.wake)
+    await lanes.someone_is_up()
+    catalog = Catalog(Repository(settings.repository), lanes.open, settings.default_model)
+    await catalog.refresh()
+    watch = asyncio.create_task(catalog.watch(settings.poll_s))
+    front = Front(settings, catalog, coalescer, lanes, metrics)
+    try:
+        yield front
+    finally:
+        front.draining = True
+        watch.cancel()
+        await lanes.stop()

@@ -1,0 +1,316 @@
+"""What the server counts, and the page on which Prometheus reads it.
+
+Each API process writes its counts to files of its own, and whichever process is asked adds all of them up. Files are
+named after the process's slot ("api-0"), not its id: a process that takes a dead one's place goes on with its files,
+so no counter goes down, and there are at most five files for each slot.
+
+What is live is not counted but looked up when the page is read. docs/reference/metrics.md explains every name.
+"""
+
+import importlib.metadata
+import platform
+import time
+from collections import Counter as Counts
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from models.repository import Version
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OK = "ok"
+
+_SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
+
+STAGES = ("encode", "queue", "compute", "write", "whole", "failed")
+"""What a request's time goes to; `queue` has a histogram of its own. See docs/reference/metrics.md."""
+
+_KEPT_BACK_S = 0.05
+"""Seconds of stages are added up in plain memory and written this often: three more counters would cost each request
+2 µs, as much again as all else that is counted of it."""
+
+_slot = "main"
+values.ValueClass = values.MultiProcessValue(lambda: _slot)  # type: ignore[no-untyped-call]  # has no annotations
+
+
+def use_slot(slot: str) -> None:
+    """Write from now on to the files of this slot, going on from what they hold.
+
+    A process calls this as it starts. Of the processes alive, no two may have one slot.
+    """
+    global _slot  # noqa: PLW0603 - which files this process writes to is a fact about the process
+    _slot = slot
+
+
+def forget_process(slot: str) -> None:
+    """Drop what only a living process has, its rows in flight. The parent calls this when a slot's process died."""
+    mark_process_dead(slot)  # type: ignore[no-untyped-call]  # has no annotations
+
+
+class Metrics:
+    """The counts of one process.
+
+    PROMETHEUS_MULTIPROC_DIR must name the folder of the counts, the same for all processes of a server.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        of_version = ["model", "version"]
+
+        def seconds(name: str, what: str) -> Histogram:
+            return Histogram(name, what, of_version, registry=self.registry, buckets=_SECONDS)
+
+        self._requests = Counter(
+            "rowcast_requests",
+            "Prediction requests by outcome ('ok' or an error code), and every other request that ended in an error",
+            [*of_version, "code"],
+            registry=self.registry,
+        )
+        self._rows = Counter("rowcast_rows", "Rows answered with a prediction", of_version, registry=self.registry)
+        self._request = seconds("rowcast_request_duration_seconds", "From the request's headers to its whole answer")
+        self._queue = seconds("rowcast_queue_duration_seconds", "From an encoded request to the batch it goes in")
+        self._compute = seconds("rowcast_compute_duration_seconds", "From sending a batch to having its answers")
+        self._batch = Histogram(
+            "rowcast_batch_rows", "Rows per batch", of_version, registry=self.registry, buckets=_ROWS
+        )
+        self._stages = Counter(
+            "rowcast_stage_seconds",
+            "Seconds of requests by what they went to, added up over requests",
+            [*of_version, "stage"],
+            registry=self.registry,
+        )
+        self._last_batch = Gauge(
+            "rowcast_last_batch_time_seconds",
+            "When the last batch was computed, in Unix time",
+            of_version,
+            registry=self.registry,
+            multiprocess_mode="max",
+        )
+        self._in_flight = Gauge(
+            "rowcast_rows_in_flight",
+            "Rows encoded and not yet answered",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        started = Gauge(
+            "rowcast_process_start_time_seconds",
+            "When each API process started, in Unix time; pid is its slot, which outlives it",
+            registry=self.registry,
+            multiprocess_mode="liveall",
+        )
+        started.set(time.time())
+        self._in_flight.set(0)  # the slot's last process may have died with rows in flight
+        self._outcomes: dict[tuple[str, str, str], Counter] = {}
+        self._of_version: dict[tuple[str, int], _OfVersion] = {}
+
+    def request(
+        self,
+        version: Version | None,
+        code: str,
+        rows: int,
+        seconds: float,
+        *,
+        model: str = "",
+        encode_s: float = 0.0,
+        write_s: float = 0.0,
+    ) -> None:
+        """Count one request and its outcome.
+
+        `version` is None where none was found; then `model` may name a live model, and nothing else.
+        `rows` were answered: 0 unless the code is `OK`. `seconds` from headers to answer, among them `encode_s` from
+        the body to its matrix and `write_s` from the network's answers to the end.
+        """
+        key = (model, "", code) if version is None else (version.name, str(version.number), code)
+        self._outcome(key).inc()
+        if version is not None:
+            of_version = self._children(version)
+            of_version.request.observe(seconds)
+            if rows:
+                of_version.rows.inc(rows)
+            of_version.keep(code, seconds, encode_s, write_s)
+
+    def batch(self, version: Version, rows: int, compute_s: float, queue_s: Iterable[float]) -> None:
+        """Count one batch: its rows, the time to compute it, and how long each of its requests had waited."""
+        of_version = self._children(version)
+        of_version.batch.observe(rows)
+        of_version.compute.observe(compute_s)
+        of_version.last_batch.set(time.time())
+        for seconds in queue_s:
+            of_version.queue.observe(seconds)
+            of_version.kept["compute"] += compute_s  # each of them waited for all of it
+
+    def rows_in_flight(self, change: int) -> None:
+        """Add to the rows that are encoded and not yet answered; a negative number takes away."""
+        self._in_flight.inc(change)
+
+    def write_what_is_kept(self) -> None:
+        """Write the seconds that this process has kept back. Called where requests are counted, not in a thread."""
+        for of_version in self._of_version.values():
+            of_version.write()
+
+    def totals(self) -> "Mapping[tuple[str, str], Totals]":
+        """The counts of every version, by model and version, summed over all processes; none ever goes down."""
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # has no annotations
+        totals: dict[tuple[str, str], Totals] = {}
+        for family in registry.collect():
+            for sample in family.samples:
+                labels = sample.labels
+                if labels.get("version"):
+                    of_version = totals.setdefault((labels["model"], labels["version"]), Totals())
+                    of_version.add(sample.name, labels, sample.value)
+        return totals
+
+    def page(self, live: Sequence[Version], refused: Sequence[str], *, is_ready: bool) -> bytes:
+        """The page in Prometheus' text format: counts summed over all processes, and what is so in this one.
+
+        `live` are the live versions, `refused` the places, `<model>/<version>`, of those that could not be opened.
+        """
+        for version in live:  # a rate needs its zero before the first request
+            self._outcome((version.name, str(version.number), OK))
+            self._rows.labels(version.name, str(version.number))
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # has no annotations
+        registry.register(_State(live, refused, is_ready=is_ready))
+        return generate_latest(registry)
+
+    def _outcome(self, key: tuple[str, str, str]) -> Counter:
+        outcome = self._outcomes.get(key)
+        if outcome is None:
+            outcome = self._outcomes[key] = self._requests.labels(*key)
+        return outcome
+
+    def _children(self, version: Version) -> "_OfVersion":
+        key = (version.name, version.number)
+        children = self._of_version.get(key)
+        if children is None:
+            labels = (version.name, str(version.number))
+            children = self._of_version[key] = _OfVersion(
+                rows=self._rows.labels(*labels),
+                request=self._request.labels(*labels),
+                queue=self._queue.labels(*labels),
+                compute=self._compute.labels(*labels),
+                batch=self._batch.labels(*labels),
+                last_batch=self._last_batch.labels(*labels),
+                stages={stage: self._stages.labels(*labels, stage) for stage in STAGES if stage != "queue"},
+            )
+        return children
+
+
+@dataclass(slots=True)
+class Totals:
+    """What one version did since the server started.
+
+    Attributes:
+        answered, failed: requests.
+        rows: rows that were answered.
+        batches: batches that were computed.
+        computed: requests that were in them.
+        last_batch: when the last one was computed, in Unix time; 0 before the first.
+        seconds: by stage, added up over requests.
+    """
+
+    answered: int = 0
+    failed: int = 0
+    rows: int = 0
+    batches: int = 0
+    computed: int = 0
+    last_batch: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    def add(self, name: str, labels: Mapping[str, str], value: float) -> None:
+        """Take one sample of the metrics; one that does not matter here is passed over."""
+        match name:
+            case "rowcast_requests_total" if labels["code"] == OK:
+                self.answered += int(value)
+            case "rowcast_requests_total":
+                self.failed += int(value)
+            case "rowcast_rows_total":
+                self.rows = int(value)
+            case "rowcast_batch_rows_count":
+                self.batches = int(value)
+            case "rowcast_queue_duration_seconds_count":
+                self.computed = int(value)
+            case "rowcast_queue_duration_seconds_sum":
+                self.seconds["queue"] = value
+            case "rowcast_stage_seconds_total":
+                self.seconds[labels["stage"]] = value
+            case "rowcast_last_batch_time_seconds":
+                self.last_batch = value
+            case _:
+                pass
+
+
+class _OfVersion:
+    """The series of one version, looked up once, and the seconds of stages that are not written yet."""
+
+    __slots__ = ("batch", "compute", "kept", "last_batch", "queue", "request", "rows", "stages", "write_at")
+
+    def __init__(
+        self,
+        *,
+        rows: Counter,
+        request: Histogram,
+        queue: Histogram,
+        compute: Histogram,
+        batch: Histogram,
+        last_batch: Gauge,
+        stages: Mapping[str, Counter],
+    ) -> None:
+        self.rows, self.request, self.queue, self.compute, self.batch = rows, request, queue, compute, batch
+        self.last_batch, self.stages = last_batch, stages
+        self.kept = dict.fromkeys(stages, 0.0)
+        self.write_at = 0.0
+
+    def keep(self, code: str, seconds: float, encode_s: float, write_s: float) -> None:
+        kept = self.kept
+        if code == OK:
+            kept["whole"] += seconds
+            kept["encode"] += encode_s
+            kept["write"] += write_s
+        else:
+            kept["failed"] += seconds
+        now = time.monotonic()
+        if now >= self.write_at:
+            self.write_at = now + _KEPT_BACK_S
+            self.write()
+
+    def write(self) -> None:
+        for stage, seconds in self.kept.items():
+            if seconds:
+                self.stages[stage].inc(seconds)
+                self.kept[stage] = 0.0
+
+
+class _State(Collector):
+    """What is so now, in the process that was asked."""
+
+    def __init__(self, live: Sequence[Version], refused: Sequence[str], *, is_ready: bool) -> None:
+        self._live, self._refused, self._is_ready = live, refused, is_ready
+
+    def collect(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily(
+            "rowcast_model_info", "1 for every live version", labels=["model", "version", "task", "weights"]
+        )
+        for version in self._live:
+            manifest = version.manifest
+            info.add_metric([version.name, str(version.number), manifest.task, manifest.weights[:12]], 1)
+        yield info
+        failures = GaugeMetricFamily(
+            "rowcast_model_load_failures", "Published versions that were refused and are not live", labels=["model"]
+        )
+        for model, count in sorted(Counts(place.rsplit("/", 1)[0] for place in self._refused).items()):
+            failures.add_metric([model], count)
+        yield failures
+        build = GaugeMetricFamily("rowcast_build_info", "Always 1", labels=["python", "litserve"])
+        build.add_metric([platform.python_version(), importlib.metadata.version("litserve")], 1)
+        yield build
+        yield GaugeMetricFamily("rowcast_ready", "1 when the server is ready, else 0", value=float(self._is_ready))

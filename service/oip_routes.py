@@ -1,0 +1,149 @@
+"""The paths of the Open Inference Protocol V2; docs/reference/oip.md is their page.
+
+An inference, top to bottom, is `_infer`.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from models.repository import Version
+from service import oip_description
+from service.asking import aside, find, ledger_of, predict, read_body
+from service.front import Front
+from service.problems import BadBody, ControlOff, NotReady
+from service.wire import oip, oip_answer, oip_matrix
+from service.wire.json_text import read_json
+
+FREE = frozenset({"/v2/health/live", "/v2/health/ready"})
+"""What needs no key: probes."""
+
+_JSON_BYTES = "inference-header-content-length"
+
+
+class OipRoutes:
+    """`front` is called per request, in the process that answers it."""
+
+    def __init__(self, front: Callable[[], Front]) -> None:
+        self._front = front
+
+    def all(self) -> list[BaseRoute]:
+        """Every route; of two that fit a path, the first answers."""
+        model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+        about_a_model = [
+            ("", self._metadata, "GET"),
+            ("/ready", self._model_ready, "GET"),
+            ("/infer", self._infer, "POST"),
+            ("/config", self._config, "GET"),
+            ("/stats", self._statistics, "GET"),
+        ]
+        return [
+            Route("/v2", self._server, methods=["GET"]),
+            Route("/v2/", self._server, methods=["GET"]),
+            Route("/v2/health/live", self._live, methods=["GET"]),
+            Route("/v2/health/ready", self._ready, methods=["GET"]),
+            Route("/v2/repository/index", self._index, methods=["POST"]),
+            Route("/v2/repository/models/{model}/load", self._control, methods=["POST"]),
+            Route("/v2/repository/models/{model}/unload", self._control, methods=["POST"]),
+            Route("/v2/models", self._models, methods=["GET"]),
+            Route("/v2/models/stats", self._statistics, methods=["GET"]),
+            *(Route(model + end, answer, methods=[method]) for end, answer, method in about_a_model),
+            *(Route(version + end, answer, methods=[method]) for end, answer, method in about_a_model),
+        ]
+
+    async def _infer(self, request: Request) -> Response:
+        front, ledger = self._front(), ledger_of(request.scope)
+        ledger.is_prediction = True
+        settings, length = front.settings, request.headers.get(_JSON_BYTES)
+        version = ledger.version = _version(front, request)  # unknown: refused before its rows are uploaded
+        raw = await read_body(request, settings.max_body_bytes, settings.deadline_s)
+
+        def read() -> tuple[oip.Request, Any]:
+            asked = oip.read(raw, length)
+            oip_answer.check_wanted(asked.wanted, version)
+            return asked, oip_matrix.encode(asked, version, settings.max_rows)
+
+        asked, matrix = await aside(len(raw), read)
+        within_s = settings.deadline_s if asked.timeout_s is None else min(asked.timeout_s, settings.deadline_s)
+        answers = await predict(front, ledger, version, matrix, within_s)
+        body, json_bytes = oip_answer.write(version, asked, answers)
+        ledger.rows = len(matrix)
+        if json_bytes is None:
+            return Response(body, media_type="application/json")
+        return Response(body, headers={_JSON_BYTES: str(json_bytes)}, media_type="application/octet-stream")
+
+    async def _server(self, _: Request) -> Response:
+        return _json(oip_description.server())
+
+    async def _live(self, _: Request) -> Response:
+        return _json({"live": True})
+
+    async def _ready(self, _: Request) -> Response:
+        _check_ready(self._front())
+        return _json({"live": True, "ready": True})
+
+    async def _models(self, _: Request) -> Response:
+        return _json({"models": sorted(self._front().catalog.live())})
+
+    async def _metadata(self, request: Request) -> Response:
+        front = self._front()
+        return _json(oip_description.metadata(front.catalog, _version(front, request)))
+
+    async def _model_ready(self, request: Request) -> Response:
+        front = self._front()
+        version = _version(front, request)
+        _check_ready(front)
+        return _json({"name": version.name, "ready": True})
+
+    async def _config(self, request: Request) -> Response:
+        front = self._front()
+        return _json(oip_description.config(_version(front, request), front.settings.max_rows))
+
+    async def _statistics(self, request: Request) -> Response:
+        front = self._front()
+        live = front.catalog.live()
+        if "version" in request.path_params:
+            asked = [_version(front, request)]
+        elif "model" in request.path_params:
+            asked = list(live[_version(front, request).name].values())
+        else:
+            asked = [version for versions in live.values() for version in versions.values()]
+        front.metrics.write_what_is_kept()
+        totals = await asyncio.to_thread(front.metrics.totals)  # reads the counts of all processes
+        return _json(oip_description.statistics(asked, totals))
+
+    async def _index(self, request: Request) -> Response:
+        front = self._front()
+        raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
+        asked = read_json(raw) if raw else {}
+        only_ready = asked.get("ready", False) if isinstance(asked, dict) else None
+        if not isinstance(only_ready, bool):
+            raise BadBody('the body must be empty or an object; its "ready" must be true or false')
+        return _json(oip_description.index(front.catalog, only_ready=only_ready))
+
+    async def _control(self, _: Request) -> Response:
+        raise ControlOff
+
+
+def _json(value: Mapping[str, Any] | list[Any]) -> Response:
+    return Response(orjson.dumps(value), media_type="application/json")
+
+
+def _version(front: Front, request: Request) -> Version:
+    """The version that the path names, by its number or, which is our own addition, by a label."""
+    path = request.path_params
+    model, version = path["model"], path.get("version")
+    if version in front.catalog.labels(model):
+        return find(front, {"model": model, "label": version})
+    return find(front, path)
+
+
+def _check_ready(front: Front) -> None:
+    reason = front.not_ready()
+    if reason is not None:
+        raise NotReady(reason)

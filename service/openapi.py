@@ -1,0 +1,263 @@
+"""The server described in OpenAPI 3.1, made from what is live: each model's path with its own fields."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from models.manifest import Manifest
+from models.repository import Version
+from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
+from service.catalog import Catalog
+from service.description import example_row
+from service.problems import NotReady
+
+_MOST_CATEGORIES = 100
+_TEXT = {"type": "string"}
+_PREDICTION_PROBLEMS = {
+    "400": "The body or a row is wrong: bad_body, bad_row.",
+    "404": "Not served here: unknown_model, unknown_version, unknown_label.",
+    "408": "The body was not whole in time: too_slow.",
+    "413": "More bytes or rows than this server takes: too_large.",
+    "415": "The body is compressed: unsupported_encoding.",
+    "500": "The model or the server failed: model_failed, internal.",
+    "503": "Try again after Retry-After seconds: overloaded, not_ready.",
+    "504": "The answer was not there in time: deadline_passed.",
+}
+
+
+def prediction_paths(catalog: Catalog) -> dict[str, Version]:
+    """Each path that predicts now, and the version that answers there."""
+    paths = {}
+    for name, versions in sorted(catalog.live().items()):
+        model = f"/v1/models/{name}"
+        with contextlib.suppress(NotReady):  # the version labelled stable is not live
+            paths[f"{model}:predict"] = catalog.find(name)
+        for number, version in sorted(versions.items()):
+            paths[f"{model}/versions/{number}:predict"] = version
+        for label, number in sorted(catalog.labels(name).items()):
+            if number in versions:
+                paths[f"{model}/labels/{label}:predict"] = versions[number]
+    return paths
+
+
+def document(answering: Mapping[str, Version], *, needs_key: bool) -> dict[str, Any]:
+    """The OpenAPI document of these prediction paths and of the pages beside them."""
+    paths: dict[str, Any] = {path: _predict(version, _operation(path)) for path, version in answering.items()}
+    schemas: dict[str, Any] = {"Problem": _PROBLEM}
+    for version in answering.values():
+        about = f"/v1/models/{version.name}"
+        if f"{version.name}.{version.number}.Row" not in schemas:
+            schemas |= _schemas_of(version)
+            paths[about] = _get("What the model reads and answers, and how good it is.", _operation(about))
+    paths["/predict"] = _predict_any()
+    paths |= {path: _get(summary, _operation(path)) for path, summary in _PAGES.items()}
+    for probe in ("/health/live", "/health/ready"):
+        paths[probe]["get"]["security"] = []
+    paths["/health/ready"]["get"]["responses"]["503"] = _problem("Not ready; the error says why.")
+    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": _TEXT}}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Rowcast",
+            "version": "1",
+            "description": "Rows in, predictions out. Every error is a Problem with a stable code. "
+            "The Open Inference Protocol V2, below /v2, is described by its own specification.",
+        },
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": _KEYS},
+        "security": [{scheme: []} for scheme in _KEYS] if needs_key else [],
+    }
+
+
+_PAGES = {
+    "/v1/models": "The live models.",
+    "/health/live": "The process answers.",
+    "/health/ready": "Predictions are answered.",
+    "/metrics": "Counts and times for Prometheus.",
+}
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+_PROBLEM = {
+    "type": "object",
+    "required": ["error", "code", "request_id"],
+    "properties": {
+        "error": _TEXT | {"description": "What is wrong, in one sentence."},
+        "code": _TEXT | {"description": "Stable; programs may rely on it."},
+        "request_id": _TEXT | {"description": "As in the X-Request-Id header."},
+        "row": {"type": "integer", "description": "Number of the row, from 0."},
+        "feature": _TEXT,
+        "expected": _TEXT,
+        "got": _TEXT,
+    },
+}
+
+
+def _operation(path: str) -> str:
+    """The path as a name: /v1/models/iris/versions/1:predict is iris.versions.1.predict."""
+    return path.removeprefix("/v1/models/").strip("/").replace(":", ".").replace("/", ".")
+
+
+def _predict(version: Version, operation: str) -> dict[str, Any]:
+    """One prediction path that this version answers."""
+    name = f"{version.name}.{version.number}"
+    row = example_row(version)
+    body: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{name}.Request"}}
+    if row is not None:
+        body["example"] = {"instances": [row]}
+    manifest = version.manifest
+    post = {
+        "operationId": operation,
+        "summary": f"Predict {', '.join(manifest.targets)} ({manifest.task}), version {version.number}.",
+        "tags": [version.name],
+        "requestBody": {"required": True, "content": {"application/json": body}},
+        "responses": {
+            "200": _json("The predictions, in the order of the rows.", f"#/components/schemas/{name}.Answer"),
+            **{status: _problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
+        },
+    }
+    return {"post": post}
+
+
+def _predict_any() -> dict[str, Any]:
+    post = {
+        "operationId": "predict",
+        "summary": 'The same bodies for the default model, or for the one that "model" names.',
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "model": _TEXT,
+                            "version": {"type": ["integer", "string"]},
+                            "label": _TEXT,
+                            "instances": {"type": ["array", "object"]},
+                            "inputs": {"type": ["array", "object"]},
+                        },
+                    }
+                }
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "The predictions, in the order of the rows.",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
+            **{status: _problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
+        },
+    }
+    return {"post": post}
+
+
+def _get(summary: str, operation: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    answer = {"description": summary, "content": content}
+    return {"get": {"operationId": operation, "summary": summary, "responses": {"200": answer}}}
+
+
+def _json(description: str, schema: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": {"$ref": schema}}}}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return _json(description, "#/components/schemas/Problem")
+
+
+# --------------------------------------------------------------------------------------------------- one version
+
+
+def _schemas_of(version: Version) -> dict[str, Any]:
+    name, features = f"{version.name}.{version.number}", version.schema.features
+    values = [_value(feature) for feature in features]
+    row = {"$ref": f"#/components/schemas/{name}.Row"}
+    line = {
+        "type": "array",
+        "description": "Values in the order of the features.",
+        "prefixItems": values,
+        "minItems": len(values),
+        "maxItems": len(values),
+    }
+    names = [feature.name for feature in features]
+    columns = {name: {"type": "array", "items": value} for name, value in zip(names, values, strict=True)}
+    in_a_list = [row, line, *values] if len(values) == 1 else [row, line]
+    rows = [{"type": "array", "items": {"anyOf": in_a_list}}, row, line]
+    return {
+        f"{name}.Row": _record("A row.", dict(zip(names, values, strict=True))),
+        f"{name}.Request": {
+            "anyOf": [
+                {"type": "object", "required": ["instances"], "properties": {"instances": {"anyOf": rows}}},
+                {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {"inputs": {"anyOf": [_record("Columns.", columns), *rows]}},
+                },
+            ]
+        },
+        f"{name}.Answer": _answer(version.manifest),
+    }
+
+
+def _record(description: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": description,
+        "required": list(properties),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _value(feature: Feature) -> dict[str, Any]:
+    """The JSON Schema of one value; null is a missing one."""
+    missing = f"Missing in {feature.missing_share:.0%} of the training rows." if feature.missing_share else ""
+    match feature:
+        case NumberFeature():
+            unit = f"In {feature.unit}." if feature.unit else ""
+            ends = feature.quantiles
+            seen = f"From {ends[0]:g} to {ends[-1]:g} in the training rows." if ends else ""
+            return {"type": ["number", "null"], **_description(unit, seen, missing)}
+        case CategoryFeature():
+            texts = ["string", "number", "boolean", "null"]
+            if len(feature.categories) > _MOST_CATEGORIES:
+                known = f"One of {len(feature.categories)} categories; another one counts as unknown."
+                return {"type": texts, **_description(known, missing)}
+            unknown = "Another text counts as unknown."
+            return {
+                "anyOf": [{"enum": [*feature.categories, None]}, {"type": texts}],
+                **_description(unknown, missing),
+            }
+        case BooleanFeature():
+            return {"anyOf": [{"type": ["boolean", "null"]}, {"enum": [0, 1]}], **_description(missing)}
+        case DatetimeFeature():
+            what = "An ISO 8601 date or datetime; without an offset it is UTC."
+            return {"type": ["string", "null"], **_description(what, missing)}
+
+
+def _description(*sentences: str) -> dict[str, str]:
+    text = " ".join(sentence for sentence in sentences if sentence)
+    return {"description": text} if text else {}
+
+
+def _answer(manifest: Manifest) -> dict[str, Any]:
+    number = {"type": "number"}
+    properties: dict[str, Any]
+    if manifest.classes is None:
+        k = len(manifest.targets)
+        several = {"type": "array", "items": number, "minItems": k, "maxItems": k}
+        several["description"] = f"In this order: {', '.join(manifest.targets)}."
+        properties = {"predictions": {"type": "array", "items": number if k == 1 else several}}
+        if k > 1:
+            properties["targets"] = {"const": list(manifest.targets)}
+    else:
+        classes = list(manifest.classes)
+        likely = {"type": "array", "items": number, "minItems": len(classes), "maxItems": len(classes)}
+        properties = {
+            "predictions": {"type": "array", "items": {"enum": classes}},
+            "probabilities": {"type": "array", "items": likely},
+            "classes": {"const": classes, "description": "The order of the probabilities."},
+        }
+    properties |= {"model_name": {"const": manifest.name}, "model_version": {"const": str(manifest.version)}}
+    return {"type": "object", "required": list(properties), "properties": properties}

@@ -1,0 +1,396 @@
+"""What can go wrong between a request and its answer: each with its facts, one sentence, a code and a status.
+
+`STATUS` is the one table from code to HTTP status. docs/reference/errors.md explains every code to those who meet it.
+"""
+
+import difflib
+import http
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import orjson
+
+from models.errors import RowcastError, shown
+
+STATUS: Mapping[str, int] = {
+    "bad_body": 400,
+    "bad_row": 400,
+    "bad_name": 400,
+    "unauthorized": 401,
+    "control_off": 403,
+    "not_found": 404,
+    "unknown_model": 404,
+    "unknown_version": 404,
+    "unknown_label": 404,
+    "method_not_allowed": 405,
+    "client_gone": 408,  # counted and logged; nobody is there to read it
+    "too_slow": 408,
+    "too_large": 413,
+    "unsupported_encoding": 415,
+    "refused": 400,  # and whatever status the framework chose, see `Refused`
+    "bad_version": 500,
+    "model_failed": 500,
+    "internal": 500,
+    "not_ready": 503,
+    "overloaded": 503,
+    "deadline_passed": 504,
+}
+
+_MOST_BYTES = {"error": 1500, "expected": 1000, "got": 400, "feature": 400}  # with the rest under 4 kB
+_NOT_READY_RETRY_S = 1.0
+
+
+class UnknownModel(RowcastError):  # noqa: N818 - each class here is named after what its sentence says
+    """No version of a model is live under this name.
+
+    Attributes:
+        name: as it came; None when the request names none and there is no default model.
+        known: the live models.
+    """
+
+    code = "unknown_model"
+
+    def __init__(self, name: str | None, known: Iterable[str] = ()) -> None:
+        known = tuple(known)
+        super().__init__(name, known)
+        self.name, self.known = name, known
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return f"name a model: there is no default model; {_known('models', self.known)}"
+        return f"model {shown(self.name)} is not served here; {_nearest(self.name, 'models', self.known)}"
+
+
+class UnknownVersion(RowcastError):  # noqa: N818
+    """A live model has no such live version.
+
+    Attributes:
+        name: the model.
+        number: the version as it came.
+        known: its live versions.
+    """
+
+    code = "unknown_version"
+
+    def __init__(self, name: str, number: int | str, known: Iterable[int] = ()) -> None:
+        known = tuple(known)
+        super().__init__(name, number, known)
+        self.name, self.number, self.known = name, number, known
+
+    def __str__(self) -> str:
+        return f"model {shown(self.name)} has no live version {shown(self.number)}; {_known('versions', self.known)}"
+
+
+class UnknownLabel(RowcastError):  # noqa: N818
+    """A live model has no such label.
+
+    Attributes:
+        name: the model.
+        label: as it came.
+        known: the labels it has.
+    """
+
+    code = "unknown_label"
+
+    def __init__(self, name: str, label: str, known: Iterable[str] = ()) -> None:
+        known = tuple(known)
+        super().__init__(name, label, known)
+        self.name, self.label, self.known = name, label, known
+
+    def __str__(self) -> str:
+        near = _nearest(self.label, "labels", self.known)
+        return f"model {shown(self.name)} has no label {shown(self.label)}; {near}"
+
+
+class NotReady(RowcastError):  # noqa: N818
+    """The server, or this model, cannot answer yet or any more.
+
+    Attributes:
+        reason: why, as a sentence without its full stop.
+    """
+
+    code = "not_ready"
+    retry_after_s: ClassVar[float] = _NOT_READY_RETRY_S
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Overloaded(RowcastError):  # noqa: N818
+    """The queue is full.
+
+    Attributes:
+        rows_waiting: rows ahead in the queue.
+        retry_after_s: when to try again, in seconds.
+    """
+
+    code = "overloaded"
+
+    def __init__(self, rows_waiting: int, retry_after_s: float = 1.0) -> None:
+        super().__init__(rows_waiting, retry_after_s)
+        self.rows_waiting, self.retry_after_s = rows_waiting, retry_after_s
+
+    def __str__(self) -> str:
+        return f"the queue is full, {self.rows_waiting} rows are waiting; try again in {_whole(self.retry_after_s)} s"
+
+
+class DeadlinePassed(RowcastError):  # noqa: N818
+    """The answer was not there in time.
+
+    Attributes:
+        seconds: the time that the request had.
+    """
+
+    code = "deadline_passed"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"no answer within {self.seconds:g} s, the deadline of this request"
+
+
+class ModelFailed(RowcastError):  # noqa: N818
+    """The model did not give an answer that can be sent.
+
+    Attributes:
+        place: the version, as `<model>/<version>`.
+        reason: what happened; nothing of the machine or the code is in it.
+        row: the row whose answer is wrong; None when the whole call failed.
+    """
+
+    code = "model_failed"
+
+    def __init__(self, place: str, reason: str = "it could not compute an answer", row: int | None = None) -> None:
+        super().__init__(place, reason, row)
+        self.place, self.reason, self.row = place, reason, row
+
+    def __str__(self) -> str:
+        return f"{self.place}: " + ("" if self.row is None else f"row {self.row}: ") + self.reason
+
+
+class BadBody(RowcastError):  # noqa: N818
+    """The body is not a request.
+
+    Attributes:
+        expected: what the body must be, as a claim: "the body must be a JSON object".
+        got: what came instead, shown shortened; empty when nothing came.
+    """
+
+    code = "bad_body"
+
+    def __init__(self, expected: str, got: str = "") -> None:
+        super().__init__(expected, got)
+        self.expected, self.got = expected, got
+
+    def __str__(self) -> str:
+        return self.expected + (f", got {self.got}" if self.got else "")
+
+
+class TooLarge(RowcastError):  # noqa: N818
+    """The request is larger than this server takes.
+
+    Attributes:
+        limit: the most it takes.
+        size: what came; None when reading stopped at the limit.
+        unit: what is counted.
+    """
+
+    code = "too_large"
+
+    def __init__(self, limit: int, size: int | None, unit: Literal["bytes", "rows"]) -> None:
+        super().__init__(limit, size, unit)
+        self.limit, self.size, self.unit = limit, size, unit
+
+    def __str__(self) -> str:
+        got = "more" if self.size is None else str(self.size)
+        return f"a request may have at most {self.limit} {self.unit}, got {got}; send several smaller ones"
+
+
+class Unauthorized(RowcastError):  # noqa: N818
+    """The request carries no key, or another one."""
+
+    code = "unauthorized"
+
+    def __str__(self) -> str:
+        return "send the server's key as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'"
+
+
+class UnsupportedEncoding(RowcastError):  # noqa: N818
+    """The body is compressed in a way that is not known here.
+
+    Attributes:
+        encoding: the request's Content-Encoding.
+    """
+
+    code = "unsupported_encoding"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(encoding)
+        self.encoding = encoding
+
+    def __str__(self) -> str:
+        return f"Content-Encoding {shown(self.encoding)} is not taken; use gzip or deflate, or send the body as it is"
+
+
+class ControlOff(RowcastError):  # noqa: N818
+    """Models are not loaded and unloaded by request: the repository alone says what is live."""
+
+    code = "control_off"
+
+    def __str__(self) -> str:
+        return "models are not loaded or unloaded by request here; publish a version, delete its folder or set a label"
+
+
+class NotFound(RowcastError):  # noqa: N818
+    """Nothing is at this path.
+
+    Attributes:
+        path: as it came.
+    """
+
+    code = "not_found"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"nothing is at {shown(self.path)}; GET / lists what there is"
+
+
+class MethodNotAllowed(RowcastError):  # noqa: N818
+    """The path exists, for other methods.
+
+    Attributes:
+        method: as it came.
+        allowed: the methods that the path answers.
+    """
+
+    code = "method_not_allowed"
+
+    def __init__(self, method: str, allowed: Sequence[str] = ()) -> None:
+        allowed = tuple(allowed)
+        super().__init__(method, allowed)
+        self.method, self.allowed = method, allowed
+
+    def __str__(self) -> str:
+        hint = f"; use {' or '.join(self.allowed)}" if self.allowed else ""
+        return f"{shown(self.method)} is not answered here{hint}"
+
+
+class ClientGone(RowcastError):  # noqa: N818
+    """The client closed the connection before its request was whole."""
+
+    code = "client_gone"
+
+    def __str__(self) -> str:
+        return "the client closed the connection before its request was whole"
+
+
+class TooSlow(RowcastError):  # noqa: N818
+    """The body was not whole in time.
+
+    Attributes:
+        seconds: the time that it had.
+    """
+
+    code = "too_slow"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"the body was not whole within {self.seconds:g} s, the deadline of this request"
+
+
+class Refused(RowcastError):  # noqa: N818
+    """The framework refused the request with a status that no other class here stands for.
+
+    Attributes:
+        status: the HTTP status, 400 to 599.
+    """
+
+    code = "refused"
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+    def __str__(self) -> str:
+        try:
+            return http.HTTPStatus(self.status).phrase.lower()
+        except ValueError:
+            return f"refused with status {self.status}"
+
+
+class Internal(RowcastError):  # noqa: N818
+    """Something nobody foresaw. What it was stands in the log beside the request's id, never in the answer."""
+
+    code = "internal"
+
+    def __str__(self) -> str:
+        return "the server failed; its log has the reason beside this request_id"
+
+
+def status_of(problem: RowcastError) -> int:
+    """The HTTP status of a problem; 500 for a code that the table lacks."""
+    return problem.status if isinstance(problem, Refused) else STATUS.get(problem.code, 500)
+
+
+def headers_of(problem: RowcastError) -> dict[str, str]:
+    """The headers that a problem's answer carries beside its type and length."""
+    if isinstance(problem, Overloaded | NotReady):
+        return {"retry-after": str(_whole(problem.retry_after_s))}
+    if isinstance(problem, MethodNotAllowed):
+        return {"allow": ", ".join(problem.allowed)}
+    if isinstance(problem, Unauthorized):
+        return {"www-authenticate": "Bearer"}
+    if isinstance(problem, TooSlow):
+        return {"connection": "close"}  # else the connection waits on for the rest of the body
+    if isinstance(problem, UnsupportedEncoding):
+        return {"accept-encoding": "gzip, deflate"}
+    return {}
+
+
+def body_of(problem: RowcastError, request_id: str) -> bytes:
+    """The JSON of a problem, under 4 kB whatever caused it.
+
+    `error` (the sentence), `code`, `request_id`; and where the problem has them `row`, `feature`, `expected`, `got`.
+    """
+    facts: dict[str, Any] = {"error": str(problem), "code": problem.code, "request_id": request_id}
+    facts |= {name: getattr(problem, name, None) for name in ("row", "feature", "expected", "got")}
+    said = (None, "", facts["error"])  # an expectation that is the whole sentence need not stand twice
+    there = {name: value for name, value in facts.items() if name == "error" or value not in said}
+    return orjson.dumps(there | {name: _cut(there[name], most) for name, most in _MOST_BYTES.items() if name in there})
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    """The text, shortened until its JSON fits; what is no Unicode text (a lone surrogate) becomes '?'."""
+    text = text[:most_bytes].encode(errors="replace").decode()
+    while (size := len(orjson.dumps(text))) > most_bytes:
+        text = text[: max(0, len(text) * most_bytes // size - 3)] + "..."
+    return text
+
+
+def _whole(seconds: float) -> int:
+    return max(1, math.ceil(seconds))  # Retry-After counts whole seconds
+
+
+def _nearest(name: str, what: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name[:200], known, n=1)
+    return f"did you mean {shown(near[0])}?" if near else _known(what, known)
+
+
+def _known(what: str, known: Sequence[object], most: int = 8) -> str:
+    if not known:
+        return f"no {what} are live" if what != "labels" else "it has none"
+    rest = len(known) - most
+    return f"{what}: {', '.join(shown(name) for name in known[:most])}" + (f" and {rest} more" * (rest > 0))

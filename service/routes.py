@@ -1,0 +1,259 @@
+"""The paths that the server answers, and what is true of every answer: a request id, the key, JSON errors.
+
+A prediction, top to bottom, is `_predict`. Whatever goes wrong anywhere is raised as an exception of
+`service.problems` and becomes an answer in one place, `Edge`.
+"""
+
+import asyncio
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from models.errors import RowcastError
+from service import metrics, oip_routes, openapi, problems
+from service.asking import Ledger, aside, find, ledger_of, predict, read_body
+from service.description import describe, example_row
+from service.front import Front
+from service.oip_routes import OipRoutes
+from service.problems import (
+    BadBody,
+    Internal,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Refused,
+    Unauthorized,
+    UnknownLabel,
+    UnknownVersion,
+)
+from service.wire import plain
+
+FREE = oip_routes.FREE | {"/health", "/health/live", "/health/ready"}
+"""What needs no key: probes."""
+
+REPLACED = frozenset({"/", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+"""Pages of FastAPI and LitServe that are ours or, because they need a CDN, nobody's."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_log = logging.getLogger(__name__)
+
+
+def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
+    """Make the application answer every path of docs/reference/http.md, before any route it has.
+
+    `front` is called per request, in the process that answers it.
+    """
+    theirs: list[BaseRoute] = [route for route in app.router.routes if getattr(route, "path", None) not in REPLACED]
+    app.router.routes[:] = [*_Routes(front).all(), *OipRoutes(front).all(), *theirs]
+    app.router.redirect_slashes = False  # a redirect would be built from the client's Host header
+    app.add_exception_handler(HTTPException, _raise_as_problem)
+    app.add_exception_handler(RequestValidationError, _raise_as_problem)
+    app.add_middleware(Edge, front=front)
+
+
+class _Routes:
+    def __init__(self, front: Callable[[], Front]) -> None:
+        self._front = front
+
+    def all(self) -> list[BaseRoute]:
+        return [
+            Route("/v1/models/{model}:predict", self._predict, methods=["POST"]),
+            Route("/v1/models/{model}/versions/{version}:predict", self._predict, methods=["POST"]),
+            Route("/v1/models/{model}/labels/{label}:predict", self._predict, methods=["POST"]),
+            Route("/predict", self._predict, methods=["POST"]),
+            Route("/v1/models", self._models, methods=["GET"]),
+            Route("/v1/models/{model}", self._model, methods=["GET"]),
+            Route("/v1/models/{model}/versions/{version}", self._model, methods=["GET"]),
+            Route("/v1/models/{model}/labels/{label}", self._model, methods=["GET"]),
+            Route("/health/live", self._live, methods=["GET"]),
+            Route("/health/ready", self._ready, methods=["GET"]),
+            Route("/metrics", self._metrics, methods=["GET"]),
+            Route("/openapi.json", self._openapi, methods=["GET"]),
+            Route("/", self._index, methods=["GET"]),
+        ]
+
+    async def _predict(self, request: Request) -> Response:
+        front, ledger = self._front(), ledger_of(request.scope)
+        ledger.is_prediction = True
+        if request.path_params:  # an unknown model is refused before its rows are uploaded
+            ledger.version = find(front, request.path_params)
+        raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
+        asked = await aside(len(raw), lambda: plain.read(raw))
+        version = ledger.version = find(front, _whom(request.path_params, asked))
+        matrix = await aside(len(raw), lambda: asked.encode(version.schema, front.settings.max_rows))
+        answers = await predict(front, ledger, version, matrix, front.settings.deadline_s)
+        answer = plain.write(version, answers)
+        ledger.rows = len(matrix)
+        return Response(answer, media_type="application/json")
+
+    async def _models(self, _: Request) -> Response:
+        return _json({"models": sorted(self._front().catalog.live())})
+
+    async def _model(self, request: Request) -> Response:
+        path, catalog = request.path_params, self._front().catalog
+        if str(path[list(path)[-1]]).endswith(":predict"):
+            raise MethodNotAllowed(request.method, ("POST",))
+        version = find(self._front(), path)
+        example = await asyncio.to_thread(example_row, version)  # reads a file
+        return _json(describe(catalog, version, example))
+
+    async def _live(self, _: Request) -> Response:
+        return _json({"live": True})
+
+    async def _ready(self, _: Request) -> Response:
+        reason = self._front().not_ready()
+        if reason is not None:
+            raise NotReady(reason)
+        return _json({"ready": True})
+
+    async def _metrics(self, _: Request) -> Response:
+        front = self._front()
+        # the catalogue may change while a thread reads it, so the thread gets what is so now
+        live = [version for versions in front.catalog.live().values() for version in versions.values()]
+        refused = list(front.catalog.failures)
+        front.metrics.write_what_is_kept()
+        page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=front.not_ready() is None)
+        return Response(page, headers={"content-type": metrics.CONTENT_TYPE})
+
+    async def _openapi(self, _: Request) -> Response:
+        front = self._front()
+        paths, needs_key = openapi.prediction_paths(front.catalog), front.settings.api_key is not None
+        return _json(await asyncio.to_thread(openapi.document, paths, needs_key=needs_key))
+
+    async def _index(self, _: Request) -> Response:
+        return _json(
+            {
+                "name": "rowcast",
+                "models": sorted(self._front().catalog.live()),
+                "predict": "POST /v1/models/{model}:predict",
+                "paths": [
+                    "/v1/models",
+                    "/v2",
+                    "/predict",
+                    "/openapi.json",
+                    "/metrics",
+                    "/health/live",
+                    "/health/ready",
+                ],
+            }
+        )
+
+
+def _json(value: Mapping[str, Any]) -> Response:
+    return Response(orjson.dumps(value), media_type="application/json")
+
+
+def _whom(path: Mapping[str, Any], asked: plain.Request) -> Mapping[str, Any]:
+    body = {"model": asked.model, "version": asked.version, "label": asked.label}
+    for key, value in body.items():
+        if path and value is not None and str(value) != path.get(key):
+            raise BadBody(f'"{key}" must be absent or as in the path: the path says whom to ask', repr(value)[:60])
+    return path or body
+
+
+async def _raise_as_problem(request: Request, error: Exception) -> Response:
+    """Turn what the framework raises into a problem, on its way to `Edge`."""
+    if not isinstance(error, HTTPException):
+        raise BadBody("the body is not what this path takes") from None
+    if error.status_code == 404:
+        raise NotFound(request.url.path) from None
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        raise MethodNotAllowed(request.method, sorted(filter(None, allowed.split(", ")))) from None
+    raise Refused(error.status_code) from None
+
+
+# --------------------------------------------------------------------------------------------------- every answer
+
+
+class Edge:
+    """The outermost layer: gives every request its id, asks for the key, answers problems and counts.
+
+    Nothing that goes wrong inside leaves as anything but a problem, and no trace of the code leaves at all.
+    """
+
+    def __init__(self, app: ASGIApp, front: Callable[[], Front]) -> None:
+        self._app, self._front = app, front
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        ledger = scope["rowcast"] = Ledger(_request_id(headers), time.perf_counter())
+        has_begun = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal has_begun
+            if message["type"] == "http.response.start":
+                has_begun = True
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", ledger.id.encode())]
+            await send(message)
+
+        problem: RowcastError | None = None
+        try:
+            self._check_key(scope["path"], headers)
+            await self._app(scope, receive, send_with_id)
+        except RowcastError as error:
+            problem = error
+            if problems.status_of(error) == 500:
+                _log.error("request %s to %r: %s", ledger.id, scope["path"][:200], error)
+        except Exception:  # noqa: BLE001 - whatever it was, the client gets a problem and the log the reason
+            _log.exception("request %s to %r failed", ledger.id, scope["path"][:200])
+            problem = Internal()
+        if problem is not None and not has_begun:
+            await _answer_of(problem, ledger.id)(scope, receive, send_with_id)
+        self._count(scope["path"], ledger, problem)
+
+    def _check_key(self, path: str, headers: Mapping[bytes, bytes]) -> None:
+        key = self._front().settings.api_key
+        if key is None or path in FREE:
+            return
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        given = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        if not hmac.compare_digest(given, key.get_secret_value().encode()):
+            raise Unauthorized
+
+    def _count(self, path: str, ledger: Ledger, problem: RowcastError | None) -> None:
+        if path in FREE or not (problem or ledger.is_prediction):
+            return
+        # the names of these two are live models; any other name is the client's invention and labels nothing
+        model = problem.name if isinstance(problem, UnknownVersion | UnknownLabel) else ""
+        code = metrics.OK if problem is None else problem.code
+        now = time.perf_counter()
+        self._front().metrics.request(
+            ledger.version,
+            code,
+            ledger.rows,
+            now - ledger.started,
+            model=model,
+            encode_s=ledger.encoded - ledger.received,
+            write_s=now - ledger.computed,
+        )
+
+
+def _answer_of(problem: RowcastError, request_id: str) -> Response:
+    return Response(
+        problems.body_of(problem, request_id),
+        problems.status_of(problem),
+        problems.headers_of(problem),
+        media_type="application/json",
+    )
+
+
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    given = headers.get(b"x-request-id", b"")
+    return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)

@@ -1,0 +1,216 @@
+"""The story of serving, from settings to a server that runs: LitServe's main process, under our supervision.
+
+`serve` reads top to bottom. Who starts whom:
+
+    python -m service         service/supervisor.py: takes signals, starts the next line again if it dies
+      LitServe's main         this file
+        manager               LitServe's; nothing of ours waits for it
+        API processes         service/front.py behind service/routes.py
+        inference workers     service/worker.py, started by service/api.py
+
+What LitServe lacks stands in `Server` and in service/watch.py.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, cast
+
+from fastapi import FastAPI
+from litserve import LitServer
+from litserve.connector import check_cuda_with_nvidia_smi
+from litserve.utils import WorkerSetupStatus
+from starlette.middleware.gzip import GZipMiddleware
+
+from service import metrics, process, worker
+from service.api import Rowcast
+from service.front import Front, open_front
+from service.routes import add_routes
+from service.settings import Settings
+from service.watch import CannotServe, Child, check_that_all_live, end_all, watch
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
+    """Serve until `end` becomes readable, then drain; the exit status of the process.
+
+    `runtime` is a private folder for the sockets of workers and the counts of metrics.
+    """
+    os.register_at_fork(after_in_child=lambda: process.end_with(None))
+    server = Server(settings, runtime, end)
+    _remove_what_hurts(server.app)
+    _add_what_is_ours(server, settings)
+    try:
+        server.run(
+            host=settings.host,
+            port=settings.port,
+            num_api_servers=settings.api_processes,
+            log_level=_quieter(settings.log_level),
+            generate_client_file=False,
+            access_log=False,
+            server_header=False,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+        )
+    except CannotServe as error:
+        _tell(error)
+        return process.CANNOT_SERVE
+    except (EOFError, ConnectionError):  # the manager died, and the watch has said so
+        return process.FAILED
+    return server.exit_status
+
+
+def _remove_what_hurts(app: FastAPI) -> None:
+    """LitServe compresses every body over 1000 bytes at level 9: for numbers all cost, no gain."""
+    gzip: Any = GZipMiddleware
+    app.user_middleware = [kept for kept in app.user_middleware if kept.cls is not gzip]
+
+
+def _add_what_is_ours(server: "Server", settings: Settings) -> None:
+    """Routes, and in each API process a front that is open before the port is."""
+    fronts: list[Front] = []  # one, made after the fork
+    litserves = server.app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        metrics.use_slot(f"api-{server.slot}")
+        async with litserves(app), open_front(settings, server.worker_sockets) as front:
+            fronts.append(front)
+            _say_ready(server, settings, front)
+            yield
+
+    server.app.router.lifespan_context = lifespan
+    add_routes(server.app, lambda: fronts[0])
+
+
+def _say_ready(server: "Server", settings: Settings, front: Front) -> None:
+    """The one line of a start, by the first API process that is ready; the supervisor looks for the file."""
+    server.api_is_up(server.slot).touch()
+    with contextlib.suppress(FileExistsError):
+        (server.runtime / process.READY).touch(exist_ok=False)
+        live = [f"{name}/{number}" for name, versions in front.catalog.live().items() for number in versions]
+        what = ", ".join(live[:8]) + (f" and {len(live) - 8} more" if len(live) > 8 else "")
+        host = "127.0.0.1" if settings.host == "127.0.0.1" else "localhost"
+        log.info("http://%s:%d answers for %s", host, settings.port, what or front.not_ready())
+
+
+def _quieter(level: str) -> str:
+    """LitServe's and uvicorn's own lines are of interest to those who debug."""
+    return {"debug": "debug", "info": "warning"}.get(level, level)
+
+
+class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
+    """LitServe's server, with what it lacks. Each override says what LitServe does without it."""
+
+    def __init__(self, settings: Settings, runtime: Path, end: socket.socket) -> None:
+        gpus = check_cuda_with_nvidia_smi() if settings.device != "cpu" else 0
+        super().__init__(
+            Rowcast(settings, runtime),
+            accelerator="cuda" if gpus or settings.device == "cuda" else "cpu",  # never "auto", which imports torch
+            devices=max(1, gpus),
+            workers_per_device=settings.workers,
+            timeout=settings.deadline_s,
+        )
+        self.uvicorn_graceful_timeout = settings.drain_s
+        self.runtime = runtime
+        self.slot = 0
+        self.exit_status = 0
+        self._drain_s = settings.drain_s
+        self._end = end
+        self._children: list[Child] = []
+        self._listeners: list[socket.socket] = []
+
+    @property
+    def worker_sockets(self) -> list[Path]:
+        """Where each inference worker listens."""
+        per_device = self.workers_per_device
+        assert isinstance(per_device, int)
+        return [worker.socket_path(self.runtime, number) for number in range(len(self.devices) * per_device)]
+
+    def api_is_up(self, slot: int) -> Path:
+        """The file that an API process makes when it is about to answer."""
+        return self.runtime / f"api-{slot}.up"
+
+    def verify_worker_status(self) -> None:
+        """Wait until a worker is ready. LitServe waits for ever when all die before they report."""
+        while WorkerSetupStatus.READY not in self.workers_setup_status.values():
+            check_that_all_live(self.inference_workers)
+            connection.wait([one.sentinel for one in self.inference_workers], 0.05)
+
+    def _start_server(
+        self,
+        port: int,
+        num_uvicorn_servers: int,
+        log_level: str,
+        sockets: list[socket.socket],
+        kind: str,
+        **kwargs: Any,
+    ) -> dict[int, BaseProcess]:
+        """Start the API processes, each in a slot of its own. LitServe never replaces one that died."""
+
+        def start(slot: int) -> BaseProcess:
+            metrics.forget_process(f"api-{slot}")
+            self.slot = slot  # the child finds it here
+            started = super(Server, self)._start_server(port, 1, log_level, sockets, kind, **kwargs)
+            return cast("BaseProcess", started[0])
+
+        self._start_api_process = start
+        self._listeners = sockets
+        return {slot: start(slot) for slot in range(num_uvicorn_servers)}
+
+    def _start_worker_monitoring(self, manager: Any, uvicorn_workers: dict[int, BaseProcess]) -> None:
+        """Watch every process. LitServe's monitor sees workers alone, every 2 s, and restarts without backoff."""
+        self._children = [
+            Child(f"API process {slot}", one, partial(self._start_api_process, slot), self.api_is_up(slot))
+            for slot, one in uvicorn_workers.items()
+        ]
+        start_worker = partial(self.launch_single_inference_worker, self.litapi_connector.lit_apis[0])
+        self._children += [
+            Child(f"inference worker {number}", one, partial(start_worker, number), self.worker_sockets[number])
+            for number, one in enumerate(self.inference_workers)
+        ]
+        threading.Thread(target=self._watch, args=[manager], name="watch", daemon=True).start()
+
+    def _watch(self, manager: Any) -> None:
+        """What the watching thread does; `run` returns when it has ended."""
+        try:
+            process_of_manager = manager._process  # noqa: SLF001 - nothing public names it
+            self.exit_status = watch(self._children, process_of_manager, self._end, self.runtime / process.READY)
+        except CannotServe as error:
+            _tell(error)
+            self.exit_status = process.CANNOT_SERVE
+        except Exception:
+            log.exception("the watch over the processes failed; they are all started again")
+            self.exit_status = process.FAILED
+        with contextlib.suppress(EOFError, OSError):  # the manager is dead: `run` has noticed by itself
+            self._shutdown_event.set()  # what LitServe's own POST /shutdown sets
+
+    def _perform_graceful_shutdown(self, manager: Any, *_: Any) -> None:
+        """Let the API processes finish what they have, then end the rest.
+
+        LitServe ends one process after the other, each worker after up to 5 s.
+        """
+        for listener in self._listeners:  # this process and the manager hold it open, and nobody would accept
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+        apis = [child.process for child in self._children if child.up.suffix == ".up"]
+        workers = [child.process for child in self._children if child.process not in apis]
+        end_all(apis, self._drain_s + 1.5)  # uvicorn cuts off what is left after drain_s
+        end_all(workers, 1.0)
+        with contextlib.suppress(EOFError, OSError):
+            manager.shutdown()
+
+
+def _tell(error: CannotServe) -> None:
+    if str(error):
+        log.error("%s", error)

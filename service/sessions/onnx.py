@@ -1,0 +1,87 @@
+"""ONNX Runtime behind the Session seam."""
+
+import os
+from collections.abc import Mapping
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import; the PyPI wheel sends telemetry unless told not to
+
+import numpy as np
+import onnxruntime as ort  # the line above must come first
+
+from models.errors import BadVersion
+from models.manifest import Manifest
+from models.proof import INPUT, Answers
+from models.repository import Version
+from models.schema import Matrix
+
+FILE = "model.onnx"
+_DATATYPES = {"tensor(float)": "FP32", "tensor(double)": "FP64", "tensor(int64)": "INT64"}
+_NUMPY = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64}
+
+
+class OnnxSession:
+    """The graph of one version, opened from bytes that matched their digest."""
+
+    def __init__(self, version: Version, device: str) -> None:
+        """Open the graph on a device: "cpu", or "cuda:0" with the number of a GPU.
+
+        Raises:
+            BadVersion: ONNX Runtime cannot read the graph.
+        """
+        graph = version.read(FILE)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1  # small networks lose more by waking threads than they win
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # an idle server costs nothing
+        options.log_severity_level = 4  # what goes wrong is raised, and told in one sentence
+        try:
+            self._session = ort.InferenceSession(graph, options, providers=_providers(device))
+        except Exception as error:  # noqa: BLE001 - ORT's errors share nothing narrower
+            raise BadVersion(str(version), f"ONNX Runtime cannot open {FILE}: {_first_line(error)}") from None
+        self._manifest = version.manifest
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    @property
+    def signature(self) -> Mapping[str, tuple[str, int | None]]:
+        """Input and outputs by name: datatype, and length of the second axis (None: only rows)."""
+        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
+        return {
+            node.name: (_DATATYPES.get(node.type, node.type), node.shape[1] if len(node.shape) > 1 else None)
+            for node in nodes
+        }
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether ONNX Runtime took the GPU that it was given; it falls back to the CPU without a word."""
+        return "CUDAExecutionProvider" in self._session.get_providers()
+
+    def run(self, matrix: Matrix) -> Answers:
+        """The answers for a matrix [N, F], N from 0."""
+        if len(matrix) == 0:
+            return no_answers(self._manifest)
+        return dict(zip(self._outputs, self._session.run(None, {INPUT: matrix}), strict=True))
+
+
+def no_answers(manifest: Manifest) -> Answers:
+    """The answers for a matrix without rows."""
+    return {
+        output.name: np.empty((0,) if output.width is None else (0, output.width), dtype=_NUMPY[output.datatype])
+        for output in manifest.outputs
+    }
+
+
+def cuda_is_offered() -> bool:
+    """Whether this build of ONNX Runtime can use a GPU."""
+    return "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    ort.preload_dlls()  # CUDA's libraries may have come as wheels
+    number = device.partition(":")[2] or "0"
+    return [("CUDAExecutionProvider", {"device_id": number}), "CPUExecutionProvider"]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

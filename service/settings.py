@@ -1,0 +1,123 @@
+"""How to serve: every setting with its meaning, read from the environment and nowhere else."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from models.errors import RowcastError, shown
+
+PREFIX = "ROWCAST_"
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class BadSettings(RowcastError):  # noqa: N818 - it names the thing that is bad, as models.errors does
+    """The environment does not say how to serve.
+
+    Attributes:
+        reason: what is wrong, naming the variable.
+    """
+
+    code = "bad_settings"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Settings(BaseSettings):
+    """What an operator can set. `ROWCAST_PORT=9000` sets `port`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    repository: Annotated[Path, Field(description="Folder of the published versions.")] = Path("models/published")
+    host: Annotated[
+        Literal["0.0.0.0", "127.0.0.1", "::"],  # noqa: S104 - a container's port is published by its host
+        Field(description="Address to listen on; LitServe knows these three."),
+    ] = "0.0.0.0"  # noqa: S104
+    port: Annotated[int, Field(ge=1024, le=65535, description="Port to listen on.")] = 8000
+    default_model: Annotated[
+        str | None,
+        Field(description="The model of requests that name none. Unset: the only one, if there is one alone."),
+    ] = None
+    api_key: Annotated[
+        SecretStr | None, Field(min_length=8, description="If set, every request but a health probe must carry it.")
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="The least important lines that are logged.")
+    ] = "info"
+
+    api_processes: Annotated[Count, Field(le=64, description="Processes that speak HTTP.")] = 1
+    workers: Annotated[Count, Field(le=64, description="Inference workers (per GPU, where there are GPUs).")] = 1
+    backend: Annotated[
+        Literal["onnx", "torchscript"], Field(description="What runs the network; torchscript needs torch installed.")
+    ] = "onnx"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Field(description="Where the network runs; auto: on a GPU if there is one.")
+    ] = "auto"
+
+    max_body_bytes: Annotated[Count, Field(description="Longest request body.")] = 64 * 1024 * 1024
+    max_rows: Annotated[Count, Field(description="Most rows in one request.")] = 100_000
+    max_batch_rows: Annotated[Count, Field(description="Most rows in a batch of several requests.")] = 4096
+    max_waiting_rows: Annotated[
+        Count, Field(description="Most rows that wait in one API process; beyond it 503 with Retry-After.")
+    ] = 200_000
+    deadline_s: Annotated[Seconds, Field(description="How long a request may take before it is answered 504.")] = 30.0
+    drain_s: Annotated[Seconds, Field(description="How long requests in flight may take once the server ends.")] = 20.0
+    poll_s: Annotated[Seconds, Field(description="How often the repository is looked at for new versions.")] = 2.0
+
+    @model_validator(mode="after")
+    def _a_request_fits_the_queue(self) -> "Settings":
+        if self.max_rows > self.max_waiting_rows:
+            raise ValueError(f"{PREFIX}MAX_ROWS must not be more than {PREFIX}MAX_WAITING_ROWS")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic names these parameters
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """From the environment, and in a test from the arguments; no dotenv file, no secrets folder."""
+        return init_settings, env_settings
+
+
+def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this environment.
+
+    Raises:
+        BadSettings: a variable is no setting, or has a value that it cannot have.
+    """
+    if "LIT_SERVER_API_KEY" in environment:
+        raise BadSettings(f"LIT_SERVER_API_KEY would lock the health probes out; set {PREFIX}API_KEY instead")
+    known = [name.upper() for name in Settings.model_fields]
+    for variable in sorted(environment):
+        name = variable.upper().removeprefix(PREFIX)
+        if variable.upper().startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {PREFIX}{near[0]}?" if near else f"there are {', '.join(PREFIX + k for k in known)}"
+            raise BadSettings(f"{variable} is not a setting; {hint}")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise BadSettings("; ".join(_sentence(dict(fault)) for fault in error.errors(include_url=False))) from None
+
+
+def _sentence(fault: Mapping[str, Any]) -> str:
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not fault["loc"]:
+        return message
+    name = str(fault["loc"][0])
+    got = "" if name == "api_key" else f", got {shown(fault['input'])}"  # a key never enters a log
+    return f"{PREFIX}{name.upper()}: {message[0].lower()}{message[1:]}{got}"

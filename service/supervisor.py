@@ -1,0 +1,177 @@
+"""The process that `python -m service` is: small, and alive whatever happens to the others.
+
+It takes the signals, starts LitServe's main process, starts it again when it dies, and leaves no process behind. It
+imports neither LitServe nor a runtime, so its child may be forked from it at any time.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from service import process
+from service.settings import Settings
+
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_GRACE_S = 3.0  # beyond drain_s, for the processes that hold no request
+_LONGEST_BACKOFF_S = 15.0
+
+log = logging.getLogger(__name__)
+
+
+def supervise(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status.
+
+    0 after a drain; 3 when the server cannot start, and the log says why; 1 when it had to be ended by force.
+    """
+    _become_the_reaper()
+    with tempfile.TemporaryDirectory(prefix="rowcast-", ignore_cleanup_errors=True) as folder:  # mode 0700
+        runtime = Path(folder)
+        (runtime / "metrics").mkdir()
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime / "metrics")  # kept from one main process to the next
+        try:
+            return _keep_running(settings, runtime)
+        finally:
+            _end_everything()
+
+
+def _keep_running(settings: Settings, runtime: Path) -> int:
+    backoff = 0.0
+    while True:
+        started = time.monotonic()
+        main, order = _start_main(settings, runtime)
+        status = _wait(main, None)
+        if status is None:  # SIGTERM or SIGINT
+            return _drain(main, order, settings.drain_s + _GRACE_S, (runtime / process.READY).exists())
+        order.close()
+        _end_everything()
+        if not (runtime / process.READY).exists():  # it never served: to start it again would not help
+            if status != process.CANNOT_SERVE:
+                log.error("the main process ended with status %d before it could serve", status)
+            return status or process.FAILED
+        (runtime / process.READY).unlink()
+        backoff = 0.5 if time.monotonic() - started > 60 else min(_LONGEST_BACKOFF_S, max(0.5, 2 * backoff))
+        log.error("the main process ended with status %d; it is started again in %.1f s", status, backoff)
+        if _sleep_or_signal(backoff):
+            return 0
+
+
+def _start_main(settings: Settings, runtime: Path) -> tuple[int, socket.socket]:
+    """LitServe's main process, and the socket that is closed to end it."""
+    ours, theirs = socket.socketpair()
+    parent = os.getpid()
+    child = os.fork()
+    if child:
+        theirs.close()
+        return child, ours
+    status = 1
+    try:
+        ours.close()
+        _become_main(parent)
+        from service import server  # noqa: PLC0415 - LitServe belongs to the child
+
+        status = server.serve(settings, runtime, theirs)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        log.exception("the main process failed")
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)  # nothing of the parent's is cleaned up by the child
+
+
+def _become_main(parent: int) -> None:
+    """End with the parent, and leave signals that reach every process of a group or container to the parent."""
+    process.end_with(parent)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which lets requests in flight finish
+
+
+def _drain(main: int, order: socket.socket, patience_s: float, has_served: bool) -> int:
+    if not has_served:  # nothing was accepted yet
+        return 0
+    log.info("ending: requests in flight are finished")
+    order.close()
+    status = _wait(main, time.monotonic() + patience_s)
+    if status is None:
+        log.error("not ended after %.0f s; killed", patience_s)
+        return 1
+    return status
+
+
+def _wait(main: int, deadline: float | None) -> int | None:
+    """The exit status of the main process; None at the deadline or, when there is none, at SIGTERM or SIGINT."""
+    while True:
+        for child, status in _reap():
+            if child == main:
+                code = os.waitstatus_to_exitcode(status)
+                return code if code >= 0 else 128 - code
+        if deadline is None:
+            if signal.sigwait(_SIGNALS) != signal.SIGCHLD:
+                return None
+        elif not _next_signal(deadline):
+            return None
+
+
+def _next_signal(deadline: float) -> bool:
+    rest = deadline - time.monotonic()
+    return rest > 0 and signal.sigtimedwait(_SIGNALS, rest) is not None
+
+
+def _sleep_or_signal(seconds: float) -> bool:
+    """Whether SIGTERM or SIGINT came while sleeping."""
+    deadline = time.monotonic() + seconds
+    while (rest := deadline - time.monotonic()) > 0:
+        came = signal.sigtimedwait(_SIGNALS, rest)
+        if came is not None and came.si_signo != signal.SIGCHLD:
+            return True
+    return False
+
+
+def _become_the_reaper() -> None:
+    """Take signals one at a time and in order, even as PID 1, and inherit grandchildren whose parent died."""
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)  # PID 1 never receives what has no handler
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    process.inherit_orphans()
+
+
+def _reap() -> list[tuple[int, int]]:
+    """Every child that has ended: process and status."""
+    ended = []
+    with contextlib.suppress(ChildProcessError):
+        while (child := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+            ended.append(child)
+    return ended
+
+
+def _end_everything(patience_s: float = 5.0) -> None:
+    """Kill what is left below this process, and wait until it is gone."""
+    deadline = time.monotonic() + patience_s
+    while children := _children():
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        _reap()
+        if time.monotonic() > deadline:
+            log.error("these processes could not be ended: %s", children)
+            return
+        signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+
+
+def _children() -> list[int]:
+    """Children that have not been waited for. Grandchildren become children when their parent is killed."""
+    try:
+        return [int(child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    except OSError:  # a kernel without this file: PR_SET_PDEATHSIG ends them all the same
+        return []

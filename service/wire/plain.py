@@ -1,0 +1,147 @@
+"""The plain JSON of TensorFlow Serving and KServe V1: bytes to rows, answers to bytes.
+
+    {"instances": [[5.1, 3.5], [4.9, 3.0]]}                     rows as lists, in the order of the features
+    {"instances": [{"length": 5.1, "width": 3.5}, ...]}         rows as records
+    {"inputs": {"length": [5.1, 4.9], "width": [3.5, 3.0]}}     columns
+    {"instances": {"length": 5.1, "width": 3.5}}                one row, as a record or as a list of plain values
+
+`"inputs"` takes what `"instances"` takes, and columns too. Missing is null or NaN. A key that stands twice counts
+once, the last time. docs/reference/http.md says all of it to those who send requests.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from models.errors import shown
+from models.proof import Answers
+from models.repository import Version
+from models.schema import Matrix, Schema
+from service.problems import BadBody, TooLarge
+from service.wire.answers import class_numbers, finite
+from service.wire.json_text import read_json
+
+_KEYS = ("instances", "inputs", "model", "version", "label", "signature_name", "parameters")
+_MOST_DIGITS = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a body asks for.
+
+    Attributes:
+        key: where its rows stand, "instances" or "inputs".
+        rows: a list of rows, one row, or columns; what it is depends on the schema, see `encode`.
+        model, version, label: whom it asks, where it says so.
+    """
+
+    key: str
+    rows: list[Any] | dict[str, Any]
+    model: str | None = None
+    version: int | None = None
+    label: str | None = None
+
+    def encode(self, schema: Schema, most_rows: int) -> Matrix:
+        """The rows as the matrix that the graph reads, [N, F].
+
+        A list of plain values is one row; for a schema with one feature, where each value is a row, it is N rows.
+
+        Raises:
+            TooLarge: N is above `most_rows`; nothing was encoded.
+            BadRow: as for `Schema.encode` and `Schema.encode_columns`.
+        """
+        if isinstance(self.rows, dict):
+            lengths = [len(values) for values in self.rows.values() if isinstance(values, list)]
+            if self.key == "inputs" and lengths:
+                _check_rows(max(lengths), most_rows)
+                return schema.encode_columns(self.rows)
+            return schema.encode([self.rows])
+        if self.rows and not any(isinstance(row, list | dict) for row in self.rows):
+            rows = [[value] for value in self.rows] if len(schema.names) == 1 else [self.rows]
+        else:
+            rows = self.rows
+        _check_rows(len(rows), most_rows)
+        return schema.encode(rows)
+
+
+def read(raw: bytes) -> Request:
+    """What a body asks for. Its rows are not looked at yet.
+
+    Raises:
+        BadBody: it is no JSON object of this grammar.
+    """
+    body = read_json(raw)
+    if not isinstance(body, dict):
+        raise BadBody('the body must be a JSON object with "instances" or "inputs"', shown(body))
+    for key in body:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key[:200], _KEYS, n=1)
+            hint = f"did you mean {shown(near[0])}?" if near else f"known are {', '.join(_KEYS)}"
+            raise BadBody(f"key {shown(key)} is unknown; {hint}")
+    given = [key for key in ("instances", "inputs") if key in body]
+    if len(given) != 1:
+        raise BadBody('the body must have one of "instances" and "inputs"', "both" if given else "neither")
+    rows = body[given[0]]
+    if not isinstance(rows, list | dict):
+        raise BadBody(f'"{given[0]}" must be a list of rows or one row', shown(rows))
+    version, label = _version(body.get("version")), _text(body, "label")
+    if version is not None and label is not None:
+        raise BadBody('the body may have one of "version" and "label"', "both")
+    return Request(given[0], rows, _text(body, "model"), version, label)
+
+
+def write(version: Version, answers: Answers) -> bytes:
+    """The JSON of an answer. Every float32 comes back bit by bit when its text is read and rounded to float32.
+
+    Shape:
+        answers: `prediction` [N, K], or `probabilities` [N, C] and `label` [N] -> N predictions
+
+    Raises:
+        ModelFailed: a number is not finite, or a label is no class: neither may leave as null.
+    """
+    manifest = version.manifest
+    answer: dict[str, Any]
+    if manifest.classes is None:
+        prediction = finite(version, "prediction", answers)  # [N, K]
+        answer = {"predictions": prediction[:, 0].copy() if prediction.shape[1] == 1 else prediction}
+        if len(manifest.targets) > 1:
+            answer["targets"] = manifest.targets
+    else:
+        probabilities = finite(version, "probabilities", answers)  # [N, C]
+        answer = {
+            "predictions": [manifest.classes[number] for number in class_numbers(version, manifest.classes, answers)],
+            "probabilities": probabilities,
+            "classes": manifest.classes,
+        }
+    answer |= {"model_name": version.name, "model_version": str(version.number)}
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def version_number(text: str) -> int | None:
+    """The number of a version as it stands in a path; None for a text that is no such number."""
+    plain = text.isascii() and text.isdigit() and not text.startswith("0") and len(text) <= _MOST_DIGITS
+    return int(text) if plain else None
+
+
+def _version(value: object) -> int | None:
+    if value is None:
+        return None
+    number = version_number(value) if isinstance(value, str) else value
+    if type(number) is not int or number < 1:
+        raise BadBody('"version" must be a number from 1', shown(value))
+    return number
+
+
+def _text(body: Mapping[str, Any], key: str) -> str | None:
+    value = body.get(key)
+    if value is not None and not isinstance(value, str):
+        raise BadBody(f'"{key}" must be a text', shown(value))
+    return value
+
+
+def _check_rows(rows: int, most: int) -> None:
+    if rows > most:
+        raise TooLarge(most, rows, "rows")

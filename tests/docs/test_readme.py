@@ -1,0 +1,127 @@
+"""README's commands, run as they stand there, in a copy of the checkout."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+RUN_ELSEWHERE = {
+    "make test": "this very run",
+    "make check": "its steps are the targets of CI",
+    "make reproduce": "takes minutes; its parts are tested in tests/training",
+    "make train": "takes minutes; `make serve` below trains one plan the same way, tests/training every step",
+}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of what git would hand to a user, with a repository of its own and a free port."""
+    folder = tmp_path_factory.mktemp("checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, check=True, text=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / "my.csv").write_text("area,rooms,price\n" + "".join(f"{a},{a % 5},{a * 3}\n" for a in range(40, 140)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return os.environ | {"VENV": str(ROOT / ".venv"), "ROWCAST_PORT": str(port), "ROWCAST_HOST": "127.0.0.1"}
+
+
+def run(command, checkout, environment):
+    return subprocess.run(
+        ["sh", "-c", command.replace("localhost:8000", f"127.0.0.1:{environment['ROWCAST_PORT']}")],
+        cwd=checkout, env=environment, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+
+
+def test_every_command_is_known_to_a_test_here():
+    tried = {"make serve", "make", "make train PLAN=wine", "make train DATA=my.csv TARGET=price"}
+
+    unknown = [c for c in COMMANDS if c not in tried | set(RUN_ELSEWHERE) and not c.startswith("curl ")]
+
+    assert not unknown
+
+
+def test_make_lists_every_target_that_readme_names(checkout, environment):
+    listing = run("make", checkout, environment).stdout
+
+    named = {word for command in COMMANDS for word in re.findall(r"make ([a-z-]+)", command)}
+    assert named <= set(re.findall(r"^  ([a-z-]+)", listing, re.MULTILINE))
+
+
+def test_one_plan_trains(checkout, environment):
+    done = run("make train PLAN=wine", checkout, environment)
+
+    assert done.returncode == 0, done.stderr
+    assert (checkout / "models/published/wine/1/manifest.json").is_file()
+
+
+@pytest.mark.server
+def test_serve_answers_as_readme_says_and_picks_up_a_table_of_ones_own(checkout, environment):
+    # every plan but rings is published with one epoch, so that `make serve` trains one plan as a user's would all
+    plans = [path.stem for path in (checkout / "training/plans").glob("*.toml") if path.stem not in ("rings", "wine")]
+    hurried = run(f"$VENV/bin/python -m training {' '.join(plans)} --epochs 1", checkout, environment)
+    assert hurried.returncode == 0, hurried.stderr
+    server = subprocess.Popen(["make", "serve"], cwd=checkout, env=environment, start_new_session=True)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{environment['ROWCAST_PORT']}", server)
+
+        [ask] = [command for command in COMMANDS if command.startswith("curl ")]
+        answer = json.loads(run(ask, checkout, environment).stdout)
+        shown = json.loads(re.search(r"```json\n(.*?)```", README, re.DOTALL)[1])
+        assert answer.keys() == shown.keys()
+        assert answer["predictions"] == shown["predictions"]
+
+        trained = run("make train DATA=my.csv TARGET=price", checkout, environment)
+        assert trained.returncode == 0, trained.stderr
+        own = f"http://127.0.0.1:{environment['ROWCAST_PORT']}/v1/models/my:predict"
+        assert eventually(lambda: httpx.post(own, json={"instances": [{"area": 90, "rooms": 0}]}).status_code == 200)
+    finally:
+        os.killpg(server.pid, signal.SIGINT)  # what Ctrl-C does
+        assert server.wait(20) is not None
+
+
+def wait_until_ready(url, server, seconds=180):
+    assert eventually(lambda: answers(f"{url}/health/ready") or server.poll() is not None, seconds)
+    assert server.poll() is None, "make serve ended"
+
+
+def answers(url):
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def eventually(holds, seconds=30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.1)
+    return False

@@ -1,0 +1,190 @@
+"""Real servers: each runs in a session of its own, and nothing of that session lives when the test is over."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service import tiny
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+START_S = 60.0  # a cold start takes 2 s here, and up to 12 on a busy machine
+
+
+def until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "") -> Any:
+    """What `condition` returns, once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (outcome := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        time.sleep(0.02)
+    return outcome
+
+
+@dataclass
+class Process:
+    """One process of the machine, from /proc."""
+
+    pid: int
+    parent: int
+    session: int
+    state: str
+
+    @property
+    def command(self) -> str:
+        return Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+    @property
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def processes() -> Iterator[Process]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            yield Process(int(entry.name), int(fields[1]), int(fields[3]), fields[0])
+
+
+class Server:
+    """`python -m service` on a port of its own."""
+
+    def __init__(self, repository: Path, log: Path, **settings: Any) -> None:
+        self.port = int(settings.pop("port", 0)) or free_port()
+        self.log = log
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROWCAST_", "PROMETHEUS_"))}
+        chosen = {"repository": repository, "host": "127.0.0.1", "port": self.port, "poll_s": 0.1} | settings
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "service"],
+                cwd=CHECKOUT,
+                env=kept | {f"ROWCAST_{name.upper()}": str(value) for name, value in chosen.items()},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.connect_anew()
+
+    def connect_anew(self) -> None:
+        """Ask over new connections from now on."""
+        if hasattr(self, "client"):
+            self.client.close()
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=40, trust_env=False)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def family(self) -> list[Process]:
+        """Every process of this server that has not ended."""
+        return [one for one in processes() if one.session == self.pid and one.state != "Z"]
+
+    def children_of(self, parent: int) -> list[Process]:
+        return [one for one in self.family() if one.parent == parent]
+
+    @property
+    def main(self) -> int:
+        """LitServe's main process."""
+        (main,) = self.children_of(self.pid)
+        return main.pid
+
+    @property
+    def workers(self) -> list[int]:
+        return [one.pid for one in self.children_of(self.main) if "spawn_main" in one.command]
+
+    @property
+    def forks(self) -> list[int]:
+        """LitServe's manager, then the API processes, oldest first."""
+        return sorted(one.pid for one in self.children_of(self.main) if "-m service" in one.command)
+
+    def ask(self, x: float) -> httpx.Response:
+        return self.client.post("/v1/models/line:predict", json={"instances": [{"x": x}]})
+
+    def answers(self, x: float = 3.0) -> bool:
+        """Whether `line` is served, 2x + 1."""
+        try:
+            return self.ask(x).json()["predictions"] == [2 * x + 1]
+        except (httpx.TransportError, KeyError, ValueError):
+            return False
+
+    def is_ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended:\n{self.said()}")
+        try:
+            return self.client.get("/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def is_live(self) -> bool:
+        try:
+            return self.client.get("/health/live").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def listens(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's values."""
+        lines = self.client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + " ", name + "{")))
+
+    def ended(self, seconds: float = 30.0) -> int:
+        """The exit status."""
+        return self.process.wait(seconds)
+
+    def said(self) -> str:
+        """The log."""
+        return self.log.read_text()
+
+    def close(self) -> None:
+        """Kill what is left of it."""
+        self.client.close()
+        while left := self.family():
+            for one in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one.pid, signal.SIGKILL)
+            self.process.poll()
+        self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """line 1: 2x + 1."""
+    root = tmp_path / "published"
+    tiny.publish(root, "line")
+    return root
+
+
+@pytest.fixture
+def start(repository, tmp_path):
+    """Starts servers of `repository`, or of another; each is ready, or `wait=False`."""
+    started = []
+
+    def start(root: Path = repository, *, wait: bool = True, **settings: Any) -> Server:
+        server = Server(root, tmp_path / f"server-{len(started)}.log", **settings)
+        started.append(server)
+        if wait:
+            until(server.is_ready, START_S, "ready")
+        return server
+
+    yield start
+    for server in started:
+        server.close()

@@ -1,0 +1,174 @@
+"""How a server starts, and how it ends."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server.conftest import CHECKOUT, START_S, free_port, until
+from tests.service import tiny
+
+pytestmark = pytest.mark.server
+
+
+def ends_clean(server, seconds=10.0):
+    """Exit status 0, nobody left, port closed."""
+    assert server.ended(seconds) == 0, server.said()
+    assert server.family() == []
+    assert not server.listens()
+
+
+def in_flight(server, clients, count):
+    """So many requests that wait for a worker which does not move."""
+    jobs = [
+        clients.submit(httpx.post, f"http://127.0.0.1:{server.port}/predict", json={"instances": [[x]]}, timeout=30)
+        for x in range(count)
+    ]
+    until(lambda: server.metric("rowcast_rows_in_flight") == count)
+    return jobs
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("api_processes", [1, 2])
+def test_a_signal_lets_requests_in_flight_finish(start, number, api_processes):
+    """Facts 1, 22, 23: LitServe dies at once, drains nothing and leaves its children."""
+    server = start(api_processes=api_processes)
+    (worker,) = server.workers
+    os.kill(worker, signal.SIGSTOP)
+    with ThreadPoolExecutor(20) as clients:
+        jobs = in_flight(server, clients, 20)
+        os.kill(server.pid, number)
+        until(lambda: not server.listens(), what="new requests are refused")
+        os.kill(worker, signal.SIGCONT)
+        assert [job.result().json()["predictions"] for job in jobs] == [[2.0 * x + 1] for x in range(20)]
+    ends_clean(server)
+
+
+def test_a_signal_to_the_whole_group_and_twice_lets_requests_finish_too(start):
+    server = start()
+    (worker,) = server.workers
+    os.kill(worker, signal.SIGSTOP)
+    with ThreadPoolExecutor(20) as clients:
+        jobs = in_flight(server, clients, 20)
+        for _ in range(2):
+            for one in server.family():  # a container runtime or systemd may tell everybody
+                os.kill(one.pid, signal.SIGTERM)
+        until(lambda: not server.listens(), what="new requests are refused")
+        os.kill(worker, signal.SIGCONT)
+        assert [job.result().json()["predictions"] for job in jobs] == [[2.0 * x + 1] for x in range(20)]
+    ends_clean(server)
+
+
+def test_requests_that_take_too_long_do_not_hold_up_the_end(start):
+    server = start(drain_s=1)
+    os.kill(server.workers[0], signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as clients:
+        in_flight(server, clients, 1)
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.ended(8) in (0, 1)
+    assert server.family() == []
+
+
+@pytest.mark.parametrize("processes", range(1, 7))
+def test_a_signal_during_the_start_ends_it(start, processes):
+    """Whatever it is doing: supervisor, main, manager, tracker, worker, API process."""
+    server = start(wait=False)
+    until(lambda: len(server.family()) >= processes and (processes > 1 or takes_signals(server.pid)), START_S)
+    os.kill(server.pid, signal.SIGTERM)
+    ends_clean(server)
+
+
+def takes_signals(pid):
+    """Whether Python has come as far as our first line."""
+    (blocked,) = re.findall(r"SigBlk:\s(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(blocked, 16) & 1 << (signal.SIGTERM - 1))
+
+
+def test_as_pid_1_a_signal_ends_it_as_well(repository):
+    """Fact 1: as PID 1 of a container LitServe ignores SIGTERM."""
+    probe = subprocess.run(["unshare", "--fork", "--pid", "--mount-proc", "true"], check=False, capture_output=True)
+    if probe.returncode:
+        pytest.skip("this machine makes no PID namespaces")
+    port = free_port()
+    environment = os.environ | {"ROWCAST_REPOSITORY": str(repository), "ROWCAST_PORT": str(port)}
+    command = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", sys.executable, "-m", "service"]
+    with subprocess.Popen(command, cwd=CHECKOUT, env=environment, start_new_session=True) as process:
+        try:
+            until(lambda: is_ready(port), START_S)
+            (inside,) = subprocess.check_output(["pgrep", "-P", str(process.pid)]).split()
+            os.kill(int(inside), signal.SIGTERM)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()  # --kill-child takes the rest with it
+
+
+def is_ready(port):
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_an_empty_repository_is_served_live_not_ready_and_says_how_to_train(start, tmp_path):
+    server = start(tmp_path / "nothing", wait=False)
+    until(server.is_live, START_S)
+    answer = server.client.get("/health/ready")
+    assert answer.status_code == 503
+    assert "`make train` trains and publishes a model" in answer.json()["error"]
+    assert server.ask(1.0).status_code == 503
+    tiny.publish(tmp_path / "nothing", "line")
+    until(server.is_ready)
+    assert server.answers()
+    os.kill(server.pid, signal.SIGTERM)
+    ends_clean(server)
+
+
+def test_a_port_in_use_is_one_sentence(start):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = start(wait=False, port=taken.getsockname()[1])
+        assert server.ended() == 3
+    (line,) = server.said().splitlines()
+    assert line.endswith("cannot be listened on: Address already in use; set ROWCAST_PORT")
+
+
+def test_bad_settings_are_one_sentence(start):
+    server = start(wait=False, prot=9000)
+    assert server.ended() == 2
+    assert server.said() == "ROWCAST_PROT is not a setting; did you mean ROWCAST_PORT?\n"
+
+
+def test_when_every_version_is_bad_the_start_ends_in_one_sentence(start, repository):
+    """Fact 26: LitServe waits for ever, or starts the worker again without end."""
+    graph = repository / "line/1/model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    server = start(wait=False)
+    assert server.ended(START_S) == 3
+    said = server.said().splitlines()
+    assert "can be served: line/1: model.onnx is not the file its manifest describes; publish it again" in said[-1]
+    assert "Traceback" not in server.said()
+    assert server.family() == []
+
+
+def test_a_device_that_is_not_there_is_one_sentence(start):
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("it is there")
+    server = start(wait=False, device="cuda")
+    assert server.ended(START_S) == 3
+    assert "ROWCAST_DEVICE is cuda, and no GPU or no CUDA libraries are there" in server.said()
+    assert "Traceback" not in server.said()
+
+
+def test_a_backend_whose_file_no_version_has_is_one_sentence(start):
+    pytest.importorskip("torch")
+    server = start(wait=False, backend="torchscript")
+    assert server.ended(START_S) == 3
+    assert "model.torchscript.pt" in server.said()

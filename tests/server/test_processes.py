@@ -1,0 +1,202 @@
+"""Whatever process dies, the server goes on."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from models.repository import Repository
+from tests.server.conftest import CHECKOUT, START_S, until
+from tests.service import tiny
+
+pytestmark = pytest.mark.server
+
+
+class Load:
+    """A few clients that ask and check every answer until told to stop."""
+
+    def __init__(self, server, clients=4) -> None:
+        self.server, self.right, self.wrong = server, 0, []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def _ask(self):
+        while not self._stop.is_set():
+            x = float(self.right % 100)
+            answer = self.server.ask(x)
+            if answer.status_code == 200 and answer.json()["predictions"] == [2 * x + 1]:
+                self.right += 1
+            else:
+                self.wrong.append(answer.text)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def goes_on(self, count=50):
+        """Wait for so many more right answers."""
+        before = self.right
+        until(lambda: self.right >= before + count, START_S, "answers under load")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killing_workers_under_load_fails_no_request(start, workers):
+    """Facts 2, 3, 20: LitServe loses the requests of a dead worker, and the next one too."""
+    server = start(workers=workers)
+    with Load(server) as load:
+        for _ in range(2):
+            load.goes_on()
+            before = server.workers
+            os.kill(before[0], signal.SIGKILL)
+            load.goes_on()
+            until(lambda before=before: len(server.workers) == workers and before[0] not in server.workers, START_S)
+    assert load.wrong == []
+    assert "inference worker 0 died by signal 9; it is started again in 0.0 s" in server.said()
+
+
+def test_an_api_process_that_dies_is_replaced_and_its_counts_go_on(start):
+    """Fact 20: LitServe never replaces one."""
+    server = start()
+    assert server.ask(1.0).status_code == 200
+    until(lambda: server.metric("rowcast_requests_total") == 1)
+    _, api = server.forks
+    os.kill(api, signal.SIGKILL)
+    until(lambda: len(server.forks) == 2 and api not in server.forks, START_S)
+    until(server.answers, START_S)
+    until(lambda: server.metric("rowcast_requests_total") == 2)
+
+
+def test_when_one_of_two_api_processes_dies_the_other_serves_on(start):
+    server = start(api_processes=2)
+    os.kill(server.forks[1], signal.SIGKILL)
+    for x in range(50):
+        server.connect_anew()
+        assert server.answers(float(x))
+    until(lambda: len(server.forks) == 3, START_S)
+
+
+@pytest.mark.parametrize("who", ["manager", "main"])
+def test_when_litserves_manager_or_main_process_dies_all_is_started_again(start, who):
+    """Fact 20: killing the manager makes everything hang; fact 1: killing main leaves orphans that hold the port."""
+    server = start()
+    assert server.ask(1.0).status_code == 200
+    until(lambda: server.metric("rowcast_requests_total") == 1)
+    before = server.family()
+    os.kill(server.main if who == "main" else server.forks[0], signal.SIGKILL)
+    gone = {one.pid for one in before} - {server.pid}
+    until(lambda: not gone & {one.pid for one in server.family()}, START_S, "the old processes end")
+    until(server.answers, START_S)
+    until(lambda: server.metric("rowcast_requests_total") >= 2, what="the counts of before are kept")
+
+
+def test_no_process_outlives_the_one_that_was_started(start):
+    """Fact 1."""
+    server = start(api_processes=2, workers=2)
+    os.kill(server.pid, signal.SIGKILL)
+    until(lambda: not server.family(), 5, "children end with their parent")
+    assert not server.listens()
+
+
+def test_no_child_outlives_a_parent_that_dies_during_the_start(start):
+    server = start(wait=False)
+    until(lambda: len(server.family()) >= 4, START_S, "main, manager, tracker, worker")
+    os.kill(server.pid, signal.SIGKILL)
+    until(lambda: not server.family(), START_S)
+
+
+def test_a_hung_worker_costs_a_deadline_and_no_more(start):
+    """Facts 4, 21: LitServe checks a timeout only when a request leaves its queue."""
+    server = start(deadline_s=0.5)
+    (worker,) = server.workers
+    os.kill(worker, signal.SIGSTOP)
+    began = time.monotonic()
+    answer = server.ask(1.0)
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_passed")
+    assert time.monotonic() - began < 2
+    os.kill(worker, signal.SIGCONT)
+    until(server.answers)
+
+
+def test_a_bad_row_never_harms_its_batch_mates(start):
+    """Fact 10: one exception fails every request of LitServe's batch; fact 5: bad input is a 500."""
+    server = start()
+    (worker,) = server.workers
+    os.kill(worker, signal.SIGSTOP)  # what is asked now goes as one or two batches
+    with ThreadPoolExecutor(12) as clients:
+        good = [clients.submit(server.ask, float(x)) for x in range(8)]
+        bad = [
+            clients.submit(server.client.post, "/predict", content=c) for c in (b"{", b'{"instances": [{"x": "a"}]}')
+        ]
+        until(lambda: server.metric("rowcast_rows_in_flight") == 8)
+        os.kill(worker, signal.SIGCONT)
+        assert [job.result().json()["predictions"] for job in good] == [[2.0 * x + 1] for x in range(8)]
+        assert [job.result().status_code for job in bad] == [400, 400]
+
+
+def test_no_process_of_a_default_server_has_torch(start):
+    server = start()
+    server.ask(1.0)
+    maps = "".join(Path(f"/proc/{one.pid}/maps").read_text() for one in server.family())
+    assert "onnxruntime" in maps
+    assert "libtorch" not in maps
+
+
+def test_an_idle_server_costs_next_to_nothing(start):
+    """Fact 9: with batching on, an idle LitServe burns 15 to 22% of a core."""
+    server = start(api_processes=2, workers=2, poll_s=2)
+    shares = []  # of three windows, since the last worker may still be starting
+    for _ in range(3):
+        before = sum(one.cpu_s for one in server.family())
+        time.sleep(2)  # what is measured is time
+        shares.append((sum(one.cpu_s for one in server.family()) - before) / 2)
+    assert min(shares) < 0.02, f"{min(shares):.2%} of a core"
+
+
+def test_versions_come_and_go_and_labels_take_effect_without_a_restart(start, repository):
+    server = start(workers=2, api_processes=2)
+
+    def served():
+        return [server.ask(1.0).json().get("model_version") for _ in range(4)]
+
+    tiny.publish(repository, "line")
+    until(lambda: served() == ["2"] * 4)
+    Repository(repository).set_label("line", "stable", 1)
+    until(lambda: served() == ["1"] * 4)
+    tiny.publish(repository, "coin")
+    until(lambda: server.client.post("/v1/models/coin:predict", json={"instances": [[1]]}).status_code == 200)
+    shutil.rmtree(repository / "coin")
+    until(lambda: server.client.post("/v1/models/coin:predict", json={"instances": [[1]]}).status_code == 404)
+
+
+def test_a_bad_version_is_refused_and_what_served_serves_on(start, repository, tmp_path):
+    for _ in range(2):
+        changed = tiny.publish(tmp_path / "aside", "line").folder / "model.onnx"
+    changed.write_bytes(changed.read_bytes()[:-1] + b"!")
+    server = start()
+    changed.parent.rename(repository / "line/2")
+    until(lambda: server.metric("rowcast_model_load_failures") == 1)
+    assert "refused: line/2: model.onnx is not the file its manifest describes" in server.said()
+    assert server.answers()
+
+
+def test_litserve_leaves_no_client_file_no_gzip_and_health_without_a_key(start):
+    """Facts 6, 14, 16."""
+    server = start(api_key="a long secret")
+    assert not (CHECKOUT / "client.py").exists()
+    assert server.client.get("/health").status_code == 200
+    assert server.client.get("/health/ready").status_code == 200
+    many = {"instances": [{"x": 1}] * 1000}
+    assert server.client.post("/predict", json=many).status_code == 401
+    answer = server.client.post("/predict", json=many, headers={"X-API-Key": "a long secret"})
+    assert (answer.status_code, answer.headers.get("content-encoding")) == (200, None)

@@ -1,0 +1,147 @@
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import settings
+from prometheus_client import values
+from pydantic import SecretStr
+
+from models.repository import Repository
+from service import metrics
+from service.problems import UnknownLabel, UnknownModel, UnknownVersion
+from service.routes import add_routes
+from tests.service import tiny
+
+settings.register_profile("rowcast", deadline=None)  # a busy machine is no bug
+settings.load_profile("rowcast")
+
+
+class Shelf:
+    """A catalogue of everything in a repository, live at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.repository = Repository(root)
+        self.failures = {}
+        self.versions = {
+            name: {number: self.repository.open(name, number) for number in self.repository.versions(name)}
+            for name in self.repository.names()
+        }
+
+    def live(self):
+        return self.versions
+
+    def labels(self, name):
+        return self.repository.labels(name)
+
+    def find(self, name, number=None, label=None):
+        name = "line" if name is None else name
+        if name not in self.versions:
+            raise UnknownModel(name, self.versions)
+        if label is not None:
+            if label not in self.labels(name):
+                raise UnknownLabel(name, label, self.labels(name))
+            number = self.labels(name)[label]
+        number = max(self.versions[name]) if number is None else number
+        if number not in self.versions[name]:
+            raise UnknownVersion(name, number, self.versions[name])
+        return self.versions[name][number]
+
+
+class Answering:
+    """A coalescer that answers at once; `failure`, if set, is raised instead."""
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+        self.answer = tiny.answer
+        self.matrices = []
+
+    async def predict(self, version, matrix, deadline_s):
+        self.matrices.append(matrix)
+        if self.failure is not None:
+            raise self.failure
+        assert deadline_s > 0
+        return self.answer(version.name, matrix)
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory) -> Path:
+    """A repository: line 1 and 2 (labels stable and canary), pair 1, flowers 1, coin 1."""
+    root = tmp_path_factory.mktemp("published")
+    for name in ("line", "line", "pair", "flowers", "coin"):
+        tiny.publish(root, name)
+    Repository(root).set_label("line", "stable", 1)
+    Repository(root).set_label("line", "canary", 2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def versions(root):
+    """The latest version of each model, by name."""
+    return {name: of_name[max(of_name)] for name, of_name in Shelf(root).live().items()}
+
+
+@pytest.fixture
+def counts(tmp_path, monkeypatch):
+    """An empty folder of counts, and this process in a slot of its own."""
+    folder = tmp_path / "counts"
+    folder.mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
+    monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue(lambda: "api-0"))
+    yield folder
+    values.close_all_multiprocess_files()
+
+
+@pytest.fixture
+def front(root, counts):
+    assert counts.is_dir()
+    return SimpleNamespace(
+        settings=SimpleNamespace(max_body_bytes=100_000, max_rows=1000, deadline_s=5.0, api_key=None),
+        catalog=Shelf(root),
+        coalescer=Answering(),
+        metrics=metrics.Metrics(),
+        not_ready=lambda: None,
+    )
+
+
+@pytest.fixture
+def app(front):
+    app = FastAPI()
+    add_routes(app, lambda: front)
+    return app
+
+
+@pytest.fixture
+def client(app):
+    """A client inside the process; ask it with `get` and `post`, or with `request`."""
+    return Client(app)
+
+
+class Client:
+    """httpx over ASGI, for tests that are not async."""
+
+    def __init__(self, app) -> None:
+        self.app = app
+
+    def request(self, method, path, **kwargs):
+        async def ask():
+            transport = httpx.ASGITransport(self.app)  # raises what the application raises
+            async with httpx.AsyncClient(transport=transport, base_url="http://rowcast") as client:
+                return await client.request(method, path, **kwargs)
+
+        return asyncio.run(ask())
+
+    def get(self, path, **kwargs):
+        return self.request("GET", path, **kwargs)
+
+    def post(self, path, **kwargs):
+        return self.request("POST", path, **kwargs)
+
+
+@pytest.fixture
+def key(front):
+    """The server's key, set."""
+    front.settings.api_key = SecretStr("correct horse")
+    return "correct horse"

@@ -1,0 +1,238 @@
+import asyncio
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.coalescer import MOST_LOSSES, Coalescer
+from service.frames import Reply, Status
+from service.problems import DeadlinePassed, ModelFailed, Overloaded
+
+
+class Doubling:
+    """Lanes whose session doubles; they answer when told to, or at once."""
+
+    def __init__(self, lanes=1, at_once=False) -> None:
+        self.living = lanes
+        self.at_once = at_once
+        self.out = []  # batches: (version, matrix, done)
+        self.sent = []  # every matrix that ever went out
+        self.failing = lambda _: False
+        self.killing = lambda _: False
+
+    def idle(self):
+        return self if self.at_once or len(self.out) < self.living else None
+
+    def run(self, version, matrix, done):
+        self.sent.append(matrix)
+        self.out.append((version, matrix, done))
+        if self.at_once:
+            asyncio.get_running_loop().call_soon(self.reply)
+
+    def reply(self, place=0):
+        _, matrix, done = self.out.pop(place)
+        if self.killing(matrix):
+            done(None)
+        elif self.failing(matrix):
+            done(Reply(Status.FAILED, sentence="the session failed: RuntimeError"))
+        else:
+            done(Reply(Status.OK, 0.001, answers={"prediction": matrix * 2}))
+
+
+def coalescer_of(lanes, seen=None, max_batch_rows=100, max_waiting_rows=1000):
+    return Coalescer(
+        lanes, lambda *batch: seen.append(batch) if seen is not None else None, max_batch_rows, max_waiting_rows
+    )
+
+
+def rows(*values):
+    return np.array(values, dtype=np.float32).reshape(-1, 1)
+
+
+async def turns(count=5):
+    """Let the event loop do what is due."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def start(coalescer, version, *matrices, deadline_s=5.0):
+    return [asyncio.ensure_future(coalescer.predict(version, matrix, deadline_s)) for matrix in matrices]
+
+
+MATRICES = st.lists(st.lists(st.floats(-1e6, 1e6, width=32), max_size=4), min_size=1, max_size=8)
+
+
+@given(batch=MATRICES, guilty=st.floats(-1e6, 1e6, width=32))
+def test_an_answer_does_not_depend_on_its_batch_mates(versions, batch, guilty):
+    async def ask():
+        lanes = Doubling(at_once=True)
+        lanes.failing = lambda matrix: bool((matrix == guilty).any())
+        coalescer = coalescer_of(lanes)
+        jobs = start(coalescer, versions["line"], *[rows(*values) for values in batch])
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    for values, answer in zip(batch, asyncio.run(ask()), strict=True):
+        if guilty in values:
+            assert isinstance(answer, ModelFailed)
+        else:
+            np.testing.assert_array_equal(answer["prediction"], rows(*values) * 2)
+
+
+def test_what_arrives_while_a_batch_is_out_goes_as_the_next_one(versions):
+    async def ask():
+        lanes, seen = Doubling(), []
+        coalescer = coalescer_of(lanes, seen)
+        jobs = start(coalescer, versions["line"], rows(1))
+        await turns()
+        jobs += start(coalescer, versions["line"], rows(2), rows(3, 4))
+        await turns()
+        assert [len(matrix) for matrix in lanes.sent] == [1]  # the lone job did not wait, the others do
+        lanes.reply()
+        await turns()
+        assert [len(matrix) for matrix in lanes.sent] == [1, 3]
+        lanes.reply()
+        await asyncio.gather(*jobs)
+        return seen
+
+    first, second = asyncio.run(ask())
+    assert (first[1], len(first[3])) == (1, 1)
+    assert (second[1], len(second[3])) == (3, 2)  # rows, and how long each of its two jobs waited
+
+
+def test_a_batch_has_one_version_and_no_more_rows_than_allowed(versions):
+    async def ask():
+        lanes = Doubling(lanes=3)
+        coalescer = coalescer_of(lanes, max_batch_rows=4)
+        jobs = start(coalescer, versions["line"], rows(1, 2), rows(3, 4), rows(5), rows(6, 7, 8, 9, 10))
+        jobs += start(coalescer, versions["coin"], rows(1))
+        await turns()
+        batches = [(version.name, len(matrix)) for version, matrix, _ in lanes.out]
+        while lanes.out:
+            lanes.reply()
+            await turns()
+        await asyncio.gather(*jobs)
+        return batches
+
+    assert asyncio.run(ask()) == [("line", 4), ("line", 1), ("line", 5)]  # a job is never cut
+
+
+def test_versions_take_turns(versions):
+    async def ask():
+        lanes = Doubling()
+        coalescer = coalescer_of(lanes, max_batch_rows=1)
+        jobs = start(coalescer, versions["line"], rows(1), rows(2), rows(3))
+        jobs += start(coalescer, versions["coin"], rows(1))
+        order = []
+        await turns()
+        while lanes.out:
+            order.append(lanes.out[0][0].name)
+            lanes.reply()
+            await turns()
+        await asyncio.gather(*jobs)
+        return order
+
+    assert asyncio.run(ask()) == ["line", "coin", "line", "line"]
+
+
+def test_a_full_queue_refuses_and_says_when_to_try_again(versions):
+    async def ask():
+        lanes = Doubling()
+        coalescer = coalescer_of(lanes, max_waiting_rows=3)
+        jobs = start(coalescer, versions["line"], rows(0))
+        await turns()
+        jobs += start(coalescer, versions["line"], rows(1, 2))
+        await turns()
+        with pytest.raises(Overloaded) as refused:
+            await coalescer.predict(versions["line"], rows(3, 4), 5.0)
+        jobs += start(coalescer, versions["line"], rows(5))
+        await turns()
+        while lanes.out:
+            lanes.reply()
+            await turns()
+        await asyncio.gather(*jobs)
+        assert coalescer.rows_waiting == 0
+        return refused.value
+
+    refused = asyncio.run(ask())
+    assert refused.rows_waiting == 2
+    assert 0 < refused.retry_after_s <= 60
+
+
+def test_a_job_whose_deadline_passed_is_never_computed(versions):
+    async def ask():
+        lanes = Doubling()
+        coalescer = coalescer_of(lanes)
+        first = start(coalescer, versions["line"], rows(1))
+        await turns()
+        (late,) = start(coalescer, versions["line"], rows(2), deadline_s=0.01)
+        with pytest.raises(DeadlinePassed):
+            await late
+        assert coalescer.rows_waiting == 0
+        lanes.reply()
+        await asyncio.gather(*first)
+        await turns()
+        return lanes.sent
+
+    assert len(asyncio.run(ask())) == 1
+
+
+def test_a_job_that_nobody_waits_for_is_never_computed(versions):
+    async def ask():
+        lanes = Doubling()
+        coalescer = coalescer_of(lanes)
+        first = start(coalescer, versions["line"], rows(1))
+        await turns()
+        (left,) = start(coalescer, versions["line"], rows(2))
+        await turns()
+        left.cancel()
+        await turns()
+        assert coalescer.rows_waiting == 0
+        lanes.reply()
+        await asyncio.gather(*first)
+        await turns()
+        return lanes.sent
+
+    assert len(asyncio.run(ask())) == 1
+
+
+def test_a_lost_worker_loses_no_job(versions):
+    async def ask():
+        lanes = Doubling(at_once=True)
+        lanes.killing = lambda _: len(lanes.sent) == 1
+        return await asyncio.gather(*start(coalescer_of(lanes), versions["line"], rows(1), rows(2)))
+
+    assert [answer["prediction"].item() for answer in asyncio.run(ask())] == [2, 4]
+
+
+def test_a_job_under_which_workers_die_is_given_up_and_its_mates_are_not(versions):
+    async def ask():
+        lanes = Doubling(at_once=True)
+        lanes.killing = lambda matrix: bool((matrix == 13).any())
+        jobs = start(coalescer_of(lanes), versions["line"], rows(1), rows(13), rows(2))
+        answers = await asyncio.gather(*jobs, return_exceptions=True)
+        return answers, sum(bool((matrix == 13).any()) for matrix in lanes.sent)
+
+    (one, poison, two), deaths = asyncio.run(ask())
+    assert (one["prediction"].item(), two["prediction"].item()) == (2, 4)
+    assert isinstance(poison, ModelFailed)
+    assert deaths == MOST_LOSSES
+
+
+def test_a_session_that_gives_another_number_of_answers_has_failed(versions):
+    async def ask():
+        lanes = Doubling()
+        (job,) = start(coalescer_of(lanes), versions["line"], rows(1, 2))
+        await turns()
+        lanes.out.pop()[2](Reply(Status.OK, 0.0, answers={"prediction": rows(1)}))
+        await job
+
+    with pytest.raises(ModelFailed, match="another number of answers than rows"):
+        asyncio.run(ask())
+
+
+def test_a_job_without_rows_is_answered_with_none(versions):
+    async def ask():
+        return await coalescer_of(Doubling(at_once=True)).predict(versions["line"], rows(), 1.0)
+
+    assert asyncio.run(ask())["prediction"].shape == (0, 1)

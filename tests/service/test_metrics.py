@@ -1,0 +1,181 @@
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import metrics
+
+PAGE = Path(__file__).parents[2] / "docs/reference/metrics.md"
+VERSION = SimpleNamespace(
+    name="line", number=1, manifest=SimpleNamespace(name="line", version=1, task="regression", weights="ab" * 32)
+)
+REFUSED = ["line/2", "line/3", "x/1"]
+
+pytestmark = pytest.mark.usefixtures("counts")
+
+
+def samples(page):
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+    }
+
+
+def scrape(counting):
+    return samples(counting.page([VERSION], REFUSED, is_ready=True))
+
+
+def sample(page, name, **labels):
+    return page.get((name, *sorted(labels.items())))
+
+
+LINE = {"model": "line", "version": "1"}
+
+
+def test_a_request_is_counted_by_version_and_outcome():
+    counting = metrics.Metrics()
+    counting.request(VERSION, "ok", 3, 0.0002)
+    counting.request(VERSION, "ok", 4, 0.2)
+    counting.request(VERSION, "bad_row", 0, 0.0002)
+    counting.request(None, "unknown_model", 0, 0.0002)
+    page = scrape(counting)
+    assert sample(page, "rowcast_requests_total", **LINE, code="ok") == 2
+    assert sample(page, "rowcast_requests_total", **LINE, code="bad_row") == 1
+    assert sample(page, "rowcast_requests_total", model="", version="", code="unknown_model") == 1
+    assert sample(page, "rowcast_rows_total", **LINE) == 7
+    assert sample(page, "rowcast_request_duration_seconds_count", **LINE) == 3
+    assert sample(page, "rowcast_request_duration_seconds_bucket", **LINE, le="0.00025") == 2
+
+
+def test_a_batch_is_counted_once_and_its_waits_one_by_one():
+    counting = metrics.Metrics()
+    counting.batch(VERSION, 64, 0.001, [0.0001, 0.0003])
+    page = scrape(counting)
+    assert sample(page, "rowcast_batch_rows_count", **LINE) == 1
+    assert sample(page, "rowcast_batch_rows_sum", **LINE) == 64
+    assert sample(page, "rowcast_compute_duration_seconds_sum", **LINE) == 0.001
+    assert sample(page, "rowcast_queue_duration_seconds_count", **LINE) == 2
+
+
+def test_a_live_version_is_on_the_page_before_its_first_request():
+    page = scrape(metrics.Metrics())
+    assert sample(page, "rowcast_requests_total", **LINE, code="ok") == 0
+    assert sample(page, "rowcast_rows_total", **LINE) == 0
+    assert sample(page, "rowcast_model_info", **LINE, task="regression", weights="abababababab") == 1
+
+
+def test_refused_versions_are_counted_by_model():
+    page = scrape(metrics.Metrics())
+    assert sample(page, "rowcast_model_load_failures", model="line") == 2
+    assert sample(page, "rowcast_model_load_failures", model="x") == 1
+
+
+def test_ready_is_one_or_zero():
+    counting = metrics.Metrics()
+    assert sample(scrape(counting), "rowcast_ready") == 1
+    assert sample(samples(counting.page([VERSION], REFUSED, is_ready=False)), "rowcast_ready") == 0
+
+
+PROCESS = """
+    import os, signal, sys
+    from types import SimpleNamespace
+    from service import metrics
+    metrics.use_slot(sys.argv[1])
+    counting = metrics.Metrics()
+    version = SimpleNamespace(name="line", number=1)
+    for _ in range(10):
+        counting.request(version, "ok", 5, 0.001)
+    counting.rows_in_flight(3)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def count_ten_requests_and_die(slot):
+    dead = subprocess.run([sys.executable, "-c", textwrap.dedent(PROCESS), slot], check=False)
+    assert dead.returncode == -signal.SIGKILL
+
+
+def test_processes_add_up_and_a_killed_ones_successor_goes_on_with_its_counts(counts):
+    seen, files = [], []
+    for _ in range(3):
+        for slot in ("api-1", "api-2"):
+            count_ten_requests_and_die(slot)
+            seen.append(sample(scrape(metrics.Metrics()), "rowcast_requests_total", **LINE, code="ok"))
+            files.append(len(list(counts.iterdir())))
+    assert seen == [10, 20, 30, 40, 50, 60]
+    assert files[1] == files[-1]
+
+
+def test_totals_add_up_over_processes_and_never_go_down():
+    seen = []
+    for slot in ("api-1", "api-2", "api-1"):
+        count_ten_requests_and_die(slot)
+        totals = metrics.Metrics().totals()["line", "1"]
+        seen.append((totals.answered, totals.rows, totals.failed))
+        assert totals.seconds["whole"] > 0
+    assert seen == [(10, 50, 0), (20, 100, 0), (30, 150, 0)]
+
+
+def test_seconds_of_stages_are_kept_back_for_a_moment_and_never_lost():
+    counting = metrics.Metrics()
+    for _ in range(4):
+        counting.request(VERSION, "ok", 1, 0.5, encode_s=0.25, write_s=0.125)
+    counting.request(VERSION, "bad_row", 0, 0.25)
+    counting.batch(VERSION, 4, 0.5, [0.0, 0.25])
+    counting.write_what_is_kept()
+    totals = counting.totals()["line", "1"]
+    assert totals.seconds == {
+        "encode": 1.0,
+        "queue": 0.25,
+        "compute": 1.0,
+        "write": 0.5,
+        "whole": 2.0,
+        "failed": 0.25,
+    }
+    assert (totals.answered, totals.failed, totals.batches, totals.computed) == (4, 1, 1, 2)
+
+
+def test_rows_in_flight_of_a_dead_process_are_forgotten():
+    counting = metrics.Metrics()
+    counting.rows_in_flight(2)
+    count_ten_requests_and_die("api-1")
+    assert sample(scrape(counting), "rowcast_rows_in_flight") == 5
+    metrics.forget_process("api-1")
+    assert sample(scrape(counting), "rowcast_rows_in_flight") == 2
+
+
+def test_a_new_process_in_a_slot_has_no_rows_in_flight():
+    metrics.Metrics().rows_in_flight(2)
+    assert sample(scrape(metrics.Metrics()), "rowcast_rows_in_flight") == 0
+
+
+def full_page():
+    counting = metrics.Metrics()
+    counting.request(VERSION, "ok", 3, 0.0002)
+    counting.batch(VERSION, 64, 0.001, [0.0001])
+    return counting.page([VERSION], REFUSED, is_ready=True)
+
+
+def test_every_metric_is_on_its_page_with_its_type_and_labels():
+    documented = PAGE.read_text()
+    for family in text_string_to_metric_families(full_page().decode()):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+        row = re.search(rf"^\| `{name}` \| (\w+) \| (.*?) \|", documented, re.MULTILINE)
+        assert row, name
+        assert row[1] == family.type
+        assert sorted(re.findall(r"`(\w+)`", row[2])) == labels
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Debian's package prometheus")
+def test_promtool_has_nothing_to_say():
+    checked = subprocess.run(["promtool", "check", "metrics"], input=full_page(), capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

@@ -1,0 +1,63 @@
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from models.errors import BadVersion
+from models.proof import prove
+from models.repository import Repository
+from service.sessions.onnx import OnnxSession
+from tests.service import tiny
+
+FORMAT_1 = Repository(Path("tests/data/format-1"))
+
+
+@pytest.mark.parametrize("name", ["line", "pair", "flowers", "coin"])
+def test_onnx_runtime_gives_the_answers_that_can_be_checked_by_eye(versions, name):
+    version = versions[name]
+    session = OnnxSession(version, "cpu")
+    prove(version.manifest, version.proof(), session)
+    matrix = version.schema.encode([tiny.ROWS[name]] * 3)
+    for output, right in tiny.answer(name, matrix).items():
+        np.testing.assert_allclose(session.run(matrix)[output], right, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "number"), [("fruit", 1), ("house", 1), ("house", 2)])
+def test_the_committed_example_of_format_1_is_proven(name, number):
+    version = FORMAT_1.open(name, number)
+    prove(version.manifest, version.proof(), OnnxSession(version, "cpu"))
+
+
+@pytest.mark.parametrize("name", ["pair", "flowers"])
+def test_no_rows_have_no_answers(versions, name):
+    matrix = versions[name].schema.encode([])
+    answers = OnnxSession(versions[name], "cpu").run(matrix)
+    right = tiny.answer(name, matrix)
+    assert {k: (v.shape, v.dtype) for k, v in answers.items()} == {k: (v.shape, v.dtype) for k, v in right.items()}
+
+
+def test_a_graph_that_onnx_runtime_cannot_open_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "graph", lambda _: onnx.ModelProto(ir_version=10))
+    with pytest.raises(BadVersion) as refused:
+        OnnxSession(tiny.publish(tmp_path, "line"), "cpu")
+    assert str(refused.value).startswith("line/1: ONNX Runtime cannot open model.onnx: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_session_adds_no_thread_and_sends_no_telemetry(versions):
+    """One intra-op thread, and ORT_DISABLE_TELEMETRY is set before the import."""
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+    before = threading.active_count(), len(list(Path("/proc/self/task").iterdir()))
+    sessions = [OnnxSession(versions["line"], "cpu") for _ in range(3)]
+    sessions[0].run(np.ones((1, 1), dtype=np.float32))
+    assert (threading.active_count(), len(list(Path("/proc/self/task").iterdir()))) == before
+
+
+def test_serving_with_the_default_backend_imports_no_torch():
+    code = "import sys, service.server, service.sessions.onnx; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,74 @@
+import os
+
+import pytest
+from pydantic import SecretStr
+
+from service.settings import BadSettings, Settings, read_settings
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch):
+    for variable in list(os.environ):
+        if variable.startswith(("ROWCAST_", "LIT_")):
+            monkeypatch.delenv(variable)
+
+
+def refusal(monkeypatch, **environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadSettings) as caught:
+        read_settings(os.environ)
+    return str(caught.value)
+
+
+def test_the_environment_says_how_to_serve(monkeypatch):
+    monkeypatch.setenv("ROWCAST_PORT", "9000")
+    monkeypatch.setenv("ROWCAST_API_KEY", "a long secret")
+    settings = read_settings()
+    assert (settings.port, settings.repository.as_posix()) == (9000, "models/published")
+    assert settings.api_key == SecretStr("a long secret")
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch):
+    monkeypatch.setenv("ROWCAST_DEFAULT_MODEL", "")
+    assert read_settings().default_model is None
+
+
+def test_a_misspelled_setting_is_refused_with_the_nearest_one(monkeypatch):
+    assert refusal(monkeypatch, ROWCAST_PROT="9000") == "ROWCAST_PROT is not a setting; did you mean ROWCAST_PORT?"
+
+
+def test_an_unheard_of_setting_is_refused_with_all_there_are(monkeypatch):
+    assert "there are ROWCAST_REPOSITORY, ROWCAST_HOST" in refusal(monkeypatch, ROWCAST_XYZZY="1")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("ROWCAST_PORT", "eighty", "ROWCAST_PORT: input should be a valid integer"),
+        ("ROWCAST_PORT", "80", "ROWCAST_PORT: input should be greater than or equal to 1024, got '80'"),
+        ("ROWCAST_HOST", "10.0.0.1", "ROWCAST_HOST: input should be '0.0.0.0', '127.0.0.1' or '::', got '10.0.0.1'"),
+        ("ROWCAST_DEADLINE_S", "inf", "ROWCAST_DEADLINE_S: input should be a finite number"),
+        ("ROWCAST_BACKEND", "tensorflow", "ROWCAST_BACKEND: input should be 'onnx' or 'torchscript'"),
+        ("ROWCAST_MAX_ROWS", "999999999", "ROWCAST_MAX_ROWS must not be more than ROWCAST_MAX_WAITING_ROWS"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_sentence(monkeypatch, variable, value, sentence):
+    said = refusal(monkeypatch, **{variable: value})
+    assert said.startswith(sentence)
+    assert "\n" not in said
+
+
+def test_a_key_never_enters_a_sentence(monkeypatch):
+    said = refusal(monkeypatch, ROWCAST_API_KEY="short")
+    assert said.startswith("ROWCAST_API_KEY: ")
+    assert "short" not in said.replace("shorter", "")
+
+
+def test_litserves_own_key_is_refused_since_it_would_lock_the_probes_out(monkeypatch):
+    """Fact 6: LIT_SERVER_API_KEY puts /health behind the key."""
+    assert "set ROWCAST_API_KEY instead" in refusal(monkeypatch, LIT_SERVER_API_KEY="whatever")
+
+
+def test_every_setting_says_what_it_is():
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []

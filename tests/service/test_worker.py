@@ -1,0 +1,190 @@
+import asyncio
+import shutil
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from models.errors import BadVersion
+from models.repository import Repository
+from service import worker
+from service.frames import Request, Status, What, key_of, request_bytes
+from service.lanes import Lanes
+from service.worker import Engine, NothingToServe
+from tests.service import tiny
+
+PAIR_ROW = np.array([[5, 2]], dtype=np.float32)
+
+
+class Honest:
+    """A session that answers what the version's file would."""
+
+    def __init__(self, version) -> None:
+        self.version = version
+        self.fail = False
+
+    @property
+    def signature(self):
+        manifest = self.version.manifest
+        outputs = {output.name: (output.datatype, output.width) for output in manifest.outputs}
+        return {"features": (manifest.input.datatype, len(manifest.input.columns))} | outputs
+
+    def run(self, matrix):
+        if self.fail:
+            raise RuntimeError("a secret of the machine")
+        return tiny.answer(self.version.name, matrix)
+
+
+class Lying(Honest):
+    def run(self, matrix):
+        return {name: values + 1 for name, values in super().run(matrix).items()}
+
+
+class Breaking(Honest):
+    def run(self, _):
+        raise ZeroDivisionError
+
+
+def test_a_version_is_proven_before_it_answers(root, versions):
+    engine = Engine(Repository(root), Honest)
+    engine.open_all()
+    answers = engine.run(key_of(versions["pair"]), PAIR_ROW)
+    np.testing.assert_array_equal(answers["prediction"], [[7, 3]])
+
+
+def test_when_all_versions_are_refused_the_worker_says_so_in_one_sentence(root):
+    with pytest.raises(NothingToServe) as refused:
+        Engine(Repository(root), Lying).open_all()
+    assert str(refused.value).startswith(f"no version in {root} can be served: coin/1: the proof does not come out")
+    assert str(refused.value).endswith("(and 4 more)")
+
+
+def test_a_bad_version_does_not_stop_the_others(root, tmp_path, versions):
+    shutil.copytree(root, tmp_path / "published")
+    graph = tmp_path / "published/coin/1/model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    engine = Engine(Repository(tmp_path / "published"), Honest)
+    engine.open_all()
+    assert engine.answer(Request(What.PREDICT, key_of(versions["pair"]), PAIR_ROW)).status is Status.OK
+    refused = engine.answer(Request(What.OPEN, key_of(versions["coin"]), PAIR_ROW))
+    assert (refused.status, refused.sentence.startswith("coin/1: model.onnx is not the file")) == (Status.REFUSED, True)
+
+
+def test_an_empty_repository_opens(tmp_path):
+    Engine(Repository(tmp_path), Honest).open_all()
+
+
+def test_a_version_published_later_is_opened_when_asked_for(root, versions):
+    engine = Engine(Repository(root), Honest)
+    assert engine.answer(Request(What.OPEN, key_of(versions["pair"]), PAIR_ROW)).status is Status.OK
+
+
+def test_a_session_that_breaks_on_the_proof_refuses_its_version(root, versions):
+    with pytest.raises(BadVersion, match="does not run on its proof"):
+        Engine(Repository(root), Breaking).open(key_of(versions["pair"]))
+
+
+def test_another_version_in_the_same_place_is_not_taken_for_the_first(tmp_path):
+    first = tiny.publish(tmp_path, "pair")
+    key = key_of(first).replace("@", "@0")
+    with pytest.raises(BadVersion, match="another version stands in its place"):
+        Engine(Repository(tmp_path), Honest).open(key)
+
+
+def test_a_failing_session_fails_its_batch_and_tells_nothing_of_the_machine(root, versions):
+    opened = []
+    engine = Engine(Repository(root), lambda version: opened.append(Honest(version)) or opened[-1])
+    engine.open(key_of(versions["pair"]))
+    opened[0].fail = True
+    reply = engine.answer(Request(What.PREDICT, key_of(versions["pair"]), PAIR_ROW))
+    assert (reply.status, reply.sentence) == (Status.FAILED, "the session failed: RuntimeError")
+
+
+def test_an_answer_that_is_not_finite_is_a_failure(root, versions):
+    engine = Engine(Repository(root), Honest)
+    reply = engine.answer(Request(What.PREDICT, key_of(versions["pair"]), np.full((1, 2), 3e38, dtype=np.float32)))
+    assert reply.status is Status.FAILED
+
+
+def test_a_deleted_version_is_kept_while_it_is_asked_for_and_then_forgotten(tmp_path, monkeypatch):
+    version = tiny.publish(tmp_path, "pair")
+    engine = Engine(Repository(tmp_path), Honest)
+    engine.open_all()
+    shutil.rmtree(version.folder)
+    engine.forget_deleted()
+    np.testing.assert_array_equal(engine.run(key_of(version), PAIR_ROW)["prediction"], [[7, 3]])
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    engine.forget_deleted()
+    with pytest.raises(BadVersion):
+        engine.run(key_of(version), PAIR_ROW)
+
+
+# ------------------------------------------------------------------------------------------- over a real unix socket
+
+
+@pytest.fixture
+def end():
+    return worker.End()
+
+
+@pytest.fixture
+def serving(root, tmp_path, end):
+    """A worker in a thread of this process; where it listens."""
+    path = tmp_path / "worker-0.sock"
+    thread = threading.Thread(target=worker.serve, args=(Engine(Repository(root), Honest), path, 0.05, end))
+    thread.start()
+    until(path.exists)
+    yield path
+    end.tell()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def until(condition, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_batch_goes_to_a_worker_and_back(serving, versions):
+    async def ask():
+        lanes = Lanes([serving])
+        is_idle = asyncio.Event()
+        lanes.start(is_idle.set)
+        await lanes.someone_is_up()
+        await is_idle.wait()
+        lane = lanes.idle()
+        reply = asyncio.get_running_loop().create_future()
+        lane.run(versions["pair"], PAIR_ROW, reply.set_result)
+        answered = await reply
+        refusal = await lanes.open(versions["pair"])
+        await lanes.stop()
+        return answered, refusal
+
+    answered, refusal = asyncio.run(ask())
+    assert (answered.status, refusal) == (Status.OK, None)
+    np.testing.assert_array_equal(answered.answers["prediction"], [[7, 3]])
+
+
+def test_garbage_ends_its_connection_and_no_other(serving, versions):
+    with socket.socket(socket.AF_UNIX) as rude:
+        rude.connect(str(serving))
+        rude.sendall((20).to_bytes(8, "little") + b"\xff" * 20)
+        assert rude.recv(1) == b""
+    test_a_batch_goes_to_a_worker_and_back(serving, versions)
+
+
+def test_a_worker_that_is_told_to_end_waits_for_its_connections(serving, end, versions):
+    with socket.socket(socket.AF_UNIX) as api:
+        until(lambda: api.connect_ex(str(serving)) == 0)
+        api.sendall(b"".join(request_bytes(What.PREDICT, key_of(versions["pair"]), PAIR_ROW)))
+        assert api.recv(1)  # it is being served
+        end.tell()
+        api.recv(1000)
+        api.sendall(b"".join(request_bytes(What.PREDICT, key_of(versions["pair"]), PAIR_ROW)))
+        assert api.recv(1)  # and still is
+    # the fixture sees that it ends now

@@ -1,0 +1,180 @@
+import datetime as dt
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.schema import DatetimeFeature
+from training.columns import Data, read_columns
+from training.plan import Plan
+from training.table import BadTable, Table
+
+
+def texts(columns: dict[str, list[str | None]]) -> Table:
+    """A table as a CSV gives it."""
+    return Table(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)), "0" * 64, "t.csv", is_text=True)
+
+
+def data_of(columns: dict[str, list[str | None]], **table: object) -> Data:
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.csv", **table}}, "test")
+    return read_columns(texts(columns), plan)
+
+
+TWENTY = [str(number / 8) for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["1", "2.5", "-3e2", "+4", " 5 "], "number"),
+        (["1", "NA", "", None, "?", "nan", "3"], "number"),
+        (["true", "False", "TRUE", "null"], "boolean"),
+        (["2024-01-31", "2024-01-31T10:00", "2024-01-31 10:00:01.5Z", "2024-01-31T10:00:00+02:00", "NA"], "datetime"),
+        (["01234", "00017", "01234"], "category"),
+        (["yes", "no", "yes", "yes"], "category"),
+        (["NA", "EU", "NA", "EU"], "category"),
+    ],
+)
+def test_the_kind_is_inferred_from_every_value(values, kind):
+    numbers = [str(number / 8) for number in range(4 * len(values))]
+    assert data_of({"x": values * 4, "y": numbers}).kinds == {"x": kind}
+
+
+def test_a_spelled_missing_value_is_missing_in_a_number_and_a_category_in_a_text():
+    data = data_of({"n": ["1", "NA", "3", "4"], "c": ["EU", "NA", "EU", ""], "y": TWENTY[:4]})
+    assert data.frame["n"].to_list() == [1, None, 3, 4]
+    assert data.frame["c"].to_list() == ["EU", "NA", "EU", None]
+
+
+moments = st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30)).map(str)  # noqa: DTZ001 - texts without offset
+offsets = st.sampled_from(["", "Z", "+00:00", "-11:30", "+0200"])
+
+
+@given(st.lists(st.builds(str.__add__, moments, offsets), min_size=1, max_size=5))
+def test_a_datetime_in_a_table_is_the_same_as_in_a_request(values):
+    data = data_of({"t": [*values, "2024-01-01", "2024-01-02"], "y": TWENTY[: len(values) + 2]})
+    feature = DatetimeFeature(name="t")
+    asked = feature.encode([*values, "2024-01-01", "2024-01-02"])
+    assert (feature.encode(data.frame["t"].to_numpy()) == asked).all()
+
+
+def test_one_text_among_numbers_is_refused_with_its_row_and_the_way_on():
+    values = [*TWENTY[:11], "wide", *TWENTY[:8]]
+    with pytest.raises(BadTable, match=r"column 'x' holds numbers, but row 12 has 'wide'; .* --kind x=category"):
+        data_of({"x": values, "y": TWENTY})
+    as_number = data_of({"x": values, "y": TWENTY}, kinds={"x": "number"})
+    assert as_number.frame["x"].null_count() == 1
+    assert as_number.notes == ("1 values of column 'x' are no number and count as missing (first: 'wide' in row 12)",)
+    assert data_of({"x": values, "y": TWENTY}, kinds={"x": "category"}).kinds == {"x": "category"}
+
+
+def test_a_number_that_is_a_category_has_the_text_that_json_gives_it():
+    data = data_of({"x": ["3", "3.0", "4", "4.5"], "y": TWENTY[:4]}, kinds={"x": "category"})
+    assert data.frame["x"].to_list() == ["3", "3", "4", "4.5"]
+
+
+@pytest.mark.parametrize("number", ["1e400", "inf", "-Infinity"])
+def test_an_infinite_number_is_refused_with_its_row(number):
+    with pytest.raises(BadTable, match=r"column 'x', row 2: the number is infinite"):
+        data_of({"x": ["1", number, "3"], "y": TWENTY[:3]})
+
+
+def test_rows_without_a_target_are_left_out_and_counted():
+    data = data_of({"x": ["1", "2", "3", "4", None], "y": ["1.5", "", "NA", "2.5", None]})
+    assert data.y.tolist() == [[1.5], [2.5]]
+    assert data.rows_read == 5
+    assert data.notes == ("2 of 5 rows have no 'y' and are left out (first: row 2)",)  # the last line was blank
+
+
+def test_columns_that_say_nothing_are_left_out_with_their_reason():
+    data = data_of(
+        {
+            "x": TWENTY,
+            "empty": [None] * 20,
+            "same": ["k"] * 20,
+            "name": [f"n{number}" for number in range(20)],
+            "id": [str(number) for number in range(20)],
+            "y": TWENTY,
+        }
+    )
+    assert list(data.kinds) == ["x"]
+    assert data.notes == (
+        "column 'empty' is empty and is left out",
+        "column 'same' is 'k' in every row and is left out",
+        "column 'name' is distinct in nearly every row (an id or free text) and is left out",
+        "column 'id' numbers the rows and is left out",
+    )
+
+
+def test_more_than_a_thousand_categories_are_said_so():
+    n = 3000
+    data = data_of({"c": [f"c{i % 1500}" for i in range(n)], "y": [str(i / 7) for i in range(n)]})
+    assert data.notes == (
+        "column 'c' has 1500 categories: the 1000 most frequent are told apart, the others count as unknown",
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "classes"),
+    [
+        (["a", "b"] * 20, "binary", ("a", "b")),
+        (["true", "false"] * 20, "binary", (False, True)),
+        (["0", "1"] * 20, "binary", (0, 1)),
+        (["1.0", "2.0"] * 20, "binary", (1, 2)),
+        (["3", "5", "4"] * 10, "multiclass", (3, 4, 5)),
+        ([str(i) for i in range(30)], "regression", None),
+        (["0.5", "1.5"] * 10, "regression", None),
+    ],
+)
+def test_the_task_is_inferred_and_labels_keep_their_type(target, task, classes):
+    data = data_of({"x": [str(i % 7) for i in range(len(target))], "y": target})
+    assert (data.task, data.classes) == (task, classes)
+    assert classes is None or [type(label) for label in data.classes or ()] == [type(label) for label in classes]
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"x": TWENTY, "Y": TWENTY}, r"target 'y' is no column; did you mean Y\?"),
+        ({"x": TWENTY, "price": TWENTY}, r"target 'y' is no column; there are price, x"),
+        ({"x": TWENTY, "y": ["5"] * 20}, r"target 'y' is 5 in every row; there is nothing to learn"),
+        ({"x": TWENTY, "y": [None] * 20}, r"0 of 20 rows have a target; training needs at least 10"),
+        ({"x": ["1"], "y": ["2"]}, r"1 of 1 rows have a target; training needs at least 10"),
+        ({"y": TWENTY}, r"no column is left to predict 'y' from"),
+        ({"x": ["k"] * 20, "y": TWENTY}, r"no column is left .* \(column 'x' is 'k' in every row and is left out\)"),
+        ({"x": TWENTY, "y": [f"n{i}" for i in range(20)]}, r"target 'y' has 20 distinct values in 20 rows; too many"),
+        ({"x": TWENTY, "y": [f"2024-01-{i + 1:02}" for i in range(20)]}, r"target 'y' holds datetimes"),
+        ({"x": TWENTY, "y": [*TWENTY[:19], "wide"]}, r"column 'y' holds numbers, but row 20 has 'wide'"),
+        ({"x": TWENTY, "y": [*TWENTY[:19], "1e999"]}, r"column 'y', row 20: the number is infinite"),
+    ],
+)
+def test_a_target_that_cannot_be_learned_is_refused(columns, reason):
+    with pytest.raises(BadTable, match=reason):
+        data_of(columns)
+
+
+@pytest.mark.parametrize("key", ["drop", "kinds", "units"])
+def test_a_plan_that_names_no_column_is_refused(key):
+    named = ["xx"] if key == "drop" else {"xx": "number"}
+    with pytest.raises(BadTable, match=rf"{key} 'xx' is no column"):
+        data_of({"x": TWENTY, "y": TWENTY}, **{key: named})
+
+
+def test_a_task_that_the_target_does_not_allow_is_refused():
+    table = texts({"x": TWENTY, "y": ["a", "b", "c", "a"] * 5, "z": TWENTY})
+    for fields, reason in (
+        ({"target": ["y"], "task": "regression"}, "holds texts; a regression needs numbers"),
+        ({"target": ["y"], "task": "binary"}, "has 3 classes; a binary classification has 2"),
+        ({"target": ["y", "z"], "task": "multiclass"}, "has one target, not 2"),
+    ):
+        plan = Plan.of({"name": "m", "table": {"path": "t.csv"}, **fields}, "test")
+        with pytest.raises(BadTable, match=reason):
+            read_columns(table, plan)
+
+
+def test_a_column_of_lists_is_refused():
+    table = Table(pl.DataFrame({"x": [[1], [2]], "y": [1.5, 2.5]}), "0" * 64, "t.parquet")
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet"}}, "test")
+    with pytest.raises(BadTable, match="column 'x' is List"):
+        read_columns(table, plan)

@@ -1,0 +1,133 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from models.repository import Repository
+from training import __main__ as command
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "House prices (2024).csv"
+    frame = pl.DataFrame({"size": range(60), "kind": ["a", "b"] * 30}).with_columns(price=pl.col("size") * 2.5)
+    frame.write_csv(path)
+    return path
+
+
+def test_a_table_and_a_target_are_enough(table: Path, tmp_path: Path):
+    environment = os.environ | {"ROWCAST_REPOSITORY": str(tmp_path / "published"), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "training", str(table), "--target", "price", "--epochs", "20"]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[-3].startswith("House-prices-2024/1: regression of price; ")
+    assert lines[-2].startswith("  test r2 ")
+    assert lines[-1].startswith("  curl http://localhost:8000/v1/models/House-prices-2024:predict ")
+    assert '{"instances": [{"size": 1, "kind": "b"}]}' in lines[-1]
+    assert len(lines) < 8 * 12 + 4  # about ten lines a member
+    assert Repository(tmp_path / "published").versions("House-prices-2024") == [1]
+
+
+def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,a\n1,2\n")
+    words = [sys.executable, "-m", "training", str(path), "--target", "a"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"t: {path}: columns 1 and 2 are both named 'a'; rename one\n"
+
+
+def test_ctrl_c_publishes_nothing_and_says_so(table: Path, tmp_path: Path):
+    words = [
+        sys.executable,
+        "-u",
+        "-m",
+        "training",
+        str(table),
+        "--target",
+        "price",
+        "--repository",
+        str(tmp_path / "r"),
+    ]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "epoch" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "interrupted; nothing more was published\n"
+    assert Repository(tmp_path / "r").names() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["ringz"], "did you mean rings?"),
+        (["t.csv"], "t.csv: say what to predict: --target COLUMN"),
+        (["t.xlsx"], "t.xlsx: is no plan that ships, no plan's file (.toml) and no table (.csv, .tsv, .parquet)"),
+        (["t.toml"], "t.toml: is absent; the plans that ship are "),
+        (["t.csv", "--target", "y", "--kind", "zip"], "--kind: write COLUMN=KIND, like zip=category, got zip"),
+        (["t.csv", "--target", "y", "--kind", "zip=colour"], "t.csv: table.kinds.zip: Input should be 'number', "),
+        (["t.csv", "--target", "y", "--epochs", "0"], "t.csv: fit.epochs: Input should be greater than or equal to 1"),
+        (["t.csv", "--target", "y"], "t: t.csv: there is no such file"),
+        (["--targett", "y"], "Unknown option"),
+    ],
+)
+def test_what_is_asked_wrongly_is_answered_in_a_sentence(words, sentence, capsys, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(words) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err + said.out
+
+
+def test_a_failing_plan_does_not_stop_the_others(table: Path, tmp_path: Path, capsys):
+    words = ["nosuch.csv", str(table), "--target", "price", "--epochs", "1", "--repository", str(tmp_path / "r")]
+    assert command.main(words) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        "nosuch: nosuch.csv: there is no such file; check the path",
+        "1 of 2 failed: nosuch",
+    ]
+    assert Repository(tmp_path / "r").names() == ["House-prices-2024"]
+
+
+def test_what_is_published_can_be_skipped(table: Path, tmp_path: Path, capsys):
+    words = [str(table), "--target", "price", "--epochs", "1", "--repository", str(tmp_path / "r"), "--unpublished"]
+    start = time.perf_counter()
+    assert command.main(words) == 0
+    first = time.perf_counter() - start
+    capsys.readouterr()
+    assert command.main(words) == 0
+    assert capsys.readouterr().out == "House-prices-2024: version 1 is published already\n"
+    assert time.perf_counter() - start < 2 * first
+    assert Repository(tmp_path / "r").versions("House-prices-2024") == [1]
+
+
+def test_a_plan_is_read_from_its_file_and_the_command_goes_before_it(table: Path, tmp_path: Path):
+    path = tmp_path / "p.toml"
+    path.write_text(f'name = "p"\ntarget = ["price"]\n[table]\npath = "{table}"\n[fit]\nepochs = 50\nmembers = 1\n')
+    words = [
+        str(path),
+        "--epochs",
+        "1",
+        "--seed",
+        "3",
+        "--drop",
+        "kind",
+        "--name",
+        "q",
+        "--repository",
+        str(tmp_path / "r"),
+    ]
+    assert command.main(words) == 0
+    provenance = Repository(tmp_path / "r").open("q", 1).manifest.provenance
+    fit = provenance.plan["fit"]
+    assert (provenance.seed, fit["epochs"], fit["members"], provenance.plan["table"]["drop"]) == (3, 1, 1, ["kind"])

@@ -1,0 +1,128 @@
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from training.columns import read_columns
+from training.encoders import Embedding, Preprocessing, encode, learn_schema
+from training.plan import Plan
+from training.table import Table
+
+
+def schema_of(frame: pl.DataFrame) -> tuple[Schema, np.ndarray]:
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test")
+    data = read_columns(Table(frame.with_columns(y=pl.int_range(pl.len()) / 7), "0" * 64, "t"), plan)
+    schema = learn_schema(data, np.arange(data.frame.height), plan.table)
+    return schema, encode(data.frame, schema)
+
+
+def numbers(values: list[float | None]) -> tuple[Schema, np.ndarray]:
+    schema = Schema(features=(NumberFeature(name="x"),))
+    return schema, np.array(values, dtype=np.float32)[:, None]
+
+
+def test_a_number_is_scaled_by_its_quartiles_and_clipped_smoothly():
+    schema, matrix = numbers([0, 1, 2, 3, 4])  # median 2, quartiles 1 and 3
+    z = Preprocessing(schema, matrix)(torch.tensor([[2.0], [4.0], [2002.0], [math.nan]]))
+    expected = [0, 1 / math.sqrt(1 + 1 / 9), 1000 / math.sqrt(1 + (1000 / 3) ** 2), 0]
+    assert z[:, 0].tolist() == pytest.approx(expected)
+    assert z.abs().max() < 3
+
+
+def test_quartiles_that_meet_are_replaced_by_the_range_and_a_constant_says_nothing():
+    schema, matrix = numbers([5, 5, 5, 5, 9])
+    assert Preprocessing(schema, matrix)(torch.tensor([[7.0]])).item() == pytest.approx(1 / math.sqrt(1 + 1 / 9))
+    schema, matrix = numbers([5, 5, 5])
+    assert Preprocessing(schema, matrix)(torch.tensor([[7.0]])).item() == 0
+
+
+def test_only_what_was_missing_in_training_has_an_indicator():
+    schema = Schema(features=(NumberFeature(name="a"), NumberFeature(name="b")))
+    train = np.array([[1, 1], [2, math.nan], [3, 3]], dtype=np.float32)
+    z = Preprocessing(schema, train)(torch.tensor([[math.nan, math.nan], [2.0, 2.0]]))
+    assert z.tolist() == [[0, 0, 1], [0, 0, 0]]
+
+
+def test_a_small_category_is_one_hot_and_unknown_and_missing_are_zeros():
+    schema = Schema(features=(CategoryFeature(name="c", categories=("a", "b", "c")),))
+    rows = torch.tensor([[0.0], [2.0], [3.0], [math.nan]])
+    z = Preprocessing(schema, rows[:2].numpy())(rows)
+    assert z.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+
+
+def test_larger_categories_share_one_embedding_table_with_rows_for_unknown_and_missing():
+    names = tuple(f"c{number}" for number in range(10))
+    schema = Schema(features=tuple(CategoryFeature(name=name, categories=names) for name in ("c", "d")))
+    rows = torch.tensor([[0.0, 9.0], [10.0, math.nan]])  # 10 is unknown
+    preprocessing = Preprocessing(schema, rows.numpy())
+    assert preprocessing.sizes == [12, 12]
+    x = preprocessing(rows)
+    assert x.tolist() == [[0, 12 + 9], [10, 12 + 11]]
+    embedded = Embedding(preprocessing.sizes, preprocessing.width)(x)
+    assert embedded.shape == (2, 16)
+    assert embedded[1].abs().sum() == 0  # nobody has trained these
+    assert embedded[0].abs().min() > 0
+
+
+def test_a_boolean_is_one_or_minus_one():
+    schema = Schema(features=(BooleanFeature(name="b"),))
+    rows = torch.tensor([[0.0], [1.0], [math.nan]])
+    assert Preprocessing(schema, rows[:2].numpy())(rows)[:, 0].tolist() == pytest.approx([-0.9487, 0.9487, 0], abs=1e-4)
+
+
+def test_a_datetime_turns_only_where_it_varied():
+    schema = Schema(features=(DatetimeFeature(name="t"),))
+    matrix = schema.encode([{"t": "2024-01-01"}, {"t": "2024-01-02"}, {"t": "2024-01-03"}])
+    z = Preprocessing(schema, matrix)(torch.from_numpy(matrix))
+    assert z.shape == (3, 1 + 2 * 2)  # day, and sine and cosine of weekday and yearday; the hour was always 0
+    assert z[0, 1].item() == 0  # a Monday
+    hourly = schema.encode([{"t": "2024-01-01T00:00"}, {"t": "2024-01-01T06:00"}])
+    z = Preprocessing(schema, hourly)(torch.from_numpy(hourly))
+    assert z[1].tolist() == pytest.approx([0, 1, 0], abs=1e-6)  # a quarter turn
+
+
+def test_without_preprocessing_numbers_pass_and_missing_is_zero():
+    schema = Schema(features=(NumberFeature(name="a"), CategoryFeature(name="c", categories=("u", "v"))))
+    rows = torch.tensor([[1e6, 1.0], [math.nan, 2.0]])
+    assert Preprocessing(schema, rows.numpy(), learned=False)(rows).tolist() == [[1e6, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "datatype"),
+    [
+        ([0.1 * i for i in range(200)], "FP32"),
+        ([1000 + 0.5 * i for i in range(200)], "FP32"),
+        ([1_000_000_000 + i for i in range(200)], "FP64"),  # ids that FP32 would merge
+        ([1e9 + 0.001 * i for i in range(200)], "FP64"),  # a tiny spread around a large mean
+        ([1e300 * i for i in range(200)], "FP64"),  # beyond FP32
+        ([16_777_216 * i for i in range(200)], "FP32"),  # large, and exact in FP32
+    ],
+)
+def test_the_matrix_is_fp64_where_fp32_would_round_the_table_away(values, datatype):
+    schema, matrix = schema_of(pl.DataFrame({"x": values}))
+    assert schema.datatype == datatype
+    z = Preprocessing(schema, matrix)(torch.from_numpy(matrix))
+    assert z.dtype == torch.float32
+    assert len(z.unique()) == 200
+
+
+def test_the_schema_says_what_training_rows_hold():
+    frame = pl.DataFrame({"n": [1.0, 3.0, None, 5.0], "c": ["b", "a", "b", None], "b": [True, True, False, None]})
+    schema, _ = schema_of(frame)
+    number, category, boolean = schema.features
+    assert isinstance(number, NumberFeature)
+    assert (number.missing_share, number.quantiles[0], number.quantiles[10], number.quantiles[-1]) == (0.25, 1, 3, 5)
+    assert isinstance(category, CategoryFeature)
+    assert (category.categories, category.shares) == (("a", "b"), (1 / 3, 2 / 3))
+    assert isinstance(boolean, BooleanFeature)
+    assert boolean.true_share == 2 / 3
+
+
+def test_a_frame_and_its_rows_as_json_give_one_matrix(mixed):
+    frame = mixed.drop("price", "grade")
+    schema, matrix = schema_of(frame)
+    rows = frame.with_columns(pl.col("day").cast(pl.String)).rows(named=True)
+    np.testing.assert_array_equal(schema.encode(rows), matrix)

@@ -1,0 +1,154 @@
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from models.manifest import Task
+from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from training.encoders import Preprocessing
+from training.export import EXPORTED, ONNX, TORCHSCRIPT, NoParity, OnnxSession, awkward_rows, check_parity, export
+from training.linear import solve_linear
+from training.net import Net, make_member
+from training.plan import NetPlan
+
+CITIES = tuple(f"city {number}" for number in range(12))
+OUTPUTS = {"regression": 2, "binary": 1, "multiclass": 3}
+
+
+def schema_of(datatype: str) -> Schema:
+    return Schema.model_validate(
+        {
+            "datatype": datatype,
+            "features": (
+                NumberFeature(name="size"),
+                CategoryFeature(name="color", categories=("blue", "red")),
+                CategoryFeature(name="city", categories=CITIES),
+                BooleanFeature(name="is_new"),
+                DatetimeFeature(name="day"),
+            ),
+        }
+    )
+
+
+def matrix_of(schema: Schema, rows: int = 40) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    columns = {
+        "size": rng.normal(1e9 if schema.datatype == "FP64" else 0, 1, rows),
+        "color": rng.choice(["blue", "red"], rows).tolist(),
+        "city": rng.choice(CITIES, rows).tolist(),
+        "is_new": rng.choice([True, False], rows).tolist(),
+        "day": np.datetime64("2024-01-01T08:00", "us") + rng.integers(0, 10**13, rows).astype("timedelta64[us]"),
+    }
+    columns["size"][3] = np.nan
+    columns["city"][4] = None
+    return schema.encode_columns(columns)
+
+
+def net_of(task: Task, datatype: str = "FP32", members: int = 1, *, linear: bool = False) -> tuple[Net, np.ndarray]:
+    schema = schema_of(datatype)
+    matrix = matrix_of(schema)
+    preprocessing = Preprocessing(schema, matrix)
+    torch.manual_seed(0)
+    nets: list[torch.nn.Module] = [
+        make_member(NetPlan(hidden=(8, 8)), preprocessing.width, preprocessing.sizes, OUTPUTS[task])
+        for _ in range(members)
+    ]
+    if linear:
+        x = preprocessing(torch.from_numpy(matrix)).numpy()
+        y = np.arange(40) % max(2, OUTPUTS[task]) if task != "regression" else x[:, :2]
+        nets.append(solve_linear(x, y, preprocessing.sizes, task, outputs=OUTPUTS[task]))
+    scale = torch.tensor([10.0, 1000.0]) if task == "regression" else None
+    net = Net(
+        preprocessing,
+        nets,
+        task,
+        centre=None if scale is None else -scale,
+        scale=scale,
+        temperature=1.0 if task == "regression" else 1.3,
+    )
+    return net, awkward_rows(schema, matrix)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
+def test_every_file_answers_as_the_network_does(tmp_path: Path, task, datatype, members):
+    net, matrix = net_of(task, datatype, members)
+    export(net, matrix, tmp_path)  # checks parity for none, one and many rows
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ONNX, TORCHSCRIPT, EXPORTED])
+    session = OnnxSession((tmp_path / ONNX).read_bytes())
+    width = OUTPUTS[task] if task != "binary" else 2
+    outputs = {"probabilities": ("FP32", width), "label": ("INT64", None)}
+    if task == "regression":
+        outputs = {"prediction": ("FP32", 2)}
+    assert session.signature == {"features": (datatype, matrix.shape[1]), **outputs}
+
+
+@pytest.mark.parametrize("members", [0, 1, 2])
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
+def test_a_linear_member_is_exported_alone_and_with_others(tmp_path: Path, task, members):
+    net, matrix = net_of(task, members=members, linear=True)
+    export(net, matrix, tmp_path)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_members_that_are_certain_stay_finite(tmp_path: Path, task):
+    net, matrix = net_of(task, members=3)
+    with torch.no_grad():
+        for weight in net.member.parameters():
+            weight.mul_(20)  # logits in the thousands
+    export(net, matrix, tmp_path)
+    for name, answers in OnnxSession((tmp_path / ONNX).read_bytes()).run(matrix).items():
+        assert np.isfinite(answers).all(), name
+
+
+def test_the_average_of_members_is_the_mean_of_their_probabilities():
+    schema = schema_of("FP32")
+    matrix = torch.from_numpy(matrix_of(schema))
+    preprocessing = Preprocessing(schema, matrix.numpy())
+    for task, outputs in (("binary", 1), ("binary", 2), ("multiclass", 3)):
+        plan = NetPlan(hidden=(8,))
+        members = [make_member(plan, preprocessing.width, preprocessing.sizes, outputs) for _ in range(3)]
+        alone = [Net(preprocessing, [member], task)(matrix)[0] for member in members]
+        together, label = Net(preprocessing, members, task)(matrix)
+        torch.testing.assert_close(together, torch.stack(alone).mean(0))
+        assert torch.equal(label, together.argmax(1))
+        torch.testing.assert_close(together.sum(1), torch.ones(len(matrix)))
+
+
+def test_the_files_tell_nothing_of_this_machine(tmp_path: Path):
+    net, matrix = net_of("multiclass", members=2)
+    export(net, matrix, tmp_path)
+    parts = {ONNX: (tmp_path / ONNX).read_bytes()}
+    for name in (TORCHSCRIPT, EXPORTED):
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            parts |= {f"{name}/{member}": archive.read(member) for member in archive.namelist()}
+    checkout = str(Path(__file__).parents[2]).encode()
+    for name, content in parts.items():
+        for word in (checkout, b"site-packages", b"/training/", b"net.py"):
+            assert word not in content, f"{name} holds {word!r}"
+
+
+def test_the_graph_is_one_file_of_standard_operators(tmp_path: Path):
+    net, matrix = net_of("binary", members=2)
+    export(net, matrix, tmp_path)
+    model = onnx.load(tmp_path / ONNX)
+    assert not model.functions
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not {"Loop", "If", "Scan"} & {node.op_type for node in model.graph.node}
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+    assert len(model.graph.node) < 100
+
+
+def test_a_file_with_other_answers_is_refused(tmp_path: Path):
+    net, matrix = net_of("regression")
+    export(net, matrix, tmp_path)
+    model = onnx.load(tmp_path / ONNX)
+    bias = next(tensor for tensor in model.graph.initializer if list(tensor.dims) == [2] and tensor.data_type == 1)
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.1), bias.name))
+    onnx.save(model, tmp_path / ONNX)
+    with pytest.raises(NoParity, match=r"model.onnx does not answer as the network does: .*; nothing was published"):
+        check_parity(net, matrix, tmp_path)

@@ -1,0 +1,153 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.fit import Diverged, Epoch, Member, choose, choose_device, fit, fit_members, objective_of
+from training.linear import solve_linear
+from training.net import make_member
+from training.plan import FitPlan, NetPlan
+from training.publish import digest_weights
+
+XOR = (torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]]), torch.tensor([0, 1, 1, 0]))
+MSE = objective_of("mse")
+
+
+def perceptron(hidden: tuple[int, ...] = (16,), outputs: int = 1) -> Callable[[], nn.Sequential]:
+    return lambda: make_member(NetPlan(hidden=hidden, activation="tanh"), 2, [], outputs)
+
+
+def line(rows: int = 200) -> tuple[Tensor, Tensor]:
+    x = torch.randn(rows, 2, generator=torch.Generator().manual_seed(0))
+    return x, x.sum(1, keepdim=True)
+
+
+def quietly(_: Epoch) -> None: ...
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "probability_l1"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_it_learns_xor(loss, optimizer):
+    rate = 0.5 if optimizer == "sgd" else 0.05
+    plan = FitPlan(
+        optimizer=optimizer, learning_rate=rate, momentum=0.9 if optimizer == "sgd" else 0, epochs=300, batch=0
+    )
+    net = perceptron(outputs=2 if loss == "cross_entropy" else 1)
+    member = fit(plan, net, XOR, XOR, objective_of(loss), report=quietly)
+    assert member.validation_loss < 0.05
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1"])
+def test_it_learns_a_sum(loss):
+    member = fit(
+        FitPlan(epochs=60, learning_rate=0.02), perceptron(), line(), line(50), objective_of(loss), report=quietly
+    )
+    assert member.validation_loss < 0.05
+
+
+def test_one_seed_gives_one_set_of_weights_and_leaves_torch_as_it_was():
+    plan = FitPlan(epochs=3, batch=32, seed=7)
+    state = torch.get_rng_state()
+    digests = [digest_weights(fit(plan, perceptron(), line(), line(50), MSE, report=quietly).net) for _ in range(2)]
+    assert digests[0] == digests[1]
+    assert torch.equal(torch.get_rng_state(), state)
+    other = fit(plan.model_copy(update={"seed": 8}), perceptron(), line(), line(50), MSE, report=quietly)
+    assert digest_weights(other.net) != digests[0]
+
+
+def test_full_batch_sgd_is_the_textbook_step():
+    x, y = line(20)
+    plan = FitPlan(optimizer="sgd", learning_rate=0.1, epochs=1, batch=0, schedule="constant", keep="last")
+    weight = nn.Linear(2, 1)
+    before = weight.weight.detach().clone(), weight.bias.detach().clone()
+    fit(plan, lambda: weight, (x, y), (x, y), MSE, report=quietly)
+    error = x @ before[0].T + before[1] - y  # [N, 1]
+    torch.testing.assert_close(weight.weight.detach(), before[0] - 0.1 * 2 * (error.T @ x) / len(x))
+    torch.testing.assert_close(weight.bias.detach(), before[1] - 0.1 * 2 * error.mean(0))
+
+
+def test_every_epoch_is_reported_and_kept():
+    seen: list[Epoch] = []
+    member = fit(FitPlan(epochs=4), perceptron(), line(), line(50), MSE, report=seen.append)
+    assert [epoch.number for epoch in seen] == [1, 2, 3, 4]
+    assert member.history == tuple(seen)
+    assert all(epoch.rows_per_second > 0 for epoch in seen)
+
+
+def test_the_best_weights_are_kept_and_patience_ends_the_fit():
+    train = line()
+    opposite = (train[0], -train[1])  # every step makes validation worse
+    plan = FitPlan(epochs=50, patience=3, optimizer="sgd", learning_rate=0.05, schedule="constant")
+    best = fit(plan, perceptron(()), train, opposite, MSE, report=quietly)
+    assert len(best.history) == 4
+    assert best.validation_loss == best.history[0].validation_loss
+    last = fit(plan.model_copy(update={"keep": "last"}), perceptron(()), train, opposite, MSE, report=quietly)
+    assert last.validation_loss == last.history[-1].validation_loss > best.validation_loss
+
+
+def test_a_loss_that_is_no_number_is_one_sentence():
+    plan = FitPlan(optimizer="sgd", learning_rate=1e30, epochs=5)
+    with pytest.raises(Diverged, match=r"^the fit diverged: the .* loss is (nan|inf) in epoch \d; lower fit\."):
+        fit(plan, perceptron(()), line(), line(50), MSE, report=quietly)
+
+
+def test_members_differ_and_the_first_is_the_plan_alone():
+    plan = FitPlan(epochs=2, members=3)
+    members = fit_members(plan, perceptron(), line(), line(50), MSE, report=lambda *_: None)
+    assert len({digest_weights(member.net) for member in members}) == 3
+    alone = fit(plan, perceptron(), line(), line(50), MSE, report=quietly)
+    assert digest_weights(members[0].net) == digest_weights(alone.net)
+
+
+def test_validation_chooses_between_members_a_line_and_their_average():
+    members = [Member(nn.Identity(), (), loss) for loss in (3.0, 1.0, 2.0)]
+    linear = [Member(nn.Identity(), (), loss) for loss in (5.0, 4.0)]
+    assert choose(members, [], 2, lambda _: math.nan) == [members[1], members[2]]
+    for cheapest in (1, 2, 3):
+        way = choose(members, linear, 2, lambda way, cheapest=cheapest: abs(len(way) - cheapest))
+        assert way == [[linear[1]], [members[1], members[2]], [members[1], members[2], linear[1]]][cheapest - 1]
+
+
+def test_a_linear_model_is_found_at_once():
+    x, y = line()
+    net = solve_linear(x.numpy(), y.numpy(), [], "regression", outputs=1, strength=1e-6)
+    torch.testing.assert_close(net(x), y, atol=1e-4, rtol=0)
+
+
+def test_a_linear_model_has_a_weight_for_each_category():
+    x = torch.tensor([[0.0, 0], [0, 1], [0, 2], [0, 3]]).repeat(50, 1)  # one number, one embedded feature
+    y = torch.tensor([1.0, 5, -2, 0]).repeat(50)[:, None]
+    net = solve_linear(x.numpy(), y.numpy(), [4], "regression", outputs=1, strength=1e-6)
+    torch.testing.assert_close(net(x), y, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_binary_linear_model_has_as_many_logits_as_its_net(outputs):
+    x, y = line()
+    net = solve_linear(x.numpy(), (y[:, 0] > 0).long().numpy(), [], "binary", outputs=outputs)
+    assert net(x).shape == (200, outputs)
+    assert ((net(x)[:, -1:] > 0) == (y > 0)).float().mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "epochs", "members"),
+    [(30, 32, 200, 8), (2_000, 64, 200, 8), (20_000, 512, 200, 4), (600_000, 4096, 8, 1), (10**8, 4096, 1, 1)],
+)
+def test_the_number_of_rows_decides_what_the_plan_leaves_open(rows, batch, epochs, members):
+    plan = FitPlan().for_rows(rows)
+    assert (plan.batch, plan.epochs, plan.members, plan.averaged) == (batch, epochs, members, members)
+    said = FitPlan(batch=0, epochs=7, members=2, averaged=1)
+    assert said.for_rows(rows) == said
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no NVIDIA GPU")
+def test_a_gpu_learns_what_a_cpu_learns():
+    device = choose_device()
+    train, validation = ([tensor.to(device) for tensor in line(rows)] for rows in (200, 50))
+    plan = FitPlan(epochs=60, learning_rate=0.02)
+    runs = [fit(plan, perceptron(), tuple(train), tuple(validation), MSE, report=quietly) for _ in range(2)]
+    assert runs[0].validation_loss < 0.05
+    assert digest_weights(runs[0].net) == digest_weights(runs[1].net)

@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.proof import prove
+from models.repository import Repository
+from training import recipe
+from training.export import ONNX, OnnxSession
+from training.plan import BadPlan, Plan
+from training.publish import digest_weights
+from training.recipe import Step
+from training.table import BadTable
+
+SHORT = {"epochs": 30, "members": 2, "batch": 32}
+
+
+def plan_of(frame: pl.DataFrame, folder: Path, *target: str, **fields: dict) -> Plan:
+    path = folder / "table.csv"
+    frame.write_csv(path)
+    fit = SHORT | fields.pop("fit", {})
+    return Plan.of({"name": "m", "target": target, "table": {"path": str(path)}, "fit": fit, **fields}, "test")
+
+
+def test_a_table_becomes_a_version_that_opens_and_proves_itself(mixed: pl.DataFrame, tmp_path: Path):
+    heard: list[str | Step] = []
+    plan = plan_of(mixed.drop("grade"), tmp_path, "price")
+    repository = Repository(tmp_path / "published")
+    fitted, number = recipe.run(plan, repository, heard.append)
+    version = repository.open("m", number)
+    manifest = version.manifest
+
+    prove(manifest, version.proof(), OnnxSession(version.read(ONNX)))
+    assert manifest.input.datatype == "FP64"  # for the column of stamps
+    assert {feature.name: feature.kind for feature in manifest.input.features} == {
+        "size": "number",
+        "color": "category",
+        "city": "category",
+        "is_new": "boolean",
+        "day": "datetime",
+        "stamp": "number",
+    }
+    assert manifest.weights == digest_weights(fitted.net)
+    assert manifest.provenance.plan["table"]["path"] == "table.csv"
+    assert manifest.provenance.data_rows == 300
+    assert (version.folder / "report" / "index.html").is_file()
+
+    test = manifest.scores["test"]
+    assert test.metrics["r2"] > 0.9 > test.baselines["mean"]["r2"]
+    assert sum(scores.rows for scores in manifest.scores.values()) == 300
+    steps = [event for event in heard if isinstance(event, Step)]
+    assert {step.member for step in steps} == {1, 2}
+    assert [len(history) for history in fitted.history] == [
+        sum(step.member == member for step in steps) for member in (1, 2)
+    ]
+
+
+def test_the_published_graph_answers_raw_json_as_the_fitted_network_does(mixed: pl.DataFrame, tmp_path: Path):
+    fitted, number = recipe.run(plan_of(mixed.drop("price"), tmp_path, "grade"), Repository(tmp_path / "published"))
+    version = Repository(tmp_path / "published").open("m", number)
+    assert version.manifest.classes == ("high", "low")
+    assert version.manifest.calibration is not None
+    row = {"size": None, "color": "never seen", "city": "city 3", "is_new": True, "day": "2024-02-29", "stamp": 1.7e12}
+    matrix = version.schema.encode([row])
+    got = OnnxSession(version.read(ONNX)).run(matrix)
+    np.testing.assert_allclose(got["probabilities"], fitted.predict(matrix)["probabilities"], atol=1e-5)
+    assert fitted.scores["test"].metrics["accuracy"] > 0.8
+
+
+def test_the_same_plan_gives_the_same_weights(mixed: pl.DataFrame, tmp_path: Path):
+    plan = plan_of(mixed, tmp_path, "grade", fit={"epochs": 3})
+    first, second = (digest_weights(recipe.train(plan).net) for _ in range(2))
+    assert first == second
+
+
+def test_several_targets_are_predicted_at_once_in_their_own_units(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2)).round(3)
+    frame = pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "big": 1e6 + 1e5 * x[:, 0], "small": 1e-3 * (x[:, 0] - x[:, 1])})
+    fitted = recipe.train(plan_of(frame, tmp_path, "big", "small"))
+    assert fitted.data.task == "regression"
+    test = fitted.parts["test"]
+    prediction = fitted.predict(test.matrix)["prediction"]
+    error = np.abs(prediction - test.y).mean(0) / test.y.std(0)
+    assert (error < 0.1).all()
+
+
+def test_a_line_is_within_reach_of_every_network(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(150, 5)).round(3)
+    y = x @ np.arange(1.0, 6) + rng.normal(0, 0.1, 150)
+    frame = pl.DataFrame({f"x{number}": x[:, number] for number in range(5)} | {"y": y})
+    fitted = recipe.train(plan_of(frame, tmp_path, "y", fit={"epochs": 1}))  # too short for anything but the line
+    assert fitted.scores["test"].metrics["r2"] == pytest.approx(
+        fitted.scores["test"].baselines["linear"]["r2"], abs=0.01
+    )
+    assert not fitted.chosen[-1].history
+
+
+def test_networks_without_preprocessing_read_the_numbers_as_they_are(tmp_path: Path):
+    frame = pl.DataFrame({"x": np.linspace(-1, 1, 200), "y": np.linspace(-1, 1, 200) * 3})
+    net = {"preprocessing": "none", "scale_targets": False, "hidden": (), "init": "normal"}
+    fit = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "constant", "members": 1}
+    fitted = recipe.train(plan_of(frame, tmp_path, "y", net=net, fit=fit))
+    weights = dict(fitted.net.named_parameters())
+    assert len(weights) == 2
+    assert next(iter(weights.values())).item() == pytest.approx(3, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("target", "loss"), [("price", "cross_entropy"), ("grade", "mse"), ("color", "binary_cross_entropy")]
+)
+def test_a_loss_that_measures_another_task_is_refused(mixed: pl.DataFrame, tmp_path: Path, target, loss):
+    with pytest.raises(BadPlan, match=rf"fit.loss {loss} does not measure a "):
+        recipe.train(plan_of(mixed, tmp_path, target, fit={"loss": loss}))
+
+
+def test_nothing_is_published_where_training_fails(tmp_path: Path):
+    frame = pl.DataFrame({"x": [1.0] * 20, "y": np.arange(20.0)})
+    with pytest.raises(BadTable):
+        recipe.run(plan_of(frame, tmp_path, "y"), Repository(tmp_path / "published"))
+    assert Repository(tmp_path / "published").names() == []

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from training.table import BadTable, read_table
+
+EIGHT_ROWS = b"1,2\n" * 8
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("t.csv", b"", "is empty; it needs a header and rows"),
+        ("t.csv", b"\n1,2\n", "its first line is blank; it needs a header"),
+        ("t.csv", b"a,b\n", "has a header but no rows"),
+        ("t.csv", b"a,b\n\n\n", "has a header but no rows"),
+        ("t.csv", b"a,b,a\n1,2,3\n", "columns 1 and 3 are both named 'a'; rename one"),
+        ("t.csv", b"a,b\n1,2\n1\n", "row 2 has 1 values, the header names 2; quote texts that hold delimiters"),
+        ("t.csv", b"a,b\n" + EIGHT_ROWS + b"1,2,3\n", "row 9 has 3 values, the header names 2"),
+        ("t.csv", b"a,b\n1,2\n1,2,3", "row 2 has 3 values, the header names 2"),
+        ("t.csv", b"a,b\n1,\xff\n", "row 1 is not UTF-8; save the file as UTF-8"),
+        ("t.csv", b"\xff,b\n1,2\n", "its header is not UTF-8; save the file as UTF-8"),
+        ("t.csv", b"a,b\n1,2\n\x00,2\n", "row 2 holds a NUL byte; it is damaged or not a text file"),
+        ("t.csv", b'a,b\n1,2\n"1,2\n3,4\n', "row 2 opens a quote that is never closed"),
+        ("t.parquet", b"PAR1 and then nothing", "is not a whole Parquet file"),
+        ("t.xlsx", b"PK", "its suffix is none of .csv, .tsv, .parquet; save the table as one of these"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_one_sentence(tmp_path: Path, name, content, reason):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(BadTable) as error:
+        read_table(path)
+    assert str(error.value).startswith(f"{path}: {reason}")
+    assert "\n" not in str(error.value)
+
+
+def test_an_absent_file_and_a_folder_are_refused(tmp_path: Path):
+    with pytest.raises(BadTable, match="there is no such file"):
+        read_table(tmp_path / "none.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(BadTable, match="is a folder"):
+        read_table(tmp_path / "folder.csv")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_the_delimiter_is_the_one_that_the_header_has_most_of(tmp_path: Path, delimiter, ending):
+    lines = [delimiter.join(("a", '"b, c; d"', "e")), delimiter.join(("1", '"x\ny"', "")), ""]
+    path = tmp_path / "t.csv"
+    path.write_bytes(ending.join(lines).encode())
+    assert read_table(path).frame.rows(named=True) == [{"a": "1", "b, c; d": "x\ny", "e": None}]
+
+
+def test_a_byte_order_mark_and_blanks_around_names_do_not_count(tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\xef\xbb\xbfa , b\n1,2\n")
+    assert read_table(path).frame.columns == ["a", "b"]
+
+
+def test_a_column_without_a_name_is_left_out_and_said_so(tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b",a\n0,5\n1,6\n")
+    table = read_table(path)
+    assert table.frame.columns == ["a"]
+    assert table.notes == ("column 1 has no name and is left out",)
+
+
+def test_a_parquet_file_keeps_its_types(tmp_path: Path):
+    path = tmp_path / "t.parquet"
+    frame = pl.DataFrame({"a": [1, 2], "b": ["x", None], "c": [True, False]})
+    frame.write_parquet(path)
+    assert read_table(path).frame.equals(frame)
+
+
+@given(content=st.binary(max_size=200))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_a_table_or_a_sentence(tmp_path: Path, content):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a,b\n" + content)
+    try:
+        table = read_table(path)
+    except BadTable as error:
+        assert "\n" not in str(error)  # noqa: PT017 - either is right
+    else:
+        assert table.frame.columns == ["a", "b"]
+        assert table.frame.height > 0
+
+
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=8)
+
+
+@given(rows=st.lists(st.tuples(cells, cells), min_size=1, max_size=8))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_written_is_what_is_read(tmp_path: Path, rows):
+    frame = pl.DataFrame(rows, schema={"a": pl.String, "b": pl.String}, orient="row")
+    path = tmp_path / "t.csv"
+    frame.write_csv(path, quote_style="always")
+    assert read_table(path).frame.fill_null("").equals(frame)

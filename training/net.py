@@ -1,0 +1,235 @@
+"""The network: learned preprocessing in front, members in the middle, the task's outputs behind.
+
+A member is what `fit` trains: it reads the preprocessed matrix and answers raw outputs, which are logits or
+standardised targets. `Net` is what is published: it reads the matrix of `Schema.encode` and answers in the table's own
+units.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.manifest import Task
+from training.encoders import Embedding, Preprocessing
+from training.plan import Activation, NetPlan
+
+
+class Sine(nn.Module):
+    """sin(x), for what repeats itself (Sitzmann et al. 2020, SIREN)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x)
+
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "sine": Sine,
+    "identity": nn.Identity,
+}
+
+
+def make_member(plan: NetPlan, inputs: int, sizes: list[int], outputs: int) -> nn.Sequential:
+    """A multilayer perceptron with fresh weights, drawn from torch's global generator.
+
+    Shape:
+        [N, inputs] -> [N, outputs]; the last `len(sizes)` inputs are rows of the embedding table
+    """
+    layers: list[nn.Module] = []
+    if sizes:
+        embedding = Embedding(sizes, inputs)
+        layers.append(embedding)
+        inputs = embedding.width
+    activations = plan.activations or (plan.activation,) * len(plan.hidden)
+    for width, activation in zip(plan.hidden, activations, strict=True):
+        layers += [_linear(inputs, width, plan), ACTIVATIONS[activation]()]
+        if plan.dropout:
+            layers.append(nn.Dropout(plan.dropout))
+        inputs = width
+    return nn.Sequential(*layers, _linear(inputs, outputs, plan))
+
+
+def _linear(inputs: int, outputs: int, plan: NetPlan) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    if plan.init != "uniform":
+        nn.init.normal_(layer.weight, std=1.0 if plan.init == "unit_normal" else inputs**-0.5)
+        nn.init.normal_(layer.bias) if plan.init == "unit_normal" else nn.init.zeros_(layer.bias)
+    return layer
+
+
+class LinearMember(nn.Module):
+    """A linear model: a weight for each number, and one for each row of the embedding table.
+
+    Shape:
+        [N, inputs] -> [N, outputs]
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, table: Tensor | None) -> None:
+        """`weight` is [inputs without the embedded, outputs], `table` [rows of the embedding table, outputs]."""
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.table = None if table is None else nn.Parameter(table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            return torch.addmm(self.bias, x, self.weight)
+        plain = len(self.weight)
+        rows = self.table[x[:, plain:].to(torch.int64)]  # [N, S, outputs]
+        return torch.addmm(self.bias, x[:, :plain], self.weight) + rows.sum(1)
+
+
+class Averaged(nn.Module):
+    """Several members as one: the mean of their targets, or of their probabilities, given as log probabilities.
+
+    A single member answers as it is.
+
+    Shape:
+        [N, inputs] -> [N, outputs]; of a binary net with one output and several members -> [N, 1], a logit
+    """
+
+    def __init__(self, members: Sequence[nn.Module], task: Task) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(stacked(members))
+        self.is_one = len(members) == 1
+        self.is_regression = task == "regression"
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers = [member(x) for member in self.members]
+        raw: Tensor = torch.cat(answers) if len(answers) > 1 else answers[0]  # [M, N, outputs]
+        if self.is_one:
+            return raw  # [N, outputs]
+        if self.is_regression:
+            return raw.mean(0)
+        if raw.shape[-1] == 1:
+            # log sigmoid by softplus: ONNX has no other form that stays finite for logits beyond 100
+            yes, no = -functional.softplus(-raw), -functional.softplus(raw)
+            return torch.logsumexp(yes, 0) - torch.logsumexp(no, 0)
+        return torch.logsumexp(torch.log_softmax(raw, -1), 0)
+
+
+class Net(nn.Module):
+    """The network as it is published: members averaged, calibrated, in the units of the table.
+
+    Shape:
+        features: [N, F], N from 0
+        regression -> prediction float32 [N, K]
+        classification -> probabilities float32 [N, C] and label int64 [N], the likeliest class
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        members: Sequence[nn.Module],
+        task: Task,
+        *,
+        centre: Tensor | None = None,
+        scale: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        """`centre` and `scale` [K] bring a regression back to the target's units, together or not at all."""
+        super().__init__()
+        self.preprocessing = preprocessing
+        self.member = Averaged(members, task)
+        self.task = task
+        self.temperature = temperature
+        self.centre: Tensor | None
+        self.scale: Tensor | None
+        self.register_buffer("centre", centre)
+        self.register_buffer("scale", scale)
+        self.eval()
+
+    def forward(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        raw: Tensor = self.member(self.preprocessing(features))
+        if self.task == "regression":
+            return raw if self.scale is None or self.centre is None else raw * self.scale + self.centre
+        logits = _of_both_classes(raw)
+        if self.temperature != 1.0:
+            logits = logits * (1 / self.temperature)
+        probabilities = torch.softmax(logits, -1)
+        # the reshape matters for no rows at all: ONNX Runtime's ArgMax of [0, C] alone is [0, C]
+        return probabilities, probabilities.argmax(1)  # not -1: ONNX Runtime answers [0, C] for no rows.reshape(-1)
+
+
+def _of_both_classes(raw: Tensor) -> Tensor:
+    """The logits of all classes, where a binary net has only that of the second: [..., 1] -> [..., 2]."""
+    return torch.cat([torch.zeros_like(raw), raw], -1) if raw.shape[-1] == 1 else raw
+
+
+# ------------------------------------------------------------------------------------------------ many members
+
+
+def stacked(members: Sequence[nn.Module]) -> list[nn.Module]:
+    """The members as few modules: those of one shape side by side, so that the graph has one product per layer.
+
+    Alone, a member stays what it is. Several answer [M, N, K] in the order given, perceptrons first.
+    """
+    if len(members) == 1:
+        return [members[0]]
+    perceptrons = [member for member in members if isinstance(member, nn.Sequential)]
+    others = [member for member in members if not isinstance(member, nn.Sequential)]
+    return ([_Stack(perceptrons)] if perceptrons else []) + [_Lifted(member) for member in others]
+
+
+class _Lifted(nn.Module):
+    """One member with a first axis of length 1, as a stack has."""
+
+    def __init__(self, member: nn.Module) -> None:
+        super().__init__()
+        self.member = member
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.unsqueeze(self.member(x), 0)
+
+
+class _Stack(nn.Module):
+    """M perceptrons of one shape, layer by layer.
+
+    Shape:
+        [N, inputs] -> [M, N, outputs]
+    """
+
+    def __init__(self, members: Sequence[nn.Sequential]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for same in zip(*members, strict=True):
+            first = same[0]
+            if isinstance(first, nn.Linear):
+                layers.append(_StackedLinear([layer for layer in same if isinstance(layer, nn.Linear)]))
+            elif isinstance(first, Embedding):
+                layers.append(_StackedEmbedding([layer for layer in same if isinstance(layer, Embedding)]))
+            elif not isinstance(first, nn.Dropout):
+                layers.append(first)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers: Tensor = self.layers(x)
+        return answers
+
+
+class _StackedLinear(nn.Module):
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach().T for layer in layers]))  # [M, in, out]
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach()[None] for layer in layers]))  # [M, 1, out]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul(x, self.weight) + self.bias  # [N, in] or [M, N, in]
+
+
+class _StackedEmbedding(nn.Module):
+    def __init__(self, layers: Sequence[Embedding]) -> None:
+        super().__init__()
+        self.count, self.plain = len(layers), layers[0].plain
+        self.width = layers[0].width - layers[0].plain
+        self.table = nn.Parameter(torch.stack([layer.table.detach() for layer in layers]))  # [M, rows, 8]
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.table[:, x[:, self.plain :].to(torch.int64)]  # [M, N, S, 8]
+        rows = rows.reshape(self.count, -1, self.width)  # not flatten(2): in ONNX that fails for N = 0
+        plain = x[:, : self.plain].unsqueeze(0).expand(self.count, -1, -1)
+        return torch.cat([plain, rows], 2)
