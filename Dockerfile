@@ -46,9 +46,8 @@ RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /op
 FROM build AS build-training
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-# No group has ONNX Runtime beside torch, because a machine that trains and serves has it already, in one of its two
-# packages. Here pip makes the bytecode: it passes over what only a newer Python can compile, and torch has such a file.
-RUN /opt/pip/bin/pip install -c requirements.lock --group training onnxruntime \
+# Here pip makes the bytecode: it passes over what only a newer Python can compile, and torch has such a file.
+RUN /opt/pip/bin/pip install -c requirements.lock --group training --group runtime-cpu \
  && /opt/pip/bin/pip install -c requirements.lock --group tables --no-deps \
  && find /opt/venv \( -type d -name tests -o -path '*/torch/test' -o -name 'libonnxruntime.so*' \) -prune -exec rm -r {} +
 COPY models /app/models

@@ -49,7 +49,7 @@ test-fast: $(VENV)/.dev  ## The tests that start no server, in seconds
 coverage: $(VENV)/.dev  ## Which branches the tests never take
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not container" --cov --cov-report=term-missing:skip-covered
 
-test-container: $(VENV)/.dev  ## Build both images and run them (needs buildah and debootstrap)
+test-container: $(VENV)/.dev  ## Build both images and run them (needs podman, runc and debootstrap)
 	$(BIN)/python -m pytest -m container tests/container
 
 # ------------------------------------------------------------------------------------------------ the environment

@@ -42,6 +42,15 @@ def test_rows_that_stand_twice_stand_in_one_part():
         assert {row % 200 for row in part} == {row % 200 for row in part if row < 200}
 
 
+def test_a_crowd_of_equal_rows_is_spread_over_the_parts_and_stays_when_rows_are_added():
+    crowds = pl.DataFrame({"a": [0, 1] * 500, "b": ["x", "x", "y", "y"] * 250, "y": [0.0, 1.0] * 500})
+    first = split_rows(*data_of(crowds))
+    assert [len(first.train), len(first.validation), len(first.test)] == pytest.approx([600, 200, 200], rel=0.2)
+    second = split_rows(*data_of(pl.concat([crowds, crowds])))
+    for before, after in zip((first.train, first.validation), (second.train, second.validation), strict=True):
+        assert set(before) == {row for row in after if row < 1000}
+
+
 @given(seed=st.integers(0, 5))
 @settings(deadline=None, max_examples=6)
 def test_a_hash_depends_on_the_row_alone(seed):
