@@ -213,7 +213,6 @@ class Totals:
         answered, failed: requests.
         rows: rows that were answered.
         batches: batches that were computed.
-        computed: requests that were in them.
         last_batch: when the last one was computed, in Unix time; 0 before the first.
         seconds: by stage, added up over requests.
     """
@@ -222,7 +221,6 @@ class Totals:
     failed: int = 0
     rows: int = 0
     batches: int = 0
-    computed: int = 0
     last_batch: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
@@ -237,8 +235,6 @@ class Totals:
                 self.rows = int(value)
             case "rowcast_batch_rows_count":
                 self.batches = int(value)
-            case "rowcast_queue_duration_seconds_count":
-                self.computed = int(value)
             case "rowcast_queue_duration_seconds_sum":
                 self.seconds["queue"] = value
             case "rowcast_stage_seconds_total":

@@ -17,7 +17,7 @@ from service import oip_description
 from service.asking import aside, find, ledger_of, predict, read_body
 from service.front import Front
 from service.problems import BadBody, ControlOff, NotReady
-from service.wire import oip, oip_answer, oip_matrix
+from service.wire import oip, oip_answer, oip_matrix, plain
 from service.wire.json_text import read_json
 
 FREE = frozenset({"/v2/health/live", "/v2/health/ready"})
@@ -138,7 +138,7 @@ def _version(front: Front, request: Request) -> Version:
     """The version that the path names, by its number or, which is our own addition, by a label."""
     path = request.path_params
     model, version = path["model"], path.get("version")
-    if version in front.catalog.labels(model):
+    if version is not None and plain.version_number(version) is None and version in front.catalog.labels(model):
         return find(front, {"model": model, "label": version})
     return find(front, path)
 

@@ -167,7 +167,9 @@ class Tensor:
         raise BadBody(f"input {shown(self.name)}, element {at}: must be {what}", shown(values[at]))
 
     def _refuse_range(self, values: list[Any], least: float, most: float) -> Any:
-        among = ((at, value) for at, value in enumerate(values) if value is not None and not least <= value <= most)
+        among = (
+            (at, value) for at, value in enumerate(values) if value is not None and (value < least or value > most)
+        )
         at, value = next((at, value) for at, value in among if value not in (math.inf, -math.inf))
         raise BadBody(
             f"input {shown(self.name)}, element {at}: must lie within {self.datatype}, {least:.5g} to {most:.5g}",

@@ -99,6 +99,19 @@ def test_every_number_is_read_from_raw_bytes(versions, datatype):
     np.testing.assert_array_equal(matrix, [[5, 2], [1, 100]])
 
 
+@pytest.mark.parametrize("data", [[True, False, None], [1, 0.0, None], [[1], [False], [None]]])
+def test_a_boolean_in_json_may_be_one_or_zero(versions, data):
+    version = _with_schema(versions["line"], Schema(features=(BooleanFeature(name="b"),)))
+    one = {"name": "b", "datatype": "BOOL", "shape": [3, 1], "data": data}
+    np.testing.assert_array_equal(encode(version, {"inputs": [one]}), [[1], [0], [math.nan]])
+
+
+def test_a_raw_boolean_is_true_unless_it_is_zero(versions):
+    version = _with_schema(versions["line"], Schema(features=(BooleanFeature(name="b"),)))
+    matrix = encode(version, {"inputs": [binary("b", "BOOL", [3], b"\x01\x00\x67")]}, b"\x01\x00\x67")
+    np.testing.assert_array_equal(matrix, [[1], [0], [1]])
+
+
 def test_bf16_is_the_upper_half_of_an_fp32(versions):
     raw = np.float32([5, -0.5]).tobytes()
     halves = raw[2:4] + raw[6:8]
@@ -136,6 +149,13 @@ def test_an_empty_text_is_a_missing_value_unless_it_is_a_category(versions):
     inputs = [dict(one) for one in FLOWERS]
     inputs[2]["data"] = ["", "red"]
     assert math.isnan(encode(version, {"inputs": inputs})[0, 2])
+
+
+def test_a_boolean_in_json_is_nothing_else(versions):
+    version = _with_schema(versions["line"], Schema(features=(BooleanFeature(name="b"),)))
+    for value in (2, "true", [True], 0.5, math.nan):
+        with pytest.raises(BadBody, match="element 1: must be true or false"):
+            encode(version, {"inputs": [{"name": "b", "datatype": "BOOL", "shape": [2], "data": [True, value]}]})
 
 
 def test_a_feature_called_features_is_a_feature(versions):
@@ -185,6 +205,12 @@ SIZED = {"binary_data_size": 16}
         ({"inputs": [features([1, 2], [1, 1.5], "INT8")]}, "element 1: must be a whole number, got 1.5"),
         ({"inputs": [features([1, 2], [1, 128], "INT8")]}, "element 1: must lie within INT8, -128 to 127, got 128"),
         ({"inputs": [features([1, 2], [None, -1], "UINT64")]}, "element 1: must lie within UINT64"),
+        (
+            b'{"inputs": [{"name": "features", "shape": [1, 2], "datatype": "FP64", "data": [NaN, 1%s]}]}'
+            % (b"0" * 400),
+            "element 1: must lie within FP64",
+        ),
+        ({"inputs": [features([1, 2], [1, 2], "BOOL")]}, "data-type is 'BOOL', but model 'pair' expects"),
         ({"inputs": [features([1, 2], [1, 2], "FP16")]}, "receiving FP16 data via JSON is not supported"),
         ({"inputs": [features([1, 2], ["1", "2"], "BYTES")]}, "data-type is 'BYTES', but model 'pair' expects"),
         ({"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 2]}]}, 'one of "data" and'),
