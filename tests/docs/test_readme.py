@@ -5,13 +5,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.server.conftest import free_port, until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -47,10 +47,7 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return os.environ | {"VENV": str(ROOT / ".venv"), "ROWCAST_PORT": str(port), "ROWCAST_HOST": "127.0.0.1"}
+    return os.environ | {"VENV": str(ROOT / ".venv"), "ROWCAST_PORT": str(free_port()), "ROWCAST_HOST": "127.0.0.1"}
 
 
 def run(command, checkout, environment):
@@ -90,7 +87,7 @@ def test_serve_answers_as_readme_says_and_picks_up_a_table_of_ones_own(checkout,
     assert hurried.returncode == 0, hurried.stderr
     server = subprocess.Popen(["make", "serve"], cwd=checkout, env=environment, start_new_session=True)
     try:
-        wait_until_ready(f"http://127.0.0.1:{environment['ROWCAST_PORT']}", server)
+        until(lambda: is_ready(server, environment), 180, "ready")
 
         [ask] = [command for command in COMMANDS if command.startswith("curl ")]
         answer = json.loads(run(ask, checkout, environment).stdout)
@@ -101,28 +98,15 @@ def test_serve_answers_as_readme_says_and_picks_up_a_table_of_ones_own(checkout,
         trained = run("make train DATA=my.csv TARGET=price", checkout, environment)
         assert trained.returncode == 0, trained.stderr
         own = f"http://127.0.0.1:{environment['ROWCAST_PORT']}/v1/models/my:predict"
-        assert eventually(lambda: httpx.post(own, json={"instances": [{"area": 90, "rooms": 0}]}).status_code == 200)
+        until(lambda: httpx.post(own, json={"instances": [{"area": 90, "rooms": 0}]}).status_code == 200)
     finally:
         os.killpg(server.pid, signal.SIGINT)  # what Ctrl-C does
         assert server.wait(20) is not None
 
 
-def wait_until_ready(url, server, seconds=180):
-    assert eventually(lambda: answers(f"{url}/health/ready") or server.poll() is not None, seconds)
+def is_ready(server, environment):
     assert server.poll() is None, "make serve ended"
-
-
-def answers(url):
     try:
-        return httpx.get(url).status_code == 200
+        return httpx.get(f"http://127.0.0.1:{environment['ROWCAST_PORT']}/health/ready").status_code == 200
     except httpx.TransportError:
         return False
-
-
-def eventually(holds, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if holds():
-            return True
-        time.sleep(0.1)
-    return False
