@@ -44,7 +44,8 @@ def score(task: Task, y: Targets, answers: Answers) -> dict[str, float | None]:
 
     regression: r2 (mean over the targets), rmse, mae, mse, in the targets' units
     classification: accuracy, balanced_accuracy, log_loss (nats), roc_auc (one against the rest, mean over classes),
-        brier (mean squared distance to the true class's corner), calibration_error
+        brier (mean squared error of the probability of two classes, of all of them summed up where there are more),
+        calibration_error
 
     Shape:
         y: [N, K] of a regression, class codes [N] of a classification; N from 1
@@ -69,14 +70,13 @@ def _classification(y: Targets, probabilities: npt.NDArray[np.float64]) -> dict[
     probabilities = probabilities / probabilities.sum(1, keepdims=True)  # float32 sums to 1 within 1e-7
     classes = np.arange(probabilities.shape[1])
     label = probabilities.argmax(1)
-    corner = np.eye(len(classes))[y]
     present = np.unique(y)
     return {
         "accuracy": float((label == y).mean()),
         "balanced_accuracy": float(np.mean([(label[y == code] == code).mean() for code in present])),
         "log_loss": float(metrics.log_loss(y, probabilities, labels=classes)),
         "roc_auc": _roc_auc(y, probabilities),
-        "brier": float(((probabilities - corner) ** 2).sum(1).mean()),
+        "brier": float(metrics.brier_score_loss(y, probabilities, labels=classes)),
         "calibration_error": _calibration_error(y, probabilities),
     }
 

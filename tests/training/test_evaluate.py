@@ -19,7 +19,7 @@ def test_the_metrics_of_a_classification_are_those_of_a_page_of_arithmetic():
     assert got["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
     assert got["log_loss"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.7]).mean())
     assert got["roc_auc"] == 1.0
-    assert got["brier"] == pytest.approx(2 * np.mean([0.1**2, 0.2**2, 0.6**2, 0.3**2]))
+    assert got["brier"] == pytest.approx(np.mean([0.1**2, 0.2**2, 0.6**2, 0.3**2]))
     assert got["calibration_error"] == pytest.approx((0.1 + 0.2 + 0.6 + 0.3) / 4)  # each row has a bin of its own
 
 
