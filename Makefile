@@ -24,6 +24,9 @@ train: $(VENV)/.run  ## Train and publish every plan, or PLAN=rings, or DATA=my.
 reproduce: $(VENV)/.run  ## Published figure, reproduced figure and ours for every founding system
 	$(BIN)/python -m training reproduce
 
+bench: $(VENV)/.run  ## Rowcast beside mosec, LitServe and a raw ASGI app, by wrk; about 20 minutes (BENCH="--rounds 1" is shorter)
+	$(BIN)/python -m benchmarks $(BENCH)
+
 train = $(BIN)/python -m training $(1)
 
 # ------------------------------------------------------------------------------------------------ the checks
@@ -88,4 +91,4 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet -c requirements.lock --group dev
 	@touch $@
 
-.PHONY: help serve train reproduce check lint types imports test test-fast coverage test-container setup lock clean
+.PHONY: help serve train reproduce bench check lint types imports test test-fast coverage test-container setup lock clean

@@ -5,50 +5,36 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import Scope
 
+from models.errors import RowcastError
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
 from service.front import Front
+from service.ledger import Ledger
 from service.problems import BadBody, ClientGone, TooLarge, TooSlow, UnknownVersion, UnsupportedEncoding
-from service.wire import plain
+from service.settings import Settings
+from service.wire import oip, oip_answer, oip_matrix, plain
 
-_ASIDE_BYTES = 500_000
+ASIDE_BYTES = 500_000
 """From this size on a body is read and encoded in a thread. Measured beside a client that sends 10 MB bodies: the
 longest wait of small requests falls from 250 to 86 ms, the time that the JSON parser keeps the interpreter for itself;
 at 1 MB from 27 to 20; below, the thread costs more than it gives."""
 
+OIP_LENGTH = "inference-header-content-length"
+"""The header that says how many bytes of a body are JSON, before raw tensors follow."""
+
+_JSON: Mapping[str, str] = {"content-type": "application/json"}
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib numbers its formats; HTTP's deflate is zlib's own
 _MOST_INFLATION = 1032  # a byte of a deflate stream holds at most so many
 
 _T = TypeVar("_T")
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What is known of a request while it is answered.
-
-    Attributes:
-        id: the client's own X-Request-Id if it is a plain short text, else one made here.
-        started: when its headers were there, by `time.perf_counter`.
-        is_prediction: it reached a route that predicts.
-        version: whom it asked, as soon as that is known.
-        rows: rows answered.
-        received, encoded, computed: when its body was there, its matrix, and the network's answers.
-    """
-
-    id: str
-    started: float
-    is_prediction: bool = False
-    version: Version | None = None
-    rows: int = 0
-    received: float = 0.0
-    encoded: float = 0.0
-    computed: float = 0.0
 
 
 def ledger_of(scope: Scope) -> Ledger:
@@ -71,21 +57,122 @@ def find(front: Front, whom: Mapping[str, Any]) -> Version:
     return front.catalog.find(name, number, label)
 
 
-async def predict(front: Front, ledger: Ledger, version: Version, matrix: Matrix, within_s: float) -> Answers:
-    """The version's answers for a matrix [N, F], at most `within_s` after the request's headers.
+def find_by_path(front: Front, path: Mapping[str, str]) -> Version:
+    """The same in a path of the Open Inference Protocol, whose version may, which is our own addition, be a label."""
+    version = path.get("version")
+    if version is not None and plain.version_number(version) is None and version in front.catalog.labels(path["model"]):
+        return find(front, {"model": path["model"], "label": version})
+    return find(front, path)
+
+
+def whom(path: Mapping[str, str], asked: plain.Request) -> Mapping[str, Any]:
+    """Whom a plain request asks: the path says so, or where it says nothing the body.
 
     Raises:
-        Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` says.
+        BadBody: they say different things.
     """
-    rows = len(matrix)
+    body = {"model": asked.model, "version": asked.version, "label": asked.label}
+    for key, value in body.items():
+        if path and value is not None and str(value) != path.get(key):
+            raise BadBody(f'"{key}" must be absent or as in the path: the path says whom to ask', repr(value)[:60])
+    return path or body
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a request asks, whatever protocol it came in.
+
+    Attributes:
+        matrix: its rows [N, F].
+        within_s: how long after its headers the answer may come.
+        write: the body of the answer, and the headers that say what it is.
+    """
+
+    version: Version
+    matrix: Matrix
+    within_s: float
+    write: Callable[[Answers], tuple[bytes, Mapping[str, str]]]
+
+
+def plain_question(settings: Settings, version: Version, asked: plain.Request) -> Question:
+    """The question of a plain request.
+
+    Raises:
+        TooLarge, BadRow: as `plain.Request.encode` says.
+    """
+    matrix = asked.encode(version.schema, settings.max_rows)
+    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version))
+
+
+def _write_plain(version: Version, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
+    return plain.write(version, answers), _JSON
+
+
+def oip_question(settings: Settings, version: Version, raw: bytes, header_length: str | None) -> Question:
+    """The question of a body of the Open Inference Protocol.
+
+    Raises:
+        BadBody, TooLarge, BadRow: as `oip.read`, `oip_answer.check_wanted` and `oip_matrix.encode` say.
+    """
+    asked = oip.read(raw, header_length)
+    oip_answer.check_wanted(asked.wanted, version)
+    matrix = oip_matrix.encode(asked, version, settings.max_rows)
+    within_s = settings.deadline_s if asked.timeout_s is None else min(asked.timeout_s, settings.deadline_s)
+    return Question(version, matrix, within_s, partial(_write_oip, version, asked))
+
+
+def _write_oip(version: Version, asked: oip.Request, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
+    body, json_bytes = oip_answer.write(version, asked, answers)
+    if json_bytes is None:
+        return body, _JSON
+    return body, {OIP_LENGTH: str(json_bytes), "content-type": "application/octet-stream"}
+
+
+def ask(
+    front: Front, ledger: Ledger, question: Question, tell: Callable[[Answers | RowcastError], None]
+) -> Callable[[], None]:
+    """Have a question answered: `tell` hears, later and once, what `answer` gets. What comes back withdraws it.
+
+    Raises:
+        Overloaded: as `Coalescer.submit` says; `tell` hears nothing.
+    """
+    rows = len(question.matrix)
     ledger.encoded = time.perf_counter()
-    rest_s = within_s - (ledger.encoded - ledger.started)
+    rest_s = question.within_s - (ledger.encoded - ledger.started)
+
+    def told(outcome: Answers | RowcastError) -> None:
+        ledger.computed = time.perf_counter()
+        front.metrics.rows_in_flight(-rows)
+        tell(outcome)
+
+    job = front.coalescer.submit(question.version, question.matrix, rest_s, told)
+    front.metrics.rows_in_flight(rows)
+
+    def withdraw() -> None:
+        front.coalescer.withdraw(job)
+        front.metrics.rows_in_flight(-rows)
+
+    return withdraw
+
+
+async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
+    """The answer to a question, as the application sends it.
+
+    Raises:
+        Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` and the question's `write` say.
+    """
+    rows = len(question.matrix)
+    ledger.encoded = time.perf_counter()
+    rest_s = question.within_s - (ledger.encoded - ledger.started)
     front.metrics.rows_in_flight(rows)
     try:
-        return await front.coalescer.predict(version, matrix, rest_s)
+        answers = await front.coalescer.predict(question.version, question.matrix, rest_s)
     finally:
         front.metrics.rows_in_flight(-rows)
         ledger.computed = time.perf_counter()
+    body, headers = question.write(answers)
+    ledger.rows = rows
+    return Response(body, headers=headers)
 
 
 async def read_body(request: Request, most: int, seconds: float) -> bytes:
@@ -145,4 +232,4 @@ def _inflate(raw: bytes, encoding: str, most: int) -> bytes:
 
 async def aside(size: int, work: Callable[[], _T]) -> _T:
     """The result of `work` on `size` bytes, done in a thread when they are many, so that other requests are served."""
-    return work() if size < _ASIDE_BYTES else await asyncio.to_thread(work)
+    return work() if size < ASIDE_BYTES else await asyncio.to_thread(work)

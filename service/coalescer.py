@@ -9,10 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from models.errors import RowcastError
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
@@ -23,6 +25,9 @@ from service.problems import DeadlinePassed, ModelFailed, Overloaded
 MOST_LOSSES = 3
 """How many workers may be lost under one job before it is blamed for it."""
 
+Tell = Callable[[Answers | RowcastError], None]
+"""Told of the answers, or of the problem that there is in their place."""
+
 Observer = Callable[[Version, int, float, list[float]], None]
 """Told of every batch: version, rows, seconds that the session ran, seconds that each job had waited."""
 
@@ -32,18 +37,30 @@ class Job:
     """One request's rows, encoded for one version.
 
     Attributes:
-        deadline, arrived: by the event loop's clock, in seconds.
+        key: the version's, see `key_of`.
+        tell: called once with what became of it; None as soon as nobody waits for it any more.
+        arrived: by the event loop's clock, in seconds.
+        alarm: goes off at its deadline.
         is_alone: it goes without mates, since a batch with it was lost or failed.
         losses: how many workers were lost while they had it.
     """
 
     version: Version
+    key: str
     matrix: Matrix
-    deadline: float
+    tell: Tell | None
     arrived: float
-    answers: asyncio.Future[Answers]
+    alarm: asyncio.TimerHandle | None = None
     is_alone: bool = False
     losses: int = 0
+
+    def settle(self, outcome: Answers | RowcastError) -> None:
+        """Tell whoever waits, if anybody still does."""
+        tell, self.tell = self.tell, None
+        if self.alarm is not None:
+            self.alarm.cancel()
+        if tell is not None:
+            tell(outcome)
 
 
 class Lane(Protocol):
@@ -97,18 +114,34 @@ class Coalescer:
             DeadlinePassed: it waited too long; it was not and will not be computed, unless it was out already.
             ModelFailed: the session failed on these very rows.
         """
+        answers: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
+        job = self.submit(version, matrix, deadline_s, partial(_resolve, answers))
+        try:
+            return await answers
+        finally:
+            self.withdraw(job)  # no-op unless its client left
+
+    def submit(self, version: Version, matrix: Matrix, deadline_s: float, tell: Tell) -> Job:
+        """Have a matrix [N, F] answered; `tell` hears, later and once, what `predict` returns or raises.
+
+        Raises:
+            Overloaded: the queue is full; `tell` hears nothing.
+        """
         if self.rows_waiting and self.rows_waiting + len(matrix) > self._max_waiting_rows:
             raise Overloaded(self.rows_waiting, min(60.0, self.rows_waiting / self._rows_per_s))
         loop = asyncio.get_running_loop()
         now = loop.time()
-        job = Job(version, matrix, now + deadline_s, now, loop.create_future())
-        alarm = loop.call_at(job.deadline, _expire, job, deadline_s)
+        job = Job(version, key_of(version), matrix, tell, now)
+        job.alarm = loop.call_at(now + deadline_s, self._expire, job, deadline_s)
         self._enqueue(job)
-        try:
-            return await job.answers
-        finally:
-            alarm.cancel()
-            self._withdraw(job)  # no-op unless it waits still: it expired, or its client left
+        return job
+
+    def withdraw(self, job: Job) -> None:
+        """Nobody waits for the job any more: it is not computed unless it is out already, and nobody is told."""
+        job.tell = None
+        if job.alarm is not None:
+            job.alarm.cancel()
+        self._leave(job)
 
     def wake(self) -> None:
         """Send what waits; called whenever a lane may have become free."""
@@ -117,7 +150,9 @@ class Coalescer:
             asyncio.get_running_loop().call_soon(self._send_all)
 
     def _enqueue(self, job: Job) -> None:
-        queue = self._queues.setdefault(key_of(job.version), _Queue())
+        queue = self._queues.get(job.key)
+        if queue is None:
+            queue = self._queues[job.key] = _Queue()
         if job.is_alone:
             queue.again.append(job)
         else:
@@ -125,8 +160,12 @@ class Coalescer:
         self.rows_waiting += len(job.matrix)
         self.wake()
 
-    def _withdraw(self, job: Job) -> None:
-        queue = self._queues.get(key_of(job.version))
+    def _expire(self, job: Job, deadline_s: float) -> None:
+        self._leave(job)
+        job.settle(DeadlinePassed(deadline_s))
+
+    def _leave(self, job: Job) -> None:
+        queue = self._queues.get(job.key)
         if queue is not None and job in queue.jobs:
             del queue.jobs[job]
             self.rows_waiting -= len(job.matrix)
@@ -151,7 +190,7 @@ class Coalescer:
         if queue.again:
             job = queue.again.popleft()
             self.rows_waiting -= len(job.matrix)
-            return [] if job.answers.done() else [job]
+            return [] if job.tell is None else [job]
         batch: list[Job] = []
         rows = 0
         for job in queue.jobs:
@@ -162,7 +201,7 @@ class Coalescer:
         for job in batch:
             del queue.jobs[job]
         self.rows_waiting -= rows
-        return [job for job in batch if not job.answers.done()]
+        return [job for job in batch if job.tell is not None]
 
     def _send(self, lane: Lane, queue: _Queue, batch: list[Job]) -> None:
         matrix = batch[0].matrix if len(batch) == 1 else np.concatenate([job.matrix for job in batch])
@@ -189,18 +228,18 @@ class Coalescer:
             job.losses += 1
             if job.losses < MOST_LOSSES:
                 self._again(job)
-            elif not job.answers.done():
-                job.answers.set_exception(ModelFailed(str(job.version), "inference workers die under these rows"))
+            else:
+                job.settle(ModelFailed(str(job.version), "inference workers die under these rows"))
 
     def _failed(self, batch: list[Job], reply: Reply) -> None:
         if len(batch) > 1:
             for job in batch:
                 self._again(job)
-        elif not batch[0].answers.done():
-            batch[0].answers.set_exception(ModelFailed(str(batch[0].version), reply.sentence or _MISFIT))
+        else:
+            batch[0].settle(ModelFailed(str(batch[0].version), reply.sentence or _MISFIT))
 
     def _again(self, job: Job) -> None:
-        if not job.answers.done():
+        if job.tell is not None:
             job.is_alone = True
             self._enqueue(job)
 
@@ -208,9 +247,13 @@ class Coalescer:
 _MISFIT = "the session gave another number of answers than rows"
 
 
-def _expire(job: Job, deadline_s: float) -> None:
-    if not job.answers.done():
-        job.answers.set_exception(DeadlinePassed(deadline_s))
+def _resolve(answers: asyncio.Future[Answers], outcome: Answers | RowcastError) -> None:
+    if answers.done():  # its client left
+        return
+    if isinstance(outcome, RowcastError):
+        answers.set_exception(outcome)
+    else:
+        answers.set_result(outcome)
 
 
 def _fits(answers: Answers | None, batch: list[Job]) -> bool:
@@ -222,6 +265,6 @@ def _scatter(batch: list[Job], answers: Answers) -> None:
     start = 0
     for job in batch:
         end = start + len(job.matrix)
-        if not job.answers.done():
-            job.answers.set_result({name: values[start:end] for name, values in answers.items()})
+        if job.tell is not None:
+            job.settle({name: values[start:end] for name, values in answers.items()})
         start = end

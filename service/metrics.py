@@ -7,9 +7,11 @@ so no counter goes down, and there are at most five files for each slot.
 What is live is not counted but looked up when the page is read. docs/reference/metrics.md explains every name.
 """
 
+import asyncio
 import importlib.metadata
 import platform
 import time
+from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,6 +110,8 @@ class Metrics:
         )
         started.set(time.time())
         self._in_flight.set(0)  # the slot's last process may have died with rows in flight
+        self._in_flight_change = 0
+        self._is_scheduled = False
         self._outcomes: dict[tuple[str, str, str], Counter] = {}
         self._of_version: dict[tuple[str, int], _OfVersion] = {}
 
@@ -128,14 +132,13 @@ class Metrics:
         `rows` were answered: 0 unless the code is `OK`. `seconds` from headers to answer, among them `encode_s` from
         the body to its matrix and `write_s` from the network's answers to the end.
         """
-        key = (model, "", code) if version is None else (version.name, str(version.number), code)
-        self._outcome(key).inc()
-        if version is not None:
-            of_version = self._children(version)
-            of_version.request.observe(seconds)
-            if rows:
-                of_version.rows.inc(rows)
-            of_version.keep(code, seconds, encode_s, write_s)
+        if version is None:
+            self._outcome((model, "", code)).inc()
+            return
+        of_version = self._children(version)
+        of_version.requests.append((code, rows, seconds))
+        of_version.keep(code, seconds, encode_s, write_s)
+        self._write_soon()
 
     def batch(self, version: Version, rows: int, compute_s: float, queue_s: Iterable[float]) -> None:
         """Count one batch: its rows, the time to compute it, and how long each of its requests had waited."""
@@ -143,18 +146,46 @@ class Metrics:
         of_version.batch.observe(rows)
         of_version.compute.observe(compute_s)
         of_version.last_batch.set(time.time())
-        for seconds in queue_s:
-            of_version.queue.observe(seconds)
-            of_version.kept["compute"] += compute_s  # each of them waited for all of it
+        waited = list(queue_s)
+        _observe_all(of_version.queue, waited)
+        of_version.kept["compute"] += compute_s * len(waited)  # each of them waited for all of it
 
     def rows_in_flight(self, change: int) -> None:
         """Add to the rows that are encoded and not yet answered; a negative number takes away."""
-        self._in_flight.inc(change)
+        self._in_flight_change += change
+        self._write_soon()
 
     def write_what_is_kept(self) -> None:
-        """Write the seconds that this process has kept back. Called where requests are counted, not in a thread."""
+        """Write all that this process has kept back. Called where requests are counted, not in a thread."""
+        self._write_requests()
         for of_version in self._of_version.values():
             of_version.write()
+
+    def _write_soon(self) -> None:
+        """Write at the end of this turn of the event loop: the requests of one batch cost little more than one."""
+        if self._is_scheduled:
+            return
+        try:
+            asyncio.get_running_loop().call_soon(self._write_requests)
+        except RuntimeError:  # no loop, no turns
+            self._write_requests()
+        else:
+            self._is_scheduled = True
+
+    def _write_requests(self) -> None:
+        self._is_scheduled = False
+        if self._in_flight_change:
+            self._in_flight.inc(self._in_flight_change)
+            self._in_flight_change = 0
+        for (name, number), of_version in self._of_version.items():
+            if not of_version.requests:
+                continue
+            requests, of_version.requests = of_version.requests, []
+            for code, times in Counts(code for code, _, _ in requests).items():
+                self._outcome((name, str(number), code)).inc(times)
+            if rows := sum(rows for _, rows, _ in requests):
+                of_version.rows.inc(rows)
+            _observe_all(of_version.request, [seconds for _, _, seconds in requests])
 
     def totals(self) -> "Mapping[tuple[str, str], Totals]":
         """The counts of every version, by model and version, summed over all processes; none ever goes down."""
@@ -205,6 +236,17 @@ class Metrics:
         return children
 
 
+def _observe_all(histogram: Histogram, seconds: Sequence[float]) -> None:
+    """Observe many values at the cost of a few: each of a histogram's series is written once."""
+    if len(seconds) == 1:
+        histogram.observe(seconds[0])
+        return
+    bounds, buckets = histogram._upper_bounds, histogram._buckets  # noqa: SLF001 - nothing public takes many values
+    for place, times in Counts(bisect_left(bounds, value) for value in seconds).items():
+        buckets[place].inc(times)
+    histogram._sum.inc(sum(seconds))  # noqa: SLF001
+
+
 @dataclass(slots=True)
 class Totals:
     """What one version did since the server started.
@@ -248,7 +290,7 @@ class Totals:
 class _OfVersion:
     """The series of one version, looked up once, and the seconds of stages that are not written yet."""
 
-    __slots__ = ("batch", "compute", "kept", "last_batch", "queue", "request", "rows", "stages", "write_at")
+    __slots__ = ("batch", "compute", "kept", "last_batch", "queue", "request", "requests", "rows", "stages", "write_at")
 
     def __init__(
         self,
@@ -264,6 +306,7 @@ class _OfVersion:
         self.rows, self.request, self.queue, self.compute, self.batch = rows, request, queue, compute, batch
         self.last_batch, self.stages = last_batch, stages
         self.kept = dict.fromkeys(stages, 0.0)
+        self.requests: list[tuple[str, int, float]] = []  # of this turn: code, rows, seconds
         self.write_at = 0.0
 
     def keep(self, code: str, seconds: float, encode_s: float, write_s: float) -> None:

@@ -12,18 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from models.repository import Version
 from service import oip_description
-from service.asking import aside, find, ledger_of, predict, read_body
+from service.asking import OIP_LENGTH, answer, aside, find_by_path, ledger_of, oip_question, read_body
 from service.front import Front
 from service.problems import BadBody, ControlOff, NotReady
-from service.wire import oip, oip_answer, oip_matrix, plain
 from service.wire.json_text import read_json
 
 FREE = frozenset({"/v2/health/live", "/v2/health/ready"})
 """What needs no key: probes."""
-
-_JSON_BYTES = "inference-header-content-length"
 
 
 class OipRoutes:
@@ -59,23 +55,11 @@ class OipRoutes:
     async def _infer(self, request: Request) -> Response:
         front, ledger = self._front(), ledger_of(request.scope)
         ledger.is_prediction = True
-        settings, length = front.settings, request.headers.get(_JSON_BYTES)
-        version = ledger.version = _version(front, request)  # unknown: refused before its rows are uploaded
+        settings, length = front.settings, request.headers.get(OIP_LENGTH)
+        version = ledger.version = find_by_path(front, request.path_params)  # unknown: refused before its rows come
         raw = await read_body(request, settings.max_body_bytes, settings.deadline_s)
-
-        def read() -> tuple[oip.Request, Any]:
-            asked = oip.read(raw, length)
-            oip_answer.check_wanted(asked.wanted, version)
-            return asked, oip_matrix.encode(asked, version, settings.max_rows)
-
-        asked, matrix = await aside(len(raw), read)
-        within_s = settings.deadline_s if asked.timeout_s is None else min(asked.timeout_s, settings.deadline_s)
-        answers = await predict(front, ledger, version, matrix, within_s)
-        body, json_bytes = oip_answer.write(version, asked, answers)
-        ledger.rows = len(matrix)
-        if json_bytes is None:
-            return Response(body, media_type="application/json")
-        return Response(body, headers={_JSON_BYTES: str(json_bytes)}, media_type="application/octet-stream")
+        question = await aside(len(raw), lambda: oip_question(settings, version, raw, length))
+        return await answer(front, ledger, question)
 
     async def _server(self, _: Request) -> Response:
         return _json(oip_description.server())
@@ -92,25 +76,25 @@ class OipRoutes:
 
     async def _metadata(self, request: Request) -> Response:
         front = self._front()
-        return _json(oip_description.metadata(front.catalog, _version(front, request)))
+        return _json(oip_description.metadata(front.catalog, find_by_path(front, request.path_params)))
 
     async def _model_ready(self, request: Request) -> Response:
         front = self._front()
-        version = _version(front, request)
+        version = find_by_path(front, request.path_params)
         _check_ready(front)
         return _json({"name": version.name, "ready": True})
 
     async def _config(self, request: Request) -> Response:
         front = self._front()
-        return _json(oip_description.config(_version(front, request), front.settings.max_rows))
+        return _json(oip_description.config(find_by_path(front, request.path_params), front.settings.max_rows))
 
     async def _statistics(self, request: Request) -> Response:
         front = self._front()
         live = front.catalog.live()
         if "version" in request.path_params:
-            asked = [_version(front, request)]
+            asked = [find_by_path(front, request.path_params)]
         elif "model" in request.path_params:
-            asked = list(live[_version(front, request).name].values())
+            asked = list(live[find_by_path(front, request.path_params).name].values())
         else:
             asked = [version for versions in live.values() for version in versions.values()]
         front.metrics.write_what_is_kept()
@@ -132,15 +116,6 @@ class OipRoutes:
 
 def _json(value: Mapping[str, Any] | list[Any]) -> Response:
     return Response(orjson.dumps(value), media_type="application/json")
-
-
-def _version(front: Front, request: Request) -> Version:
-    """The version that the path names, by its number or, which is our own addition, by a label."""
-    path = request.path_params
-    model, version = path["model"], path.get("version")
-    if version is not None and plain.version_number(version) is None and version in front.catalog.labels(model):
-        return find(front, {"model": model, "label": version})
-    return find(front, path)
 
 
 def _check_ready(front: Front) -> None:

@@ -286,12 +286,12 @@ class MethodNotAllowed(RowcastError):  # noqa: N818
 
 
 class ClientGone(RowcastError):  # noqa: N818
-    """The client closed the connection before its request was whole."""
+    """The client closed the connection before it had its answer."""
 
     code = "client_gone"
 
     def __str__(self) -> str:
-        return "the client closed the connection before its request was whole"
+        return "the client closed the connection before it had its answer"
 
 
 class TooSlow(RowcastError):  # noqa: N818

@@ -5,11 +5,6 @@ A prediction, top to bottom, is `_predict`. Whatever goes wrong anywhere is rais
 """
 
 import asyncio
-import hmac
-import logging
-import re
-import secrets
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,21 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import RowcastError
 from service import metrics, oip_routes, openapi, problems
-from service.asking import Ledger, aside, find, ledger_of, predict, read_body
+from service.asking import answer, aside, find, ledger_of, plain_question, read_body, whom
 from service.description import describe, example_row
 from service.front import Front
+from service.ledger import check_key, count, open_ledger, problem_of
 from service.oip_routes import OipRoutes
-from service.problems import (
-    BadBody,
-    Internal,
-    MethodNotAllowed,
-    NotFound,
-    NotReady,
-    Refused,
-    Unauthorized,
-    UnknownLabel,
-    UnknownVersion,
-)
+from service.problems import BadBody, MethodNotAllowed, NotFound, NotReady, Refused
 from service.wire import plain
 
 FREE = oip_routes.FREE | {"/health", "/health/live", "/health/ready"}
@@ -46,9 +32,6 @@ FREE = oip_routes.FREE | {"/health", "/health/live", "/health/ready"}
 
 REPLACED = frozenset({"/", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
 """Pages of FastAPI and LitServe that are ours or, because they need a CDN, nobody's."""
-
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_log = logging.getLogger(__name__)
 
 
 def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
@@ -92,12 +75,9 @@ class _Routes:
             ledger.version = find(front, request.path_params)
         raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
         asked = await aside(len(raw), lambda: plain.read(raw))
-        version = ledger.version = find(front, _whom(request.path_params, asked))
-        matrix = await aside(len(raw), lambda: asked.encode(version.schema, front.settings.max_rows))
-        answers = await predict(front, ledger, version, matrix, front.settings.deadline_s)
-        answer = plain.write(version, answers)
-        ledger.rows = len(matrix)
-        return Response(answer, media_type="application/json")
+        version = ledger.version = find(front, whom(request.path_params, asked))
+        question = await aside(len(raw), lambda: plain_question(front.settings, version, asked))
+        return await answer(front, ledger, question)
 
     async def _models(self, _: Request) -> Response:
         return _json({"models": sorted(self._front().catalog.live())})
@@ -156,14 +136,6 @@ def _json(value: Mapping[str, Any]) -> Response:
     return Response(orjson.dumps(value), media_type="application/json")
 
 
-def _whom(path: Mapping[str, Any], asked: plain.Request) -> Mapping[str, Any]:
-    body = {"model": asked.model, "version": asked.version, "label": asked.label}
-    for key, value in body.items():
-        if path and value is not None and str(value) != path.get(key):
-            raise BadBody(f'"{key}" must be absent or as in the path: the path says whom to ask', repr(value)[:60])
-    return path or body
-
-
 async def _raise_as_problem(request: Request, error: Exception) -> Response:
     """Turn what the framework raises into a problem, on its way to `Edge`."""
     if not isinstance(error, HTTPException):
@@ -193,7 +165,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        ledger = scope["rowcast"] = Ledger(_request_id(headers), time.perf_counter())
+        ledger = scope["rowcast"] = open_ledger(headers)
         has_begun = False
 
         async def send_with_id(message: Message) -> None:
@@ -205,44 +177,15 @@ class Edge:
 
         problem: RowcastError | None = None
         try:
-            self._check_key(scope["path"], headers)
+            if scope["path"] not in FREE:
+                check_key(self._front(), headers)
             await self._app(scope, receive, send_with_id)
-        except RowcastError as error:
-            problem = error
-            if problems.status_of(error) == 500:
-                _log.error("request %s to %r: %s", ledger.id, scope["path"][:200], error)
-        except Exception:  # noqa: BLE001 - whatever it was, the client gets a problem and the log the reason
-            _log.exception("request %s to %r failed", ledger.id, scope["path"][:200])
-            problem = Internal()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
+            problem = problem_of(error, ledger, scope["path"])
         if problem is not None and not has_begun:
             await _answer_of(problem, ledger.id)(scope, receive, send_with_id)
-        self._count(scope["path"], ledger, problem)
-
-    def _check_key(self, path: str, headers: Mapping[bytes, bytes]) -> None:
-        key = self._front().settings.api_key
-        if key is None or path in FREE:
-            return
-        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-        given = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-        if not hmac.compare_digest(given, key.get_secret_value().encode()):
-            raise Unauthorized
-
-    def _count(self, path: str, ledger: Ledger, problem: RowcastError | None) -> None:
-        if path in FREE or not (problem or ledger.is_prediction):
-            return
-        # the names of these two are live models; any other name is the client's invention and labels nothing
-        model = problem.name if isinstance(problem, UnknownVersion | UnknownLabel) else ""
-        code = metrics.OK if problem is None else problem.code
-        now = time.perf_counter()
-        self._front().metrics.request(
-            ledger.version,
-            code,
-            ledger.rows,
-            now - ledger.started,
-            model=model,
-            encode_s=ledger.encoded - ledger.received,
-            write_s=now - ledger.computed,
-        )
+        if scope["path"] not in FREE and (problem or ledger.is_prediction):
+            count(self._front(), ledger, problem)
 
 
 def _answer_of(problem: RowcastError, request_id: str) -> Response:
@@ -252,8 +195,3 @@ def _answer_of(problem: RowcastError, request_id: str) -> Response:
         problems.headers_of(problem),
         media_type="application/json",
     )
-
-
-def _request_id(headers: Mapping[bytes, bytes]) -> str:
-    given = headers.get(b"x-request-id", b"")
-    return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)

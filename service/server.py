@@ -5,7 +5,7 @@
     python -m service         service/supervisor.py: takes signals, starts the next line again if it dies
       LitServe's main         this file
         manager               LitServe's; nothing of ours waits for it
-        API processes         service/front.py behind service/routes.py
+        API processes         service/front.py behind service/fast_lane.py and service/routes.py
         inference workers     service/worker.py, started by service/api.py
 
 What LitServe lacks stands in `Server` and in service/watch.py.
@@ -16,7 +16,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from multiprocessing import connection
@@ -32,6 +32,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from service import metrics, process, worker
 from service.api import Rowcast
+from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.routes import add_routes
 from service.settings import Settings
@@ -48,7 +49,7 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
     os.register_at_fork(after_in_child=lambda: process.end_with(None))
     server = Server(settings, runtime, end)
     _remove_what_hurts(server.app)
-    _add_what_is_ours(server, settings)
+    front = _add_what_is_ours(server, settings)
     try:
         server.run(
             host=settings.host,
@@ -59,7 +60,7 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
             access_log=False,
             server_header=False,
             loop="uvloop",
-            http="httptools",
+            http=partial(FastLane, front),  # uvicorn's "httptools", answering predictions by itself
             lifespan="on",
         )
     except CannotServe as error:
@@ -76,8 +77,8 @@ def _remove_what_hurts(app: FastAPI) -> None:
     app.user_middleware = [kept for kept in app.user_middleware if kept.cls is not gzip]
 
 
-def _add_what_is_ours(server: "Server", settings: Settings) -> None:
-    """Routes, and in each API process a front that is open before the port is."""
+def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Front]:
+    """Routes, and in each API process a front that is open before the port is; what comes back finds it."""
     fronts: list[Front] = []  # one, made after the fork
     litserves = server.app.router.lifespan_context
 
@@ -90,7 +91,12 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> None:
             yield
 
     server.app.router.lifespan_context = lifespan
-    add_routes(server.app, lambda: fronts[0])
+
+    def front() -> Front:
+        return fronts[0]
+
+    add_routes(server.app, front)
+    return front
 
 
 def _say_ready(server: "Server", settings: Settings, front: Front) -> None:

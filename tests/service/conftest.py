@@ -65,6 +65,20 @@ class Answering:
         assert deadline_s > 0
         return self.answer(version.name, matrix)
 
+    def submit(self, version, matrix, deadline_s, tell):
+        """What `predict` returns or raises, told in a later turn of the event loop."""
+
+        def settle(task):
+            if not task.cancelled():
+                tell(task.exception() or task.result())
+
+        job = asyncio.ensure_future(self.predict(version, matrix, deadline_s))
+        job.add_done_callback(settle)
+        return job
+
+    def withdraw(self, job):
+        job.cancel()
+
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory) -> Path:

@@ -236,3 +236,25 @@ def test_a_job_without_rows_is_answered_with_none(versions):
         return await coalescer_of(Doubling(at_once=True)).predict(versions["line"], rows(), 1.0)
 
     assert asyncio.run(ask())["prediction"].shape == (0, 1)
+
+
+def test_whoever_submits_is_told_once_and_later_and_not_at_all_after_withdrawing(versions):
+    async def ask():
+        lanes, told = Doubling(), []
+        coalescer = coalescer_of(lanes, max_waiting_rows=2)
+        tell = {name: lambda outcome, name=name: told.append((name, outcome)) for name in ("first", "late", "gone")}
+        coalescer.submit(versions["line"], rows(1), 5.0, tell["first"])
+        assert told == []
+        await turns()
+        coalescer.submit(versions["line"], rows(2), 0.0, tell["late"])
+        gone = coalescer.submit(versions["line"], rows(3), 5.0, tell["gone"])
+        coalescer.withdraw(gone)
+        await turns()
+        lanes.reply()
+        await turns()
+        assert (coalescer.rows_waiting, lanes.out) == (0, [])
+        return told
+
+    (late, passed), (first, answers) = asyncio.run(ask())
+    assert (late, type(passed)) == ("late", DeadlinePassed)
+    assert (first, answers["prediction"].item()) == ("first", 2)

@@ -1,3 +1,4 @@
+import asyncio
 import re
 import shutil
 import signal
@@ -53,6 +54,29 @@ def test_a_request_is_counted_by_version_and_outcome():
     assert sample(page, "rowcast_rows_total", **LINE) == 7
     assert sample(page, "rowcast_request_duration_seconds_count", **LINE) == 3
     assert sample(page, "rowcast_request_duration_seconds_bucket", **LINE, le="0.00025") == 2
+
+
+def test_the_requests_of_one_turn_are_counted_as_they_are_one_by_one():
+    seconds = [0.00005, 0.0001, 0.00011, 0.0004, 3.0, 99.0, 0.0004]
+
+    async def count(counting):
+        for number, one in enumerate(seconds):
+            counting.request(VERSION, "ok" if number % 2 else "bad_row", number % 2 * 3, one)
+            counting.rows_in_flight(2)
+        await asyncio.sleep(0)
+        return scrape(counting)
+
+    together = asyncio.run(count(metrics.Metrics()))
+    counting = metrics.Metrics()  # the same files: it goes on from what they hold
+    for number, one in enumerate(seconds):
+        counting.request(VERSION, "ok" if number % 2 else "bad_row", number % 2 * 3, one)
+    twice = scrape(counting)
+    assert sample(together, "rowcast_requests_total", **LINE, code="ok") == 3
+    assert sample(together, "rowcast_rows_in_flight") == 14
+    assert sample(together, "rowcast_request_duration_seconds_bucket", **LINE, le="0.0001") == 2
+    for key, value in together.items():
+        if key[0].startswith(("rowcast_requests", "rowcast_rows_total", "rowcast_request_duration")):
+            assert twice[key] == pytest.approx(2 * value), key
 
 
 def test_a_batch_is_counted_once_and_its_waits_one_by_one():
