@@ -35,6 +35,8 @@ class Front:
             return "the server is ending"
         if not self.lanes.living:
             return "no inference worker is up; one is being started"
+        if not self.lanes.answering(self.settings.hang_s / 2):
+            return f"no inference worker has answered for {self.settings.hang_s / 2:g} s"
         return self.catalog.why_not_ready()
 
 

@@ -6,6 +6,7 @@ which versions are opened. A lane that breaks says so to whoever waits on it and
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +35,7 @@ class Lane(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._done: Done | None = None
         self._received = bytearray()
+        self._sent = 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -44,6 +46,11 @@ class Lane(asyncio.Protocol):
     def is_connected(self) -> bool:
         """Whether a worker is at the other end."""
         return self._transport is not None
+
+    @property
+    def waits_s(self) -> float:
+        """How long it has been waiting for a reply; 0 when it is not."""
+        return 0.0 if self._done is None else time.monotonic() - self._sent
 
     def run(self, version: Version, matrix: Matrix, done: Done) -> None:
         """Send a batch [N, F]; `done` is called later, never from here."""
@@ -64,6 +71,7 @@ class Lane(asyncio.Protocol):
         assert self._transport is not None
         assert self._done is None
         self._done = done
+        self._sent = time.monotonic()
         self._transport.writelines(request_bytes(what, key_of(version), matrix))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -129,6 +137,11 @@ class Lanes:
     def living(self) -> int:
         """How many inference workers are connected."""
         return len(self._openers)
+
+    def answering(self, within_s: float) -> int:
+        """How many inference workers are connected and owe no batch for longer than `within_s`."""
+        silent = {lane.worker for lane in self._lanes if lane.waits_s > within_s}
+        return len(self._openers.keys() - silent)
 
     async def someone_is_up(self) -> None:
         """Return once a worker is connected."""

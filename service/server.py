@@ -11,6 +11,7 @@
 What LitServe lacks stands in `Server` and in service/watch.py.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -18,6 +19,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -29,9 +31,11 @@ from litserve import LitServer
 from litserve.connector import check_cuda_with_nvidia_smi
 from litserve.utils import WorkerSetupStatus
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import metrics, process, worker
 from service.api import Rowcast
+from service.busy import busy_path
 from service.front import Front, open_front
 from service.routes import add_routes
 from service.settings import Settings
@@ -79,6 +83,7 @@ def _remove_what_hurts(app: FastAPI) -> None:
 def _add_what_is_ours(server: "Server", settings: Settings) -> None:
     """Routes, and in each API process a front that is open before the port is."""
     fronts: list[Front] = []  # one, made after the fork
+    requests = Requests()
     litserves = server.app.router.lifespan_context
 
     @asynccontextmanager
@@ -88,9 +93,40 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> None:
             fronts.append(front)
             _say_ready(server, settings, front)
             yield
+            if unfinished := requests.cut_off + requests.open:  # uvicorn waits for them no longer
+                (server.runtime / f"{server.slot}.cut").write_text(str(unfinished))
 
     server.app.router.lifespan_context = lifespan
     add_routes(server.app, lambda: fronts[0])
+    server.app.add_middleware(CountOpen, requests=requests)
+
+
+@dataclass
+class Requests:
+    """The requests of one API process that have begun: how many are open, and how many were cut off at the end."""
+
+    open: int = 0
+    cut_off: int = 0
+
+
+class CountOpen:
+    """The outermost layer of the application: it knows which requests did not get their answer."""
+
+    def __init__(self, app: ASGIApp, requests: Requests) -> None:
+        self._app, self._requests = app, requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._requests.open += 1
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:  # uvicorn has waited for drain_s
+            self._requests.cut_off += 1
+            raise
+        finally:
+            self._requests.open -= 1
 
 
 def _say_ready(server: "Server", settings: Settings, front: Front) -> None:
@@ -126,6 +162,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         self.slot = 0
         self.exit_status = 0
         self._drain_s = settings.drain_s
+        self._hang_s = settings.hang_s
         self._end = end
         self._children: list[Child] = []
         self._listeners: list[socket.socket] = []
@@ -176,8 +213,8 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         ]
         start_worker = partial(self.launch_single_inference_worker, self.litapi_connector.lit_apis[0])
         self._children += [
-            Child(f"inference worker {number}", one, partial(start_worker, number), self.worker_sockets[number])
-            for number, one in enumerate(self.inference_workers)
+            Child(f"inference worker {number}", one, partial(start_worker, number), path, busy=busy_path(path))
+            for number, (one, path) in enumerate(zip(self.inference_workers, self.worker_sockets, strict=True))
         ]
         threading.Thread(target=self._watch, args=[manager], name="watch", daemon=True).start()
 
@@ -185,7 +222,8 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         """What the watching thread does; `run` returns when it has ended."""
         try:
             process_of_manager = manager._process  # noqa: SLF001 - nothing public names it
-            self.exit_status = watch(self._children, process_of_manager, self._end, self.runtime / process.READY)
+            served = self.runtime / process.READY
+            self.exit_status = watch(self._children, process_of_manager, self._end, served, self._hang_s)
         except CannotServe as error:
             _tell(error)
             self.exit_status = process.CANNOT_SERVE
@@ -205,7 +243,12 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
                 listener.shutdown(socket.SHUT_RDWR)
         apis = [child.process for child in self._children if child.up.suffix == ".up"]
         workers = [child.process for child in self._children if child.process not in apis]
-        end_all(apis, self._drain_s + 1.5)  # uvicorn cuts off what is left after drain_s
+        killed = end_all(apis, self._drain_s + 1.5)  # uvicorn cuts off what is left after drain_s
+        cut_off = sum(int(file.read_text()) for file in self.runtime.glob("*.cut"))
+        if cut_off:
+            log.error("%d requests were cut off after %g s, ROWCAST_DRAIN_S", cut_off, self._drain_s)
+        if cut_off or killed:
+            self.exit_status = process.FAILED
         end_all(workers, 1.0)
         with contextlib.suppress(EOFError, OSError):
             manager.shutdown()

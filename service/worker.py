@@ -19,6 +19,7 @@ from models.errors import BadVersion, RowcastError
 from models.proof import Answers, Session, prove
 from models.repository import Repository, Version
 from models.schema import Matrix
+from service.busy import Busy, busy_path
 from service.frames import LENGTH, BadFrame, Reply, Request, Status, What, key_of, read_request, reply_bytes
 
 OpenSession = Callable[[Version], Session]
@@ -166,6 +167,7 @@ class End:
 def serve(engine: Engine, path: Path, look_every_s: float, end: End) -> None:
     """Answer on a unix socket until `end` was told and the last API process has closed its connections."""
     path.unlink(missing_ok=True)  # a worker that died left it
+    busy = Busy(busy_path(path))
     connections: set[socket.socket] = set()
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as awaited:
         listener.bind(str(path))
@@ -179,17 +181,21 @@ def serve(engine: Engine, path: Path, look_every_s: float, end: End) -> None:
             if listener in ready:
                 connection, _ = listener.accept()
                 connections.add(connection)
-                threading.Thread(target=_talk, args=(engine, connection, connections, end), daemon=True).start()
+                arguments = (engine, connection, busy, connections, end)
+                threading.Thread(target=_talk, args=arguments, daemon=True).start()
             if not ready:
                 engine.forget_deleted()
     end.close()
 
 
-def _talk(engine: Engine, connection: socket.socket, connections: set[socket.socket], end: End) -> None:
+def _talk(engine: Engine, connection: socket.socket, busy: Busy, connections: set[socket.socket], end: End) -> None:
     try:
-        with connection:
+        with connection, busy.place() as place:
             while frame := _next_frame(connection):
-                connection.sendall(reply_bytes(engine.answer(read_request(frame))))
+                request = read_request(frame)
+                with place if request.what is What.PREDICT else contextlib.nullcontext():
+                    reply = engine.answer(request)
+                connection.sendall(reply_bytes(reply))
     except (OSError, BadFrame) as error:
         log.debug("a connection ended: %s", error)
     finally:
