@@ -18,7 +18,7 @@ from models.schema import Matrix
 from service.frames import LENGTH, BadFrame, Reply, Status, What, key_of, read_reply, request_bytes
 
 LANES_PER_WORKER = 2
-_TRY_AGAIN_S = 0.05
+_TRY_AGAIN_S = 0.05  # also after a loss: Linux closes a dead process's connections before the socket it listened on
 _NO_ROWS = np.empty((0, 0), dtype=np.float32)
 
 Done = Callable[[Reply | None], None]
@@ -63,9 +63,10 @@ class Lane(asyncio.Protocol):
         return await reply
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; it is not idle from now on."""
         if self._transport is not None:
             self._transport.abort()
+            self._transport = None
 
     def _send(self, what: What, version: Version, matrix: Matrix, done: Done) -> None:
         assert self._transport is not None
@@ -178,6 +179,10 @@ class Lanes:
             self._on_idle()
             await lane.lost
             self._lanes.discard(lane)
+            for sibling in self._lanes:  # the worker died: what goes over its other lane would be lost as well
+                if sibling.worker == worker:
+                    sibling.close()
+            await asyncio.sleep(_TRY_AGAIN_S)
 
     async def _keep_opener(self, worker: int, path: Path) -> None:
         while True:
@@ -186,6 +191,7 @@ class Lanes:
             self._someone_is_up.set()
             await opener.lost
             del self._openers[worker]
+            await asyncio.sleep(_TRY_AGAIN_S)
 
     async def _connect(self, worker: int, path: Path, on_idle: Callable[[], None]) -> Lane:
         loop = asyncio.get_running_loop()

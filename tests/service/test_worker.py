@@ -14,7 +14,7 @@ from models.errors import BadVersion
 from models.repository import Repository
 from service import worker
 from service.frames import Request, Status, What, key_of, request_bytes
-from service.lanes import Lanes
+from service.lanes import LANES_PER_WORKER, Lanes
 from service.worker import Engine, NothingToServe
 from tests.service import tiny
 
@@ -175,6 +175,35 @@ def test_a_batch_goes_to_a_worker_and_back(serving, versions):
     answered, refusal = asyncio.run(ask())
     assert (answered.status, refusal) == (Status.OK, None)
     np.testing.assert_array_equal(answered.answers["prediction"], [[7, 3]])
+
+
+def test_a_worker_that_dies_is_lost_once_though_it_still_seems_to_listen(tmp_path, versions):
+    """Else a job is sent to the same dead worker three times and is blamed for it."""
+    connected = []
+
+    async def die(reader, writer):
+        connected.append(writer)
+        await reader.read(1)
+        writer.close()
+
+    async def ask():
+        server = await asyncio.start_unix_server(die, tmp_path / "w.sock")
+        lanes = Lanes([tmp_path / "w.sock"])
+        lanes.start(lambda: None)
+        while len(connected) < LANES_PER_WORKER + 1:  # noqa: ASYNC110 - there is nothing to wait on
+            await asyncio.sleep(0)
+        lane, lost = lanes.idle(), asyncio.get_running_loop().create_future()
+        lane.run(versions["pair"], PAIR_ROW, lost.set_result)
+        assert await lost is None
+        await asyncio.sleep(0.02)  # the death of a process takes less
+        seen = lanes.idle(), len(connected)
+        await lanes.stop()
+        server.close()
+        for writer in connected:
+            writer.close()
+        return seen
+
+    assert asyncio.run(ask()) == (None, LANES_PER_WORKER + 1)
 
 
 def test_garbage_ends_its_connection_and_no_other(serving, versions):
