@@ -58,9 +58,13 @@ class _Opened:
 class Engine:
     """The proven sessions of one worker. Its methods may be called from several threads."""
 
-    def __init__(self, repository: Repository, open_session: OpenSession) -> None:
+    def __init__(
+        self, repository: Repository, open_session: OpenSession, check: Callable[[Version], None] = lambda _: None
+    ) -> None:
+        """Hold no session yet. `check` raises BadVersion for what must not even be opened in this process."""
         self._repository = repository
         self._open_session = open_session
+        self._check = check
         self._opened: dict[str, _Opened] = {}
         self._opening = threading.Lock()  # one at a time: an opening may take much memory
 
@@ -96,6 +100,7 @@ class Engine:
 
     def _open(self, name: str, number: int) -> str:
         version = self._repository.open(name, number)
+        self._check(version)
         session = self._open_session(version)
         prove(version.manifest, version.proof(), session)
         key = key_of(version)
