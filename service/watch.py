@@ -73,6 +73,8 @@ def watch(children: list[Child], manager: BaseProcess, end: socket.socket, serve
                 _plan_a_start(child, served)
             if child.due is not None and child.due <= time.monotonic():
                 child.up.unlink(missing_ok=True)
+                if child.busy is not None:  # else the next one hangs from the start
+                    child.busy.unlink(missing_ok=True)
                 child.process, child.due, child.stopped = child.start(), None, None
             if child.due is None and (reason := _why_it_hangs(child, hang_s)):
                 log.error("%s %s; killed", child.name, reason)
