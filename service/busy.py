@@ -6,6 +6,7 @@ be stopped or hang.
 
 import contextlib
 import mmap
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,8 +64,14 @@ def busy_path(socket: Path) -> Path:
 def longest_s(path: Path) -> float:
     """How long the oldest batch is being computed; 0 when there is none."""
     try:
-        raw = path.read_bytes()
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:  # the worker is starting
         return 0.0
+    try:
+        raw = os.read(file, 8 * _PLACES)
+    finally:
+        os.close(file)
+    if not raw.strip(b"\0"):
+        return 0.0
     since = np.frombuffer(raw)
-    return time.monotonic() - float(since[since > 0].min()) if since.any() else 0.0
+    return time.monotonic() - float(since[since > 0].min())

@@ -5,6 +5,7 @@ It knows nothing of LitServe: a child is a process, a way to start it again, and
 
 import logging
 import math
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -132,9 +133,10 @@ def _why_it_hangs(child: Child, hang_s: float) -> str | None:
 
 def _is_stopped(one: BaseProcess) -> bool:
     """Whether a signal stopped it; a debugger does not count."""
-    try:
-        return Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    except OSError:  # it has just ended
+    assert one.pid is not None
+    try:  # one call to the kernel; /proc/<pid>/stat costs thirty times as much
+        return os.waitid(os.P_PID, one.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # it has ended
         return False
 
 
