@@ -44,13 +44,16 @@ imports: $(VENV)/.dev  ## training -> models <- service, and nothing else crosse
 	$(BIN)/lint-imports --no-logo
 
 test: $(VENV)/.dev  ## The tests: units, properties, real servers, README's commands
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not container"
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not container and not faults"
 
 test-fast: $(VENV)/.dev  ## The tests that start no server, in seconds
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not container and not server"
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not container and not faults and not server"
 
 coverage: $(VENV)/.dev  ## Which branches the tests never take
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not container" --cov --cov-report=term-missing:skip-covered
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not container and not faults" --cov --cov-report=term-missing:skip-covered
+
+test-faults: $(VENV)/.dev  ## Kill, stop and corrupt what serves, under load, for minutes (FAULT_S=60 for each, not 20)
+	$(TEST_ENV) $(BIN)/python -m pytest -m faults -s tests/faults
 
 test-container: $(VENV)/.dev  ## Build both images and run them (needs podman, runc and debootstrap)
 	$(BIN)/python -m pytest -m container tests/container
@@ -91,4 +94,5 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet -c requirements.lock --group dev
 	@touch $@
 
-.PHONY: help serve train reproduce bench check lint types imports test test-fast coverage test-container setup lock clean
+.PHONY: help serve train reproduce bench check lint types imports test test-fast coverage test-faults test-container \
+        setup lock clean

@@ -18,6 +18,7 @@ from litserve.specs.base import LitSpec
 from models.proof import Session
 from models.repository import Repository, Version
 from service import process, worker
+from service.checking import Checker
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,11 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
         process.end_with(parent.pid if parent else None)
         process.start_logging(self.settings.log_level)
         try:
-            self.engine = worker.Engine(Repository(self.settings.repository), opener(self.settings, device))
+            repository = Repository(self.settings.repository.absolute())
+            _stand_where_nothing_is(self.runtime / "nothing")
+            on_cpu = opener(self.settings.model_copy(update={"device": "cpu"}), "cpu")
+            checker = Checker(on_cpu, self.runtime / "verdicts")
+            self.engine = worker.Engine(repository, opener(self.settings, device), checker.check)
             self.engine.open_all()
         except (worker.NothingToServe, BadDevice, OSError) as error:
             log.error("%s", error)  # noqa: TRY400 - one sentence, no traceback
@@ -87,6 +92,12 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
 
 class BadDevice(Exception):  # noqa: N818 - it names the thing that is bad
     """The device or the backend that was asked for is not there."""
+
+
+def _stand_where_nothing_is(folder: Path) -> None:
+    """Work in an empty folder: ONNX Runtime reads tensors that a graph keeps elsewhere from beside it."""
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
 
 
 def worker_number() -> int:

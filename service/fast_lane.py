@@ -114,6 +114,7 @@ class FastLane(HttpToolsProtocol):
         if exchange is None:
             super().on_headers_complete()
             return
+        self._front().open_requests += 1
         self._exchange = self._reading = exchange
         self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn looks at
 
@@ -234,6 +235,7 @@ class FastLane(HttpToolsProtocol):
     def _close(self, exchange: Exchange, problem: RowcastError | None) -> None:
         exchange.response_complete = True
         self._exchange = self._reading = None
+        self._front().open_requests -= 1
         count(self._front(), exchange.ledger, problem)
 
     def connection_lost(self, exc: Exception | None) -> None:

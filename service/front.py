@@ -20,6 +20,7 @@ class Front:
 
     Attributes:
         draining: the server is ending: requests in flight are finished, new ones go elsewhere.
+        open_requests: those that have begun and are not answered; both lanes count them.
     """
 
     settings: Settings
@@ -28,6 +29,7 @@ class Front:
     lanes: Lanes
     metrics: Metrics
     draining: bool = False
+    open_requests: int = 0
 
     def not_ready(self) -> str | None:
         """Why this process cannot predict now, in one sentence; None when it can."""
@@ -35,6 +37,8 @@ class Front:
             return "the server is ending"
         if not self.lanes.living:
             return "no inference worker is up; one is being started"
+        if not self.lanes.answering(self.settings.hang_s / 2):
+            return f"no inference worker has answered for {self.settings.hang_s / 2:g} s"
         return self.catalog.why_not_ready()
 
 

@@ -6,6 +6,7 @@ which versions are opened. A lane that breaks says so to whoever waits on it and
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from models.schema import Matrix
 from service.frames import LENGTH, BadFrame, Reply, Status, What, key_of, read_reply, request_bytes
 
 LANES_PER_WORKER = 2
-_TRY_AGAIN_S = 0.05
+_TRY_AGAIN_S = 0.05  # also after a loss: Linux closes a dead process's connections before the socket it listened on
 _NO_ROWS = np.empty((0, 0), dtype=np.float32)
 
 Done = Callable[[Reply | None], None]
@@ -34,6 +35,7 @@ class Lane(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._done: Done | None = None
         self._received = bytearray()
+        self._sent = 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -44,6 +46,11 @@ class Lane(asyncio.Protocol):
     def is_connected(self) -> bool:
         """Whether a worker is at the other end."""
         return self._transport is not None
+
+    @property
+    def waits_s(self) -> float:
+        """How long it has been waiting for a reply; 0 when it is not."""
+        return 0.0 if self._done is None else time.monotonic() - self._sent
 
     def run(self, version: Version, matrix: Matrix, done: Done) -> None:
         """Send a batch [N, F]; `done` is called later, never from here."""
@@ -56,14 +63,16 @@ class Lane(asyncio.Protocol):
         return await reply
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; it is not idle from now on."""
         if self._transport is not None:
             self._transport.abort()
+            self._transport = None
 
     def _send(self, what: What, version: Version, matrix: Matrix, done: Done) -> None:
         assert self._transport is not None
         assert self._done is None
         self._done = done
+        self._sent = time.monotonic()
         self._transport.writelines(request_bytes(what, key_of(version), matrix))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -130,6 +139,11 @@ class Lanes:
         """How many inference workers are connected."""
         return len(self._openers)
 
+    def answering(self, within_s: float) -> int:
+        """How many inference workers are connected and owe no batch for longer than `within_s`."""
+        silent = {lane.worker for lane in self._lanes if lane.waits_s > within_s}
+        return len(self._openers.keys() - silent)
+
     async def someone_is_up(self) -> None:
         """Return once a worker is connected."""
         await self._someone_is_up.wait()
@@ -165,6 +179,10 @@ class Lanes:
             self._on_idle()
             await lane.lost
             self._lanes.discard(lane)
+            for sibling in self._lanes:  # the worker died: what goes over its other lane would be lost as well
+                if sibling.worker == worker:
+                    sibling.close()
+            await asyncio.sleep(_TRY_AGAIN_S)
 
     async def _keep_opener(self, worker: int, path: Path) -> None:
         while True:
@@ -173,6 +191,7 @@ class Lanes:
             self._someone_is_up.set()
             await opener.lost
             del self._openers[worker]
+            await asyncio.sleep(_TRY_AGAIN_S)
 
     async def _connect(self, worker: int, path: Path, on_idle: Callable[[], None]) -> Lane:
         loop = asyncio.get_running_loop()

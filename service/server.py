@@ -11,6 +11,7 @@
 What LitServe lacks stands in `Server` and in service/watch.py.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -29,9 +30,11 @@ from litserve import LitServer
 from litserve.connector import check_cuda_with_nvidia_smi
 from litserve.utils import WorkerSetupStatus
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import metrics, process, worker
 from service.api import Rowcast
+from service.busy import busy_path
 from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.routes import add_routes
@@ -59,6 +62,7 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
             generate_client_file=False,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=75,  # beyond the 60 s of usual load balancers: they must be the ones to hang up
             loop="uvloop",
             http=partial(FastLane, front),  # uvicorn's "httptools", answering predictions by itself
             lifespan="on",
@@ -89,6 +93,8 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Fron
             fronts.append(front)
             _say_ready(server, settings, front)
             yield
+            if front.open_requests:  # uvicorn waits for them no longer
+                (server.runtime / f"{server.slot}.cut").write_text(str(front.open_requests))
 
     server.app.router.lifespan_context = lifespan
 
@@ -96,7 +102,28 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Fron
         return fronts[0]
 
     add_routes(server.app, front)
+    server.app.add_middleware(CountOpen, front=front)
     return front
+
+
+class CountOpen:
+    """The outermost layer of the application: it knows which requests did not get their answer."""
+
+    def __init__(self, app: ASGIApp, front: Callable[[], Front]) -> None:
+        self._app, self._front = app, front
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._front().open_requests += 1
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:  # uvicorn has waited for drain_s: it stays open
+            self._front().open_requests += 1
+            raise
+        finally:
+            self._front().open_requests -= 1
 
 
 def _say_ready(server: "Server", settings: Settings, front: Front) -> None:
@@ -132,6 +159,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         self.slot = 0
         self.exit_status = 0
         self._drain_s = settings.drain_s
+        self._hang_s = settings.hang_s
         self._end = end
         self._children: list[Child] = []
         self._listeners: list[socket.socket] = []
@@ -182,8 +210,8 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         ]
         start_worker = partial(self.launch_single_inference_worker, self.litapi_connector.lit_apis[0])
         self._children += [
-            Child(f"inference worker {number}", one, partial(start_worker, number), self.worker_sockets[number])
-            for number, one in enumerate(self.inference_workers)
+            Child(f"inference worker {number}", one, partial(start_worker, number), path, busy=busy_path(path))
+            for number, (one, path) in enumerate(zip(self.inference_workers, self.worker_sockets, strict=True))
         ]
         threading.Thread(target=self._watch, args=[manager], name="watch", daemon=True).start()
 
@@ -191,7 +219,8 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         """What the watching thread does; `run` returns when it has ended."""
         try:
             process_of_manager = manager._process  # noqa: SLF001 - nothing public names it
-            self.exit_status = watch(self._children, process_of_manager, self._end, self.runtime / process.READY)
+            served = self.runtime / process.READY
+            self.exit_status = watch(self._children, process_of_manager, self._end, served, self._hang_s)
         except CannotServe as error:
             _tell(error)
             self.exit_status = process.CANNOT_SERVE
@@ -211,7 +240,12 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
                 listener.shutdown(socket.SHUT_RDWR)
         apis = [child.process for child in self._children if child.up.suffix == ".up"]
         workers = [child.process for child in self._children if child.process not in apis]
-        end_all(apis, self._drain_s + 1.5)  # uvicorn cuts off what is left after drain_s
+        killed = end_all(apis, self._drain_s + 1.5)  # uvicorn cuts off what is left after drain_s
+        cut_off = sum(int(file.read_text()) for file in self.runtime.glob("*.cut"))
+        if cut_off:
+            log.error("%d requests were cut off after %g s, ROWCAST_DRAIN_S", cut_off, self._drain_s)
+        if cut_off or killed:
+            self.exit_status = process.FAILED
         end_all(workers, 1.0)
         with contextlib.suppress(EOFError, OSError):
             manager.shutdown()

@@ -72,6 +72,13 @@ class Settings(BaseSettings):
     ] = 200_000
     deadline_s: Annotated[Seconds, Field(description="How long a request may take before it is answered 504.")] = 30.0
     drain_s: Annotated[Seconds, Field(description="How long requests in flight may take once the server ends.")] = 20.0
+    hang_s: Annotated[
+        Seconds,
+        Field(
+            description="A worker that computes one batch for longer is killed and replaced, as is a process that is "
+            "stopped for a twentieth of it."
+        ),
+    ] = 10.0
     poll_s: Annotated[Seconds, Field(description="How often the repository is looked at for new versions.")] = 2.0
 
     @model_validator(mode="after")

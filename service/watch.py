@@ -1,9 +1,11 @@
-"""Watches the processes of a server: starts again what died, with backoff, and ends all when told to.
+"""Watches the processes of a server: kills what hangs, starts again what died, with backoff, and ends all when told to.
 
 It knows nothing of LitServe: a child is a process, a way to start it again, and a file that it makes once it is up.
 """
 
 import logging
+import math
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -14,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from service import process
+from service.busy import longest_s
 
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 15.0
+_LOOK_S = 0.2  # how often a process is looked at that may hang; 0.02% of a core for ten processes
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,8 @@ class Child:
         up: a file that exists once it has been up.
         backoff_s: how long the next start waits if this one does not come up.
         due: when to start it again, by the monotonic clock; None while it lives.
+        busy: the file in which it says since when it computes what, see service/busy.py; None for one that does not.
+        stopped: since when it has been seen to be stopped, by the monotonic clock; None while it runs.
     """
 
     name: str
@@ -39,14 +45,18 @@ class Child:
     up: Path
     backoff_s: float = _FIRST_BACKOFF_S
     due: float | None = None
+    busy: Path | None = None
+    stopped: float | None = None
 
 
 class CannotServe(Exception):  # noqa: N818 - it says what the matter is
     """The server cannot start; the sentence is empty when a process has logged it already."""
 
 
-def watch(children: list[Child], manager: BaseProcess, end: socket.socket, served: Path) -> int:
+def watch(children: list[Child], manager: BaseProcess, end: socket.socket, served: Path, hang_s: float) -> int:
     """Keep the children alive until `end` is readable; the exit status that the server should have.
+
+    A child that computes one thing for longer than `hang_s`, or is stopped for a twentieth of it, is killed.
 
     Raises:
         CannotServe: a child died before anything was served, which is when `served` exists.
@@ -64,11 +74,18 @@ def watch(children: list[Child], manager: BaseProcess, end: socket.socket, serve
                 _plan_a_start(child, served)
             if child.due is not None and child.due <= time.monotonic():
                 child.up.unlink(missing_ok=True)
-                child.process, child.due = child.start(), None
+                if child.busy is not None:  # else the next one hangs from the start
+                    child.busy.unlink(missing_ok=True)
+                child.process, child.due, child.stopped = child.start(), None, None
+            if child.due is None and (reason := _why_it_hangs(child, hang_s)):
+                log.error("%s %s; killed", child.name, reason)
+                child.process.kill()
+                child.process.join()
 
 
-def end_all(processes: list[BaseProcess], patience_s: float) -> None:
-    """Ask all at once to end, and kill those that have not after `patience_s`."""
+def end_all(processes: list[BaseProcess], patience_s: float) -> int:
+    """Ask all at once to end, and kill those that have not after `patience_s`; how many were killed."""
+    killed = 0
     for one in processes:
         one.terminate()
     deadline = time.monotonic() + patience_s
@@ -78,6 +95,8 @@ def end_all(processes: list[BaseProcess], patience_s: float) -> None:
             log.warning("%s did not end within %.1f s; killed", one.name, patience_s)
             one.kill()
             one.join()
+            killed += 1
+    return killed
 
 
 def check_that_all_live(processes: list[BaseProcess]) -> None:
@@ -95,9 +114,30 @@ def check_that_all_live(processes: list[BaseProcess]) -> None:
 
 def _sleep_until_something_happens(children: list[Child], manager: BaseProcess, end: socket.socket) -> list[Any]:
     alive = [child.process.sentinel for child in children if child.due is None]
-    due = min((child.due for child in children if child.due is not None), default=None)
-    patience = None if due is None else max(0.0, due - time.monotonic())
+    due = min((child.due for child in children if child.due is not None), default=math.inf)
+    patience = min(_LOOK_S, max(0.0, due - time.monotonic()))
     return connection.wait([end, manager.sentinel, *alive], patience)
+
+
+def _why_it_hangs(child: Child, hang_s: float) -> str | None:
+    """What is wrong with a child that lives; None when nothing is."""
+    if not _is_stopped(child.process):
+        child.stopped = None
+    elif child.stopped is None:
+        child.stopped = time.monotonic()
+    elif time.monotonic() - child.stopped > hang_s / 20:  # a stopped process is one for sure, a slow one may be slow
+        return "is stopped"
+    seconds = longest_s(child.busy) if child.busy is not None else 0.0
+    return f"computes one batch for {seconds:.1f} s" if seconds > hang_s else None
+
+
+def _is_stopped(one: BaseProcess) -> bool:
+    """Whether a signal stopped it; a debugger does not count."""
+    assert one.pid is not None
+    try:  # one call to the kernel; /proc/<pid>/stat costs thirty times as much
+        return os.waitid(os.P_PID, one.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # it has ended
+        return False
 
 
 def _plan_a_start(child: Child, served: Path) -> None:

@@ -6,7 +6,7 @@ a session releases the interpreter while it computes, and opening one version ne
 
 import contextlib
 import logging
-import select
+import selectors
 import signal
 import socket
 import threading
@@ -15,12 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from models.errors import BadVersion, RowcastError
 from models.proof import Answers, Session, prove
 from models.repository import Repository, Version
 from models.schema import Matrix
+from service.busy import Busy, busy_path
 from service.frames import LENGTH, BadFrame, Reply, Request, Status, What, key_of, read_request, reply_bytes
 
 OpenSession = Callable[[Version], Session]
@@ -59,9 +58,13 @@ class _Opened:
 class Engine:
     """The proven sessions of one worker. Its methods may be called from several threads."""
 
-    def __init__(self, repository: Repository, open_session: OpenSession) -> None:
+    def __init__(
+        self, repository: Repository, open_session: OpenSession, check: Callable[[Version], None] = lambda _: None
+    ) -> None:
+        """Hold no session yet. `check` raises BadVersion for what must not even be opened in this process."""
         self._repository = repository
         self._open_session = open_session
+        self._check = check
         self._opened: dict[str, _Opened] = {}
         self._opening = threading.Lock()  # one at a time: an opening may take much memory
 
@@ -97,6 +100,7 @@ class Engine:
 
     def _open(self, name: str, number: int) -> str:
         version = self._repository.open(name, number)
+        self._check(version)
         session = self._open_session(version)
         prove(version.manifest, version.proof(), session)
         key = key_of(version)
@@ -104,19 +108,14 @@ class Engine:
         return key
 
     def run(self, key: str, matrix: Matrix) -> Answers:
-        """The answers for a matrix [N, F].
+        """The answers for a matrix [N, F]; a number that is not finite is refused where its request is answered.
 
         Raises:
             BadVersion: as for `open`.
-            ArithmeticError: an answer is not finite.
         """
         opened = self._opened.get(key) or self.open(key)
         opened.used = time.monotonic()
-        answers = opened.session.run(matrix)
-        for name, values in answers.items():
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise ArithmeticError(f"output '{name}' is not finite")
-        return answers
+        return opened.session.run(matrix)
 
     def answer(self, request: Request) -> Reply:
         """The reply to a request, whatever happens."""
@@ -173,28 +172,35 @@ class End:
 def serve(engine: Engine, path: Path, look_every_s: float, end: End) -> None:
     """Answer on a unix socket until `end` was told and the last API process has closed its connections."""
     path.unlink(missing_ok=True)  # a worker that died left it
+    busy = Busy(busy_path(path))
     connections: set[socket.socket] = set()
-    with socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as awaited:
         listener.bind(str(path))
         listener.listen(128)
+        for one in (listener, end.told):
+            awaited.register(one, selectors.EVENT_READ)
         while not (end.is_told and not connections):
-            ready, _, _ = select.select([listener, end.told], [], [], look_every_s)
+            ready = [key.fileobj for key, _ in awaited.select(look_every_s)]
             if end.told in ready:
                 end.told.recv(4096)
             if listener in ready:
                 connection, _ = listener.accept()
                 connections.add(connection)
-                threading.Thread(target=_talk, args=(engine, connection, connections, end), daemon=True).start()
+                arguments = (engine, connection, busy, connections, end)
+                threading.Thread(target=_talk, args=arguments, daemon=True).start()
             if not ready:
                 engine.forget_deleted()
     end.close()
 
 
-def _talk(engine: Engine, connection: socket.socket, connections: set[socket.socket], end: End) -> None:
+def _talk(engine: Engine, connection: socket.socket, busy: Busy, connections: set[socket.socket], end: End) -> None:
     try:
-        with connection:
+        with connection, busy.place() as place:
             while frame := _next_frame(connection):
-                connection.sendall(reply_bytes(engine.answer(read_request(frame))))
+                request = read_request(frame)
+                with place if request.what is What.PREDICT else contextlib.nullcontext():
+                    reply = engine.answer(request)
+                connection.sendall(reply_bytes(reply))
     except (OSError, BadFrame) as error:
         log.debug("a connection ended: %s", error)
     finally:

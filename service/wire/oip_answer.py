@@ -76,6 +76,7 @@ def _output(version: Version, wanted: Wanted, answers: Answers) -> tuple[npt.NDA
     classes = version.manifest.classes
     if classes is None:
         return _numbers(version, wanted.name, answers)
+    finite(version, "probabilities", answers)  # of numbers that are not, even the label means nothing
     labels = class_numbers(version, classes, answers)
     if wanted.name == "label":
         return np.array(labels, "<i8"), [len(labels)]

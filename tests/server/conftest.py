@@ -36,12 +36,16 @@ class Process:
 
     pid: int
     parent: int
+    group: int
     session: int
     state: str
 
     @property
     def command(self) -> str:
-        return Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        """Empty for one that has ended since it was seen."""
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return ""
 
     @property
     def cpu_s(self) -> float:
@@ -53,7 +57,7 @@ def processes() -> Iterator[Process]:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            yield Process(int(entry.name), int(fields[1]), int(fields[3]), fields[0])
+            yield Process(int(entry.name), *map(int, fields[1:4]), fields[0])
 
 
 class Server:
@@ -94,8 +98,8 @@ class Server:
 
     @property
     def main(self) -> int:
-        """LitServe's main process."""
-        (main,) = self.children_of(self.pid)
+        """LitServe's main process, which leads a group; orphans are below the same parent for a moment."""
+        (main,) = (one for one in self.children_of(self.pid) if one.group == one.pid)
         return main.pid
 
     @property

@@ -115,9 +115,9 @@ def test_no_child_outlives_a_parent_that_dies_during_the_start(start):
     until(lambda: not server.family(), START_S)
 
 
-def test_a_hung_worker_costs_a_deadline_and_no_more(start):
+def test_a_deadline_is_kept_while_nothing_is_computed(start):
     """Facts 4, 21: LitServe checks a timeout only when a request leaves its queue."""
-    server = start(deadline_s=0.5)
+    server = start(deadline_s=0.5, hang_s=600)
     (worker,) = server.workers
     os.kill(worker, signal.SIGSTOP)
     began = time.monotonic()
@@ -128,9 +128,20 @@ def test_a_hung_worker_costs_a_deadline_and_no_more(start):
     until(server.answers)
 
 
+def test_a_stopped_worker_is_replaced_before_anybody_notices(start):
+    """Fact 21: a frozen worker is ready for ever."""
+    server = start()
+    (worker,) = server.workers
+    os.kill(worker, signal.SIGSTOP)
+    began = time.monotonic()
+    assert server.answers()
+    assert time.monotonic() - began < 5
+    assert "inference worker 0 is stopped; killed" in server.said()
+
+
 def test_a_bad_row_never_harms_its_batch_mates(start):
     """Fact 10: one exception fails every request of LitServe's batch; fact 5: bad input is a 500."""
-    server = start()
+    server = start(hang_s=600)
     (worker,) = server.workers
     os.kill(worker, signal.SIGSTOP)  # what is asked now goes as one or two batches
     with ThreadPoolExecutor(12) as clients:

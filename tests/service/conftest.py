@@ -117,6 +117,7 @@ def front(root, counts):
         coalescer=Answering(),
         metrics=metrics.Metrics(),
         not_ready=lambda: None,
+        open_requests=0,
     )
 
 

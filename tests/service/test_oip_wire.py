@@ -399,6 +399,13 @@ def test_classes_that_are_no_texts_go_by_their_text(versions):
     assert answer["outputs"][2] == {"name": "class", "datatype": "BYTES", "shape": [1], "data": ["true"]}
 
 
+@pytest.mark.parametrize("wanted", ["label", "class", "probabilities"])
+def test_the_label_of_numbers_that_are_none_never_leaves(versions, wanted):
+    answers = {"probabilities": np.float32([[0.5, 0.5], [math.nan, 0.5]]), "label": np.array([0, 0])}
+    with pytest.raises(ModelFailed, match="row 1: probabilities is not a finite number"):
+        written(versions["coin"], answers, outputs=[{"name": wanted}])
+
+
 @pytest.mark.parametrize("wrong", [{"prediction": np.float32([[math.nan]])}, {"prediction": np.float32([[math.inf]])}])
 def test_a_number_that_is_none_never_leaves(versions, wrong):
     with pytest.raises(ModelFailed, match="row 0: prediction is not a finite number"):

@@ -1,8 +1,11 @@
 import asyncio
+import contextlib
+import resource
 import shutil
 import socket
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from models.errors import BadVersion
 from models.repository import Repository
 from service import worker
 from service.frames import Request, Status, What, key_of, request_bytes
-from service.lanes import Lanes
+from service.lanes import LANES_PER_WORKER, Lanes
 from service.worker import Engine, NothingToServe
 from tests.service import tiny
 
@@ -102,10 +105,14 @@ def test_a_failing_session_fails_its_batch_and_tells_nothing_of_the_machine(root
     assert (reply.status, reply.sentence) == (Status.FAILED, "the session failed: RuntimeError")
 
 
-def test_an_answer_that_is_not_finite_is_a_failure(root, versions):
+def test_a_row_whose_answer_is_not_finite_leaves_its_batch_mates_alone(root, versions):
+    """Each request is refused by itself where its answer is written, and nothing is computed twice."""
     engine = Engine(Repository(root), Honest)
-    reply = engine.answer(Request(What.PREDICT, key_of(versions["pair"]), np.full((1, 2), 3e38, dtype=np.float32)))
-    assert reply.status is Status.FAILED
+    matrix = np.array([[5, 2], [3e38, 3e38], [1, 1]], dtype=np.float32)
+    with np.errstate(over="ignore"):  # ONNX Runtime says nothing either
+        reply = engine.answer(Request(What.PREDICT, key_of(versions["pair"]), matrix))
+    assert reply.status is Status.OK
+    np.testing.assert_array_equal(reply.answers["prediction"], [[7, 3], [np.inf, 0], [2, 0]])
 
 
 def test_a_deleted_version_is_kept_while_it_is_asked_for_and_then_forgotten(tmp_path, monkeypatch):
@@ -170,12 +177,60 @@ def test_a_batch_goes_to_a_worker_and_back(serving, versions):
     np.testing.assert_array_equal(answered.answers["prediction"], [[7, 3]])
 
 
+def test_a_worker_that_dies_is_lost_once_though_it_still_seems_to_listen(tmp_path, versions):
+    """Else a job is sent to the same dead worker three times and is blamed for it."""
+    connected = []
+
+    async def die(reader, writer):
+        connected.append(writer)
+        await reader.read(1)
+        writer.close()
+
+    async def ask():
+        server = await asyncio.start_unix_server(die, tmp_path / "w.sock")
+        lanes = Lanes([tmp_path / "w.sock"])
+        lanes.start(lambda: None)
+        while len(connected) < LANES_PER_WORKER + 1:  # noqa: ASYNC110 - there is nothing to wait on
+            await asyncio.sleep(0)
+        lane, lost = lanes.idle(), asyncio.get_running_loop().create_future()
+        lane.run(versions["pair"], PAIR_ROW, lost.set_result)
+        assert await lost is None
+        await asyncio.sleep(0.02)  # the death of a process takes less
+        seen = lanes.idle(), len(connected)
+        await lanes.stop()
+        server.close()
+        for writer in connected:
+            writer.close()
+        return seen
+
+    assert asyncio.run(ask()) == (None, LANES_PER_WORKER + 1)
+
+
 def test_garbage_ends_its_connection_and_no_other(serving, versions):
     with socket.socket(socket.AF_UNIX) as rude:
         rude.connect(str(serving))
         rude.sendall((20).to_bytes(8, "little") + b"\xff" * 20)
         assert rude.recv(1) == b""
     test_a_batch_goes_to_a_worker_and_back(serving, versions)
+
+
+def test_a_worker_serves_with_more_descriptors_than_select_can_count(versions, root, tmp_path):
+    """`select` fails from descriptor 1024 on."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < 2048:
+        pytest.skip("this machine gives a process fewer")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with contextlib.ExitStack() as many:
+        for _ in range(1100):
+            many.enter_context(Path("/dev/null").open())
+        end, path = worker.End(), tmp_path / "w.sock"
+        thread = threading.Thread(target=worker.serve, args=(Engine(Repository(root), Honest), path, 0.05, end))
+        thread.start()
+        until(path.exists)
+        test_a_batch_goes_to_a_worker_and_back(path, versions)
+        end.tell()
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 def test_a_worker_that_is_told_to_end_waits_for_its_connections(serving, end, versions):

@@ -61,24 +61,24 @@ CLASSES: dict[str, tuple[Any, ...] | None] = {
 }
 
 
-def answer(name: str, matrix: np.ndarray) -> dict[str, np.ndarray]:
+def answer(name: str, matrix: np.ndarray, shift: float = 0.0) -> dict[str, np.ndarray]:
     """What the model of this name answers for a matrix [N, F]."""
     weights, bias = (np.array(values, dtype=np.float32) for values in WEIGHTS[name])
-    scores = np.nan_to_num(matrix).astype(np.float32) @ weights + bias
+    scores = np.nan_to_num(matrix).astype(np.float32) @ weights + (bias + np.float32(shift))
     if CLASSES[name] is None:
         return {"prediction": scores}
     likely = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
     return {"probabilities": likely / likely.sum(axis=1, keepdims=True), "label": scores.argmax(axis=1)}
 
 
-def publish(root: Path, name: str) -> Version:
-    """Publish one more version of a model."""
+def publish(root: Path, name: str, model: bytes | None = None, shift: float = 0.0) -> Version:
+    """Publish one more version of a model; `model`, if given, instead of its graph, `shift` added to its scores."""
     schema, classes = SCHEMAS[name], CLASSES[name]
     rows = [ROWS[name], dict.fromkeys(ROWS[name])]
-    answers = {output: values.tolist() for output, values in answer(name, schema.encode(rows)).items()}
+    answers = {output: values.tolist() for output, values in answer(name, schema.encode(rows), shift).items()}
 
     def fill(draft: Path) -> Any:
-        (draft / "model.onnx").write_bytes(graph(name).SerializeToString())
+        (draft / "model.onnx").write_bytes(model or graph(name, shift).SerializeToString())
         (draft / "proof.json").write_bytes(Proof(rows=rows, answers=answers).to_json())
         return describe
 
@@ -108,8 +108,9 @@ def publish(root: Path, name: str) -> Version:
     return Repository(root).open(name, Repository(root).publish(name, fill))
 
 
-def graph(name: str) -> onnx.ModelProto:
+def graph(name: str, shift: float = 0.0) -> onnx.ModelProto:
     weights, bias = (np.array(values, dtype=np.float32) for values in WEIGHTS[name])
+    bias = bias + np.float32(shift)
     nodes = [
         helper.make_node("IsNaN", ["features"], ["missing"]),
         helper.make_node("Where", ["missing", "zero", "features"], ["filled"]),

@@ -1,0 +1,77 @@
+"""Since when each batch of a worker is being computed: a small file that the worker writes and its watch reads.
+
+The worker maps the file, so a batch costs two stores to memory; whoever reads it needs nothing of the worker, which may
+be stopped or hang.
+"""
+
+import contextlib
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+_PLACES = 512  # three connections of each API process, and those that it has lost and the worker not yet noticed
+
+
+class Busy:
+    """The worker's side. Its methods may be called from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)  # of a worker that died
+        with path.open("w+b") as file:
+            file.truncate(8 * _PLACES)
+            self._since = np.frombuffer(mmap.mmap(file.fileno(), 0))  # a place holds 0 while nothing is computed
+        self._free = list(range(_PLACES))
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator["Place"]:
+        """A place for the batches of one connection, which come one after the other."""
+        try:
+            number = self._free.pop()
+        except IndexError:  # nobody has so many connections; what is not watched is computed all the same
+            yield Place(np.zeros(1), 0)
+            return
+        try:
+            yield Place(self._since, number)
+        finally:
+            self._free.append(number)
+
+
+class Place:
+    """Where one connection says that it computes. Use it as a context."""
+
+    __slots__ = ("_number", "_since")
+
+    def __init__(self, since: npt.NDArray[np.float64], number: int) -> None:
+        self._since, self._number = since, number
+
+    def __enter__(self) -> None:
+        self._since[self._number] = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._since[self._number] = 0.0
+
+
+def busy_path(socket: Path) -> Path:
+    """Where the worker that listens on `socket` writes."""
+    return socket.with_suffix(".busy")
+
+
+def longest_s(path: Path) -> float:
+    """How long the oldest batch is being computed; 0 when there is none."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # the worker is starting
+        return 0.0
+    try:
+        raw = os.read(file, 8 * _PLACES)
+    finally:
+        os.close(file)
+    if not raw.strip(b"\0"):
+        return 0.0
+    since = np.frombuffer(raw)
+    return time.monotonic() - float(since[since > 0].min())

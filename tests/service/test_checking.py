@@ -1,0 +1,90 @@
+"""No file can hang, crash or fill a worker: it is opened elsewhere first."""
+
+import os
+import time
+from dataclasses import replace
+
+import pytest
+
+from models.errors import BadVersion
+from service.checking import Checker, limits_for
+from service.sessions.onnx import OnnxSession
+from tests.service import hostile, tiny
+
+
+def open_session(version):
+    return OnnxSession(version, "cpu")
+
+
+def soon(version):
+    """Limits that a test can wait for."""
+    return replace(limits_for(version), cpu_s=1, wall_s=3.0)
+
+
+@pytest.fixture
+def checker(tmp_path):
+    checker = Checker(open_session, tmp_path / "verdicts", soon)
+    yield checker
+    checker.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (hostile.endless, r"^line/1: opening it (computes for longer than 1 s|takes longer than 3 s)$"),
+        (hostile.deep, r"^line/1: (opening it|ONNX Runtime cannot open model.onnx)"),
+        (hostile.gigabytes, r"^line/1: (opening it|the graph does not run on its proof|ONNX Runtime cannot open)"),
+        (hostile.nan_weights, r"^line/1: output 'prediction' holds values that are not finite$"),
+        (lambda: hostile.elsewhere("../../other/1/model.onnx"), r"^line/1: ONNX Runtime cannot open model.onnx"),
+        (lambda: hostile.elsewhere("/etc/hostname"), r"^line/1: ONNX Runtime cannot open model.onnx"),
+        (lambda: b"no graph", r"^line/1: ONNX Runtime cannot open model.onnx"),
+    ],
+)
+def test_a_hostile_file_is_refused_in_one_sentence(tmp_path, checker, model, sentence):
+    good, bad = tiny.publish(tmp_path, "coin"), tiny.publish(tmp_path, "line", model())
+    began = time.monotonic()
+    with pytest.raises(BadVersion, match=sentence) as refused:
+        checker.check(bad)
+    assert time.monotonic() - began < 5
+    assert len(str(refused.value)) < 500
+    assert "\n" not in str(refused.value)
+    checker.check(good)  # nothing is left of it
+
+
+def test_a_constant_in_another_file_is_not_read_from_the_folder_of_the_process(tmp_path, monkeypatch):
+    version = tiny.publish(tmp_path / "root", "line", hostile.elsewhere(hostile.beside(tmp_path)))
+    (tmp_path / "nothing").mkdir()
+    monkeypatch.chdir(tmp_path / "nothing")  # as a worker does
+    checker = Checker(open_session, tmp_path / "verdicts")
+    with pytest.raises(BadVersion, match=r"ONNX Runtime cannot open model.onnx"):
+        checker.check(version)
+    checker.close()
+
+
+def test_a_verdict_is_kept_for_all_workers(tmp_path, checker):
+    good, bad = tiny.publish(tmp_path, "line"), tiny.publish(tmp_path, "line", hostile.endless())
+    checker.check(good)
+    with pytest.raises(BadVersion):
+        checker.check(bad)
+    began = time.monotonic()
+    other = Checker(lambda _: os._exit(1), tmp_path / "verdicts")
+    other.check(good)
+    with pytest.raises(BadVersion, match="line/2: opening it"):
+        other.check(bad)
+    other.close()
+    assert time.monotonic() - began < 0.5
+
+
+def test_a_session_that_ends_the_process_is_a_sentence(tmp_path):
+    checker = Checker(lambda _: os._exit(0), tmp_path / "verdicts")
+    with pytest.raises(BadVersion, match=r"line/1: opening it ends the process$"):
+        checker.check(tiny.publish(tmp_path / "root", "line"))
+    checker.close()
+
+
+def test_twenty_versions_are_checked_in_a_moment(tmp_path, checker):
+    versions = [tiny.publish(tmp_path, "line") for _ in range(20)]
+    began = time.monotonic()
+    for version in versions:
+        checker.check(version)
+    assert time.monotonic() - began < 3  # 0.2 s where nothing else runs
