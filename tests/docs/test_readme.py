@@ -23,6 +23,8 @@ COMMANDS = [
 RUN_ELSEWHERE = {
     "make test": "this very run",
     "make check": "its steps are the targets of CI",
+    "make test-faults": "takes minutes",
+    "make bench": "takes minutes, and a tool that a test may not install",
     "make test-container": "takes minutes, and tools that a test may not install",
     "make reproduce": "takes minutes; its parts are tested in tests/training",
     "make train": "takes minutes; `make serve` below trains one plan the same way, tests/training every step",

@@ -3,71 +3,34 @@
 import concurrent.futures
 import contextlib
 import json
-import os
 import random
-import signal
 import socket
-import subprocess
-import sys
-import time
 from collections import Counter
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.server.conftest import START_S, Server, until
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
 
-CHECKOUT = Path(__file__).parents[2]
 LINE = "/v1/models/line:predict"
-
-
-def wait_for(condition, seconds=30):
-    """What the condition returns, as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return value
-
-
-def free_port():
-    with socket.socket() as finder:
-        finder.bind(("127.0.0.1", 0))
-        return finder.getsockname()[1]
 
 
 @contextlib.contextmanager
 def running(repository, log, **settings):
     """The address of a server that is ready."""
-    port = free_port()
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("ROWCAST_")}
-    ours = {"REPOSITORY": repository, "HOST": "127.0.0.1", "PORT": port, "DEFAULT_MODEL": "line", **settings}
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "service"],
-            cwd=CHECKOUT,
-            env=mine | {f"ROWCAST_{name}": str(value) for name, value in ours.items()},
-            stdout=output,
-            stderr=output,
-        )
-    address = f"http://127.0.0.1:{port}"
-
-    def is_ready():
-        assert server.poll() is None, log.read_text()
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{address}/health/ready").status_code == 200
-
+    server = Server(repository, log, default_model="line", **settings)
     try:
-        wait_for(is_ready, 60)
-        yield address
+        until(server.is_ready, START_S, "ready")
+        yield f"http://127.0.0.1:{server.port}"
+        server.process.terminate()
+        assert server.ended() == 0, server.said()
     finally:
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(30) == 0, log.read_text()
+        server.close()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +45,7 @@ def repository(tmp_path_factory):
 def address(repository, tmp_path_factory):
     """A server of two API processes that takes bodies up to 1 MB and 1000 rows."""
     log = tmp_path_factory.mktemp("log") / "server.log"
-    with running(repository, log, API_PROCESSES=2, MAX_BODY_BYTES=1_000_000, MAX_ROWS=1000) as address:
+    with running(repository, log, api_processes=2, max_body_bytes=1_000_000, max_rows=1000) as address:
         yield address
     assert "Traceback" not in log.read_text()
 
@@ -174,7 +137,7 @@ def test_good_requests_are_untouched_by_bad_ones_beside_them_and_all_are_counted
         ledger[bodies[job][3]] += 1
         rows[bodies[job][0]] += {"good": 1, "many": 50}.get(job, 0)
     # each process counts a request just after its answer is written
-    wait_for(lambda: sum((counted(client)[0] - before[0]).values()) >= len(jobs))
+    until(lambda: sum((counted(client)[0] - before[0]).values()) >= len(jobs))
     after = counted(client)
     assert after[0] - before[0] == ledger
     assert after[1] - before[1] == +rows
@@ -261,7 +224,7 @@ def test_a_client_that_hangs_up_in_the_middle_is_counted_and_harms_nobody(client
     before = counted(client)[0][gone]
     with socket.create_connection((host, int(port))) as wire:
         wire.sendall(request(b'{"inst', "Content-Length: 100"))
-    wait_for(lambda: counted(client)[0][gone] == before + 1)
+    until(lambda: counted(client)[0][gone] == before + 1)
     assert client.post(LINE, json={"instances": [[1]]}).status_code == 200
 
 
@@ -283,7 +246,7 @@ def test_health_of_litserve_stays(client):
 def strict(repository, tmp_path_factory):
     """A server with a key and a short deadline."""
     log = tmp_path_factory.mktemp("log") / "server.log"
-    with running(repository, log, API_KEY="correct horse", DEADLINE_S=1) as address:
+    with running(repository, log, api_key="correct horse", deadline_s=1) as address:
         yield address
     assert "correct horse" not in log.read_text()
 
