@@ -74,7 +74,8 @@ class TablePlan(_Section):
 class SplitPlan(_Section):
     """Which rows train, choose and judge.
 
-    By default a row's own bytes decide (a hash), stratified by class: new rows never move old ones.
+    By default a row's own bytes decide (a hash), so new rows never move old ones. The shares hold for every class up to
+    chance: to make them exact, rows would have to know of each other.
 
     Attributes:
         train, validation, test: shares; they add up to 1.
