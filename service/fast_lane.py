@@ -20,7 +20,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from models.errors import RowcastError
-from service import problems
+from service import accepting, problems
 from service.asking import (
     ASIDE_BYTES,
     JSON,
@@ -363,6 +363,8 @@ class FastLane(HttpToolsProtocol):
             self._front.coalescer.withdraw(exchange)
             self._close(exchange, ClientGone())
         self._stop_timer()
+        if accepting.tally is not None:
+            accepting.tally.add(-1)
         super().connection_lost(exc)
 
     # ------------------------------------------------------------------------------------------- the keep-alive timer

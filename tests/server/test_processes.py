@@ -1,8 +1,10 @@
 """Whatever process dies, the server goes on."""
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +86,25 @@ def test_when_one_of_two_api_processes_dies_the_other_serves_on(start):
         server.connect_anew()
         assert server.answers(float(x))
     until(lambda: len(server.forks) == 3, START_S)
+
+
+def test_connections_are_spread_evenly_over_api_processes(start):
+    """Left alone, one process of two took all of 16 connections in every third run."""
+    server = start(api_processes=2)
+    _, *apis = server.forks
+    until(lambda: server.client.get("/metrics").text.count("rowcast_process_start_time_seconds{") == 2)
+    before = [sockets_of(api) for api in apis]
+    with contextlib.ExitStack() as stack:
+        for _ in range(16):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        until(lambda: sum(map(sockets_of, apis)) == sum(before) + 16)
+        more = [sockets_of(api) - was for api, was in zip(apis, before, strict=True)]
+    assert set(more) <= {7, 8, 9}  # one has this test's own connection
+
+
+def sockets_of(pid):
+    links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+    return sum(link.startswith("socket:") for link in links)
 
 
 @pytest.mark.parametrize("who", ["manager", "main"])
