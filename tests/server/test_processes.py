@@ -103,8 +103,7 @@ def test_connections_are_spread_evenly_over_api_processes(start):
 
 
 def sockets_of(pid):
-    links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
-    return sum(link.startswith("socket:") for link in links)
+    return sum(str(file.readlink()).startswith("socket:") for file in Path(f"/proc/{pid}/fd").iterdir())
 
 
 @pytest.mark.parametrize("who", ["manager", "main"])
