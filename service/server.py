@@ -35,8 +35,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import metrics, process, worker
 from service.api import Rowcast
 from service.busy import busy_path
-from service.fast_lane import FastLane
+from service.form_lane import FormLane
 from service.front import Front, open_front
+from service.platforms import OtherPaths
 from service.routes import add_routes
 from service.settings import Settings
 from service.watch import CannotServe, Child, check_that_all_live, end_all, watch
@@ -64,7 +65,7 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
             server_header=False,
             timeout_keep_alive=75,  # beyond the 60 s of usual load balancers: they must be the ones to hang up
             loop="uvloop",
-            http=partial(FastLane, front),  # uvicorn's "httptools", answering predictions by itself
+            http=partial(FormLane, front),  # uvicorn's "httptools", answering predictions by itself
             lifespan="on",
         )
     except CannotServe as error:
@@ -102,6 +103,7 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Fron
         return fronts[0]
 
     add_routes(server.app, front)
+    server.app.add_middleware(OtherPaths, settings=settings, routes=list(server.app.router.routes))
     server.app.add_middleware(CountOpen, front=front)
     return front
 
