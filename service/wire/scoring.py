@@ -9,7 +9,7 @@ An answer is `{"predictions": [...]}` and has no other key: MLflow's client refu
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,15 +105,25 @@ def _encode_split(frame: Any, schema: Schema, most_rows: int) -> Matrix:
         raise BadBody('"columns" and "data" of "dataframe_split" must be lists', shown(data if columns else columns))
     if len(data) > most_rows:
         raise TooLarge(most_rows, len(data), "rows")
-    if columns is None or columns == list(schema.names) or columns == list(range(len(schema.names))):
-        return schema.encode([_line(number, row) for number, row in enumerate(data)])  # numbers: positions, as in numpy
+    if columns is None or columns == list(range(len(schema.names))):  # numbers: positions, as numpy's columns have them
+        columns = list(schema.names)
+    moments = {feature.name for feature in schema.features if feature.kind == "datetime"}
+    if columns == list(schema.names) and not moments:
+        return schema.encode([_line(number, row) for number, row in enumerate(data)])
     for number, row in enumerate(data):
         if len(_line(number, row)) != len(columns):
             raise BadRow(number, None, f"must have {len(columns)} values, as many as columns", str(len(row)))
     names = [name if isinstance(name, str) else shown(name) for name in columns]
     check_once(names, "among the columns")
     cells = zip(*data, strict=True) if data else [()] * len(names)
-    return schema.encode_columns(dict(zip(names, cells, strict=True)))
+    return schema.encode_columns(
+        {name: _without_nat(column) if name in moments else column for name, column in zip(names, cells, strict=True)}
+    )
+
+
+def _without_nat(values: Sequence[Any]) -> list[Any]:
+    """The values of a datetime; MLflow's client writes pandas' missing one as this text."""
+    return [None if value == "NaT" else value for value in values]
 
 
 def _line(number: int, row: Any) -> list[Any]:
