@@ -4,6 +4,7 @@ Numbers, dates and timestamps stay where they were sent; a null among them makes
 Texts, booleans and entries of dictionaries become lists of Python's values. Every length is checked before numpy reads.
 """
 
+import struct
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -22,7 +23,8 @@ READ = frozenset({"null", "int", "float", "bool", "text", "large text", "text vi
 """The kinds of columns that are read."""
 
 _TEXTS = {"text": "<i4", "large text": "<i8"}
-_VIEW = np.dtype([("size", "<i4"), ("prefix", "<u4"), ("buffer", "<i4"), ("offset", "<i4")])
+_VIEW = np.dtype("V16")
+_PLACE = struct.Struct("<i4xii")  # of a view: length, four first letters, number of the buffer, offset in it
 _INLINE = 12  # bytes of a text that stand in its view
 _MOST_OVERLAP = 4  # texts of views may lie over one another, as slices do; so many times the body, and no more
 
@@ -162,24 +164,24 @@ def _texts(field: Field, places: npt.NDArray[Any], raw: memoryview | None) -> li
 
 
 def _viewed(field: Field, views: npt.NDArray[Any], data: Sequence[memoryview | None]) -> list[Any]:
-    """The texts of a column of views: short ones stand in their view, others in a buffer."""
-    known: dict[tuple[int, int, int], str] = {}
-    rest = _MOST_OVERLAP * sum(len(raw) for raw in data if raw is not None)
-    inline = views.view(np.uint8).reshape(len(views), _VIEW.itemsize)[:, 4:] if len(views) else views
-    texts: list[Any] = []
-    for number, (size, _, buffer, offset) in enumerate(views.tolist()):
-        if 0 <= size <= _INLINE:
-            texts.append(_text(field, memoryview(inline[number].tobytes())[:size]))
+    """The texts of a column of views: short ones stand in their view, others in a buffer. Equal views are read once."""
+    raw, size = views.tobytes(), _VIEW.itemsize
+    keys = [raw[at : at + size] for at in range(0, len(raw), size)]
+    rest = _MOST_OVERLAP * sum(len(buffer) for buffer in data if buffer is not None)
+    known: dict[bytes, str] = {}
+    for key in keys:
+        if key in known:
             continue
-        where = (buffer, offset, size)
-        if where not in known:
-            raw = data[buffer] if 0 <= buffer < len(data) else None
-            rest -= abs(size)
-            if raw is None or size < 0 or not 0 <= offset <= len(raw) - size or rest < 0:
-                raise damaged(f"the texts of column {shown(field.name)} must be in their buffers")
-            known[where] = _text(field, raw[offset : offset + size])
-        texts.append(known[where])
-    return texts
+        length, number, offset = _PLACE.unpack(key)
+        if 0 <= length <= _INLINE:
+            known[key] = _text(field, memoryview(key)[4 : 4 + length])
+            continue
+        buffer = data[number] if 0 <= number < len(data) else None
+        rest -= abs(length)
+        if buffer is None or length < 0 or not 0 <= offset <= len(buffer) - length or rest < 0:
+            raise damaged(f"the texts of column {shown(field.name)} must be in their buffers")
+        known[key] = _text(field, buffer[offset : offset + length])
+    return [known[key] for key in keys]
 
 
 def _text(field: Field, raw: memoryview) -> str:

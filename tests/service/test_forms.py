@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,6 +234,14 @@ def test_a_missing_moment_is_read_as_pandas_writes_it():
     for frame in ({"columns": columns, "data": [[*row[:-1], "NaT"]]}, {"data": [[*row[:-1], "NaT"]]}):
         matrix = scoring.read(json.dumps({"dataframe_split": frame}).encode()).encode(FLOWERS, 10)
         equal(matrix, of(FLOWERS, [*row[:-1], None]))
+
+
+def test_the_bodies_of_the_page_are_read():
+    schema = Schema(features=(NumberFeature(name="length"), NumberFeature(name="width")))
+    page = (Path(__file__).parents[2] / "docs/how-to/platforms.md").read_text()
+    (block,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    for body in block.splitlines():
+        equal(scoring.read(body.encode()).encode(schema, 10), of(schema, (5.1, 3.5), (4.9, None)))
 
 
 @pytest.mark.parametrize(
