@@ -19,7 +19,7 @@ from models.repository import Version
 from models.schema import Feature, Matrix, Schema, category_text
 from service.problems import BadBody, TooLarge
 from service.wire.answers import class_numbers, finite
-from service.wire.columns import check_once
+from service.wire.columns import check_names
 
 MISSING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "?"})
 """Spellings of a missing value, in any case."""
@@ -48,6 +48,7 @@ def encode(raw: bytes, schema: Schema, most_rows: int, *, header: bool | None = 
     if header and not lines:
         raise BadBody("the body must have a header", "nothing")
     names = [cell.strip() for cell in lines[0]] if header else list(schema.names)
+    check_names(names, schema, "in the header")
     rows = lines[1:] if header else lines
     if len(rows) > most_rows:
         raise TooLarge(most_rows, None, "rows")
@@ -55,7 +56,6 @@ def encode(raw: bytes, schema: Schema, most_rows: int, *, header: bool | None = 
         if len(row) != len(names):
             what = f"must have {len(names)} values, one for each " + ("name in the header" if header else "feature")
             raise BadRow(number, None, what, str(len(row)))
-    check_once(names, "in the header")
     cells = zip(*rows, strict=True) if rows else [()] * len(names)
     features = {feature.name: feature for feature in schema.features}
     columns: dict[str, Sequence[Any]] = {}

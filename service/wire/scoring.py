@@ -22,7 +22,7 @@ from models.schema import Matrix, Schema
 from service.problems import BadBody, TooLarge
 from service.wire import plain
 from service.wire.answers import class_numbers, finite
-from service.wire.columns import check_once
+from service.wire.columns import check_names
 from service.wire.json_text import read_json
 
 OUTPUTS = ("prediction", "probabilities")
@@ -110,11 +110,11 @@ def _encode_split(frame: Any, schema: Schema, most_rows: int) -> Matrix:
     moments = {feature.name for feature in schema.features if feature.kind == "datetime"}
     if columns == list(schema.names) and not moments:
         return schema.encode([_line(number, row) for number, row in enumerate(data)])
+    names = [name if isinstance(name, str) else shown(name) for name in columns]
+    check_names(names, schema, "among the columns")
     for number, row in enumerate(data):
         if len(_line(number, row)) != len(columns):
             raise BadRow(number, None, f"must have {len(columns)} values, as many as columns", str(len(row)))
-    names = [name if isinstance(name, str) else shown(name) for name in columns]
-    check_once(names, "among the columns")
     cells = zip(*data, strict=True) if data else [()] * len(names)
     return schema.encode_columns(
         {name: _without_nat(column) if name in moments else column for name, column in zip(names, cells, strict=True)}
