@@ -38,6 +38,7 @@ from service.busy import busy_path
 from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.inline import OpenSession
+from service.platforms import OtherPaths
 from service.routes import add_routes
 from service.settings import Settings
 from service.watch import CannotServe, Child, check_that_all_live, end_all, watch
@@ -105,6 +106,7 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Fron
         return fronts[0]
 
     add_routes(server.app, front)
+    server.app.add_middleware(OtherPaths, settings=settings, routes=list(server.app.router.routes))
     server.app.add_middleware(CountOpen, front=front)
     return front
 
