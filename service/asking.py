@@ -134,14 +134,16 @@ def ask(
     """Have a question answered: `tell` hears, later and once, what `answer` gets. What comes back withdraws it.
 
     Raises:
+        Forbidden: the caller's key is not for this model; `tell` hears nothing.
         Overloaded: as `Coalescer.submit` says; `tell` hears nothing.
     """
     rows = len(question.matrix)
+    _check_model(ledger, question)
     ledger.encoded = time.perf_counter()
     rest_s = question.within_s - (ledger.encoded - ledger.started)
 
     def told(outcome: Answers | RowcastError) -> None:
-        ledger.computed = time.perf_counter()
+        ledger.sent, ledger.computed = job.sent, time.perf_counter()
         front.metrics.rows_in_flight(-rows)
         tell(outcome)
 
@@ -159,9 +161,11 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     """The answer to a question, as the application sends it.
 
     Raises:
+        Forbidden: the caller's key is not for this model.
         Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` and the question's `write` say.
     """
     rows = len(question.matrix)
+    _check_model(ledger, question)
     ledger.encoded = time.perf_counter()
     rest_s = question.within_s - (ledger.encoded - ledger.started)
     front.metrics.rows_in_flight(rows)
@@ -173,6 +177,12 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     body, headers = question.write(answers)
     ledger.rows = rows
     return Response(body, headers=headers)
+
+
+def _check_model(ledger: Ledger, question: Question) -> None:
+    """The path has been checked; where the body names the model, or nobody does, it is known only now."""
+    if ledger.caller is not None:
+        ledger.caller.client.check_model(question.version.name)
 
 
 async def read_body(request: Request, most: int, seconds: float) -> bytes:

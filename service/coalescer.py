@@ -6,6 +6,7 @@ repeated job by job, so that only the guilty one fails.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Job:
         alarm: goes off at its deadline.
         is_alone: it goes without mates, since a batch with it was lost or failed.
         losses: how many workers were lost while they had it.
+        sent: when its batch went out last, by `time.perf_counter`.
     """
 
     version: Version
@@ -53,6 +55,7 @@ class Job:
     alarm: asyncio.TimerHandle | None = None
     is_alone: bool = False
     losses: int = 0
+    sent: float = 0.0
 
     def settle(self, outcome: Answers | RowcastError) -> None:
         """Tell whoever waits, if anybody still does."""
@@ -206,6 +209,9 @@ class Coalescer:
     def _send(self, lane: Lane, queue: _Queue, batch: list[Job]) -> None:
         matrix = batch[0].matrix if len(batch) == 1 else np.concatenate([job.matrix for job in batch])
         sent = asyncio.get_running_loop().time()
+        now = time.perf_counter()
+        for job in batch:
+            job.sent = now
         lane.run(batch[0].version, matrix, lambda reply: self._receive(queue, batch, sent, reply))
 
     def _receive(self, queue: _Queue, batch: list[Job], sent: float, reply: Reply | None) -> None:

@@ -33,7 +33,7 @@ from service.asking import (
     whom,
 )
 from service.front import Front
-from service.ledger import Ledger, check_key, count, open_ledger, problem_of
+from service.ledger import Ledger, admit, count, open_ledger, problem_of
 from service.problems import ClientGone, TooSlow
 from service.wire import plain
 
@@ -129,11 +129,11 @@ class FastLane(HttpToolsProtocol):
         front = self._front()
         if not _is_small(headers.get(b"content-length", b""), front.settings.max_body_bytes):
             return None
-        ledger = open_ledger(headers)
+        ledger = open_ledger(front, headers, target.text)
         try:
-            check_key(front, headers)
             if target.path:  # an unknown model is refused before its rows are uploaded
                 ledger.version = find_by_path(front, target.path) if target.is_oip else find(front, target.path)
+            admit(front, ledger, headers, self.client, "predict", model=target.path.get("model"))  # last: it counts
         except RowcastError:
             return None
         ledger.is_prediction = True
@@ -222,6 +222,8 @@ class FastLane(HttpToolsProtocol):
         for field_name, value in self.server_state.default_headers:
             head += (field_name, b": ", value, b"\r\n")
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        if exchange.ledger.headers:
+            lines += [f"{name}: {value}\r\n" for name, value in exchange.ledger.headers.items()]
         if not exchange.keep_alive and "connection" not in headers:
             lines.append("connection: close\r\n")
         lines.append(f"content-length: {len(body)}\r\nx-request-id: {exchange.ledger.id}\r\n\r\n")

@@ -1,6 +1,5 @@
-"""What is true of every answer, whichever lane gives it: its request id, the key it needed, its problem, its count."""
+"""What is true of every answer, whichever lane gives it: its request id, who asked, its problem, its count."""
 
-import hmac
 import logging
 import re
 import secrets
@@ -11,8 +10,11 @@ from dataclasses import dataclass
 from models.errors import RowcastError
 from models.repository import Version
 from service import metrics, problems
+from service.access.gate import Caller
+from service.access.keys import Scope
 from service.front import Front
-from service.problems import Internal, Unauthorized, UnknownLabel, UnknownVersion
+from service.problems import Internal, UnknownLabel, UnknownVersion
+from service.tracing import Trace
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _log = logging.getLogger(__name__)
@@ -25,42 +27,77 @@ class Ledger:
     Attributes:
         id: the client's own X-Request-Id if it is a plain short text, else one made here.
         started: when its headers were there, by `time.perf_counter`.
+        method, path: what it asked for; the path without a query.
+        trace: the trace it belongs to, if it belongs to one.
+        headers: of its answer, beside those that say what the answer is.
+        caller: who asks, as soon as it is admitted.
         is_prediction: it reached a route that predicts.
         version: whom it asked, as soon as that is known.
         rows: rows answered.
-        received, encoded, computed: when its body was there, its matrix, and the network's answers.
+        received, encoded, sent, computed: when its body was there, its matrix, when the batch it is in went out, and
+            when the network's answers came; 0 for what has not happened, `sent` also where nobody said so.
     """
 
     id: str
     started: float
+    method: str = "POST"
+    path: str = ""
+    trace: Trace | None = None
+    headers: dict[str, str] | None = None
+    caller: Caller | None = None
     is_prediction: bool = False
     version: Version | None = None
     rows: int = 0
     received: float = 0.0
     encoded: float = 0.0
+    sent: float = 0.0
     computed: float = 0.0
 
+    def stages(self, now: float) -> list[tuple[str, float, float]]:
+        """What it went through until now: the name of each stage, its start and its end."""
+        ends = {
+            "read": self.received,
+            "encode": self.encoded,
+            "queue": self.sent,
+            "compute": self.computed,
+            "write": now if self.computed else 0.0,
+        }
+        passed: list[tuple[str, float, float]] = []
+        for name, end in ends.items():
+            if end:
+                passed.append((name, passed[-1][2] if passed else self.started, end))
+        return passed
 
-def open_ledger(headers: Mapping[bytes, bytes]) -> Ledger:
+
+def open_ledger(front: Front, headers: Mapping[bytes, bytes], path: str, method: str = "POST") -> Ledger:
     """The ledger of a request whose headers have just come."""
     given = headers.get(b"x-request-id", b"")
     request_id = given.decode("ascii") if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-    return Ledger(request_id, time.perf_counter())
+    ledger = Ledger(request_id, time.perf_counter(), method, path)
+    trace = front.open_trace(headers)
+    if trace is not None:
+        ledger.trace, ledger.headers = trace, trace.headers()
+    return ledger
 
 
-def check_key(front: Front, headers: Mapping[bytes, bytes]) -> None:
-    """Let a request pass that carries the server's key, if one is set.
+def admit(
+    front: Front,
+    ledger: Ledger,
+    headers: Mapping[bytes, bytes],
+    peer: tuple[str, int] | None,
+    scope: Scope,
+    *,
+    model: str | None,
+) -> None:
+    """Let a request pass that may ask for this; whoever asks stands in its ledger from now on.
 
     Raises:
-        Unauthorized: it does not.
+        Unauthorized, KeyExpired, Forbidden, RateLimited: as `Gate.admit` says.
     """
-    key = front.settings.api_key
-    if key is None:
-        return
-    scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-    given = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-    if not hmac.compare_digest(given, key.get_secret_value().encode()):
-        raise Unauthorized
+    caller = ledger.caller = Caller(front.gate.address(headers, peer))
+    front.gate.admit(caller, headers, scope, model)
+    if caller.headers is not None:
+        ledger.headers = {**(ledger.headers or {}), **caller.headers}
 
 
 def problem_of(error: Exception, ledger: Ledger, path: str) -> RowcastError:
@@ -87,3 +124,10 @@ def count(front: Front, ledger: Ledger, problem: RowcastError | None) -> None:
         encode_s=ledger.encoded - ledger.received,
         write_s=now - ledger.computed,
     )
+    observe(front, ledger, problem)
+
+
+def observe(front: Front, ledger: Ledger, problem: RowcastError | None) -> None:
+    """Tell the access log and OpenTelemetry, where they are on, of a request whose answer is written."""
+    for observer in front.observers:
+        observer(ledger, problem)

@@ -11,8 +11,12 @@ from pydantic import SecretStr
 
 from models.repository import Repository
 from service import metrics
+from service.access.gate import Gate
+from service.access.limits import Limits
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
 from service.routes import add_routes
+from service.settings import Settings
+from service.tracing import read_trace
 from tests.service import tiny
 
 settings.register_profile("rowcast", deadline=None)  # a busy machine is no bug
@@ -74,10 +78,10 @@ class Answering:
 
         job = asyncio.ensure_future(self.predict(version, matrix, deadline_s))
         job.add_done_callback(settle)
-        return job
+        return SimpleNamespace(task=job, sent=0.0)
 
     def withdraw(self, job):
-        job.cancel()
+        job.task.cancel()
 
 
 @pytest.fixture(scope="session")
@@ -109,13 +113,24 @@ def counts(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def front(root, counts):
+def limits(tmp_path):
+    """An empty table of limits."""
+    path = tmp_path / "limits"
+    Limits.make(path)
+    return path
+
+
+@pytest.fixture
+def front(root, counts, limits):
     assert counts.is_dir()
     return SimpleNamespace(
-        settings=SimpleNamespace(max_body_bytes=100_000, max_rows=1000, deadline_s=5.0, api_key=None),
+        settings=SimpleNamespace(max_body_bytes=100_000, max_rows=1000, deadline_s=5.0),
         catalog=Shelf(root),
         coalescer=Answering(),
         metrics=metrics.Metrics(),
+        gate=Gate(Settings(), limits),
+        open_trace=read_trace,
+        observers=[],
         not_ready=lambda: None,
         open_requests=0,
     )
@@ -156,7 +171,7 @@ class Client:
 
 
 @pytest.fixture
-def key(front):
+def key(front, limits):
     """The server's key, set."""
-    front.settings.api_key = SecretStr("correct horse")
+    front.gate = Gate(Settings(api_key=SecretStr("correct horse")), limits)
     return "correct horse"
