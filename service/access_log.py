@@ -5,6 +5,7 @@ is escaped, and as text a value that is not plain stands in quotes, in ASCII.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -49,12 +50,15 @@ class AccessLog:
         """Write what has been noted, whole lines at a time."""
         lines, self._lines = self._lines, []
         together = b""
-        for line in lines:
-            if together and len(together) + len(line) > _MOST_BYTES:
-                _write(self._descriptor, together)
-                together = b""
-            together += line
-        _write(self._descriptor, together)
+        with contextlib.suppress(
+            OSError
+        ):  # nobody reads the log any more, or its disk is full: there is no better place
+            for line in lines:
+                if together and len(together) + len(line) > _MOST_BYTES:
+                    _write(self._descriptor, together)
+                    together = b""
+                together += line
+            _write(self._descriptor, together)
 
 
 def _write(descriptor: int, raw: bytes) -> None:

@@ -130,4 +130,7 @@ def count(front: Front, ledger: Ledger, problem: RowcastError | None) -> None:
 def observe(front: Front, ledger: Ledger, problem: RowcastError | None) -> None:
     """Tell the access log and OpenTelemetry, where they are on, of a request whose answer is written."""
     for observer in front.observers:
-        observer(ledger, problem)
+        try:
+            observer(ledger, problem)
+        except Exception:  # noqa: BLE001 - the request is answered, whatever fails here
+            _log.exception("request %s could not be told of", ledger.id)

@@ -64,6 +64,7 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
     Limits.make(runtime / LIMITS)
     tls = Tls(settings) if settings.tls_certificate is not None else None
     front = _add_what_is_ours(server, settings, tls)
+    lane = FastLane if tls is None else TlsLane  # uvicorn's "httptools", answering predictions by itself
     try:
         server.run(
             host=settings.host,
@@ -76,9 +77,7 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
             timeout_keep_alive=75,  # beyond the 60 s of usual load balancers: they must be the ones to hang up
             loop="uvloop",
             proxy_headers=False,  # it would believe whatever connects from 127.0.0.1; service/access/gate.py reads them
-            http=partial(
-                FastLane if tls is None else TlsLane, front
-            ),  # uvicorn's "httptools", answering predictions by itself
+            http=partial(lane, front),
             lifespan="on",
             log_config=None,  # uvicorn's lines look as ours do
             ssl_context_factory=tls.context if tls is not None else None,
@@ -106,15 +105,11 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.use_slot(f"api-{server.slot}")
         gate = Gate(settings, server.runtime / LIMITS)
-        async with (
-            litserves(app),
-            open_front(settings, server.worker_sockets, gate) as front,
-            watching(front, settings, tls),
-            answering(server.metrics_listener, app),
-        ):
+        async with litserves(app), open_front(settings, server.worker_sockets, gate) as front:
             fronts.append(front)
-            _say_ready(server, settings, front)
-            yield
+            async with watching(front, settings, tls), answering(server.metrics_listener, app):
+                _say_ready(server, settings, front)
+                yield
             if front.open_requests:  # uvicorn waits for them no longer
                 (server.runtime / f"{server.slot}.cut").write_text(str(front.open_requests))
 

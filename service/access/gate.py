@@ -125,10 +125,6 @@ class Gate:
             await asyncio.sleep(_LOOK_S)
             self._keys.refresh()
 
-    def close(self) -> None:
-        """Let go of the table of limits."""
-        self._limits.close()
-
 
 def _bucket(caller: Caller) -> str:
     """The name of a client's bucket; a key's and an address's never are the same."""

@@ -126,6 +126,19 @@ def test_lines_are_written_by_themselves_and_whole(pipe):
     assert [json.loads(line)["request_id"] for line in lines] == [str(number) for number in range(100)]
 
 
+def test_a_log_that_cannot_be_written_harms_no_request(front, app, caplog):
+    reading, writing = os.pipe()
+    os.close(reading)
+    log = AccessLog("json", 1.0, writing)
+    front.observers[:] = [log, lambda *_: 1 / 0]
+    for fast in (True, False):
+        (answer,), _ = ask(front, app, request(), fast=fast)
+        assert answer[0] == 200
+    log.flush()
+    os.close(writing)
+    assert "could not be told of" in caplog.text
+
+
 def test_a_line_of_the_log_is_json_whatever_it_says():
     def line(message, *arguments, **more):
         record = logging.LogRecord("service.x", logging.ERROR, "x.py", 1, message, arguments, more.get("error"))
