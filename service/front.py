@@ -14,8 +14,8 @@ from service.catalog import Catalog
 from service.coalescer import Coalescer
 from service.lanes import Lanes
 from service.metrics import Metrics
+from service.observing.tracing import Trace, read_trace
 from service.settings import Settings
-from service.tracing import Trace, read_trace
 
 if TYPE_CHECKING:
     from service.ledger import Ledger

@@ -13,8 +13,8 @@ from service import metrics, problems
 from service.access.gate import Caller
 from service.access.keys import Scope
 from service.front import Front
+from service.observing.tracing import Trace
 from service.problems import Internal, UnknownLabel, UnknownVersion
-from service.tracing import Trace
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _log = logging.getLogger(__name__)

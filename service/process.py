@@ -26,7 +26,7 @@ def start_logging(level: str, form: Literal["text", "json"] = "text") -> None:
     for ours in ("service", "rowcast"):
         logging.getLogger(ours).setLevel(level.upper())
     if form == "json":
-        from service.log_lines import JsonLines  # noqa: PLC0415 - where it is asked for
+        from service.observing.log_lines import JsonLines  # noqa: PLC0415 - where it is asked for
 
         logging.getLogger().handlers[0].setFormatter(JsonLines())
     log_like_the_rest("litserve")

@@ -23,7 +23,7 @@ from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from fastapi import FastAPI
 from litserve import LitServer
@@ -36,19 +36,21 @@ from service import metrics, process, worker
 from service.access.gate import Gate
 from service.access.limits import Limits
 from service.api import Rowcast
+from service.attached import attached
 from service.busy import busy_path
 from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.metrics_port import answering, listen
-from service.observing import watching
 from service.routes import add_routes
-from service.settings import Settings
+from service.settings import BadSettings, Settings
 from service.tls import Tls
 from service.tls_lane import TlsLane
 from service.watch import CannotServe, Child, check_that_all_live, end_all, watch
 
 LIMITS = "limits"
 """File in the runtime folder that all API processes count their clients in."""
+
+_T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
             http=partial(lane, front),
             lifespan="on",
             log_config=None,  # uvicorn's lines look as ours do
-            ssl_context_factory=tls.context if tls is not None else None,
+            ssl_context_factory=None if tls is None else lambda *_: _or_end(tls.context),
         )
     except CannotServe as error:
         _tell(error)
@@ -104,10 +106,10 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.use_slot(f"api-{server.slot}")
-        gate = Gate(settings, server.runtime / LIMITS)
+        gate = _or_end(lambda: Gate(settings, server.runtime / LIMITS))
         async with litserves(app), open_front(settings, server.worker_sockets, gate) as front:
             fronts.append(front)
-            async with watching(front, settings, tls), answering(server.metrics_listener, app):
+            async with attached(front, settings, tls), answering(server.metrics_listener, app):
                 _say_ready(server, settings, front)
                 yield
             if front.open_requests:  # uvicorn waits for them no longer
@@ -121,6 +123,15 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
     add_routes(server.app, front)
     server.app.add_middleware(CountOpen, front=front)
     return front
+
+
+def _or_end(make: Callable[[], _T]) -> _T:
+    """What `make` gives. A file that has become wrong ends this process in one sentence, and it is tried again."""
+    try:
+        return make()
+    except BadSettings as error:
+        log.error("%s", error)  # noqa: TRY400 - one sentence
+        os._exit(process.CANNOT_SERVE)
 
 
 class CountOpen:

@@ -3,9 +3,7 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from service.settings import PREFIX, BadSettings, Settings
 
@@ -72,8 +70,12 @@ class Tls:
         self._context: ssl.SSLContext | None = None
         self._stamp = self._stamp_of_files()
 
-    def context(self, _config: object, _default: Callable[[], Any]) -> ssl.SSLContext:
-        """The context, as uvicorn asks for it in the process that listens."""
+    def context(self) -> ssl.SSLContext:
+        """The context, made in the process that listens.
+
+        Raises:
+            BadSettings: as `make_context` says.
+        """
         self._stamp = self._stamp_of_files()
         self._context = make_context(self._settings)
         return self._context

@@ -84,6 +84,21 @@ def test_a_wrong_file_stops_the_start_in_one_sentence(start, tmp_path):
     assert "nothing.pem' cannot be read: No such file or directory" in server.said()
 
 
+def test_a_process_that_starts_while_the_file_is_wrong_is_tried_again(start, make_key):
+    shop = make_key("shop")
+    server = start(api_keys_file=make_key.file, api_processes=2)
+    good = make_key.file.read_text()
+    make_key.file.write_text("[[key")
+    os.kill(server.forks[1], 9)
+    until(lambda: "died with exit status 3" in server.said(), 30, "the process cannot start")
+    server.connect_anew()
+    assert status(server, shop) == 200
+    make_key.file.write_text(good)
+    until(lambda: len(server.forks) == 3, 40, "the process is back")
+    assert "is no TOML" in server.said()
+    assert "Traceback" not in server.said()
+
+
 @pytest.mark.parametrize("api_processes", [1, 3])
 def test_a_limit_holds_over_all_processes_together(start, api_processes):
     server = start(api_processes=api_processes, rate_limit=0.01, rate_burst=40)

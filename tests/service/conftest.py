@@ -13,10 +13,10 @@ from models.repository import Repository
 from service import metrics
 from service.access.gate import Gate
 from service.access.limits import Limits
+from service.observing.tracing import read_trace
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
 from service.routes import add_routes
 from service.settings import Settings
-from service.tracing import read_trace
 from tests.service import tiny
 
 settings.register_profile("rowcast", deadline=None)  # a busy machine is no bug

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.access.gate import Caller
-from service.access_log import AccessLog
 from service.ledger import Ledger
-from service.log_lines import JsonLines
+from service.observing.access_log import AccessLog
+from service.observing.log_lines import JsonLines
 from service.problems import BadBody, ModelFailed
 from tests.service.test_fast_lane import GOOD, ask, request
 

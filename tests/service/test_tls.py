@@ -74,7 +74,7 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(files)
 
 def test_what_does_not_fit_together_leaves_the_certificate_that_there_was(files, authority, caplog):
     tls = Tls(settings_of(files, tls_certificate="certificate.pem", tls_key="key.pem"))
-    context = tls.context(None, lambda: None)
+    context = tls.context()
     old = handshake(context, authority)
     (files / "certificate.pem").write_bytes(authority.issue_cert("localhost").cert_chain_pems[0].bytes())
     tls.refresh()

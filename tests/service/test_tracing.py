@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.tracing import read_trace
+from service.observing.tracing import read_trace
 from tests.service.test_fast_lane import GOOD, both, request
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

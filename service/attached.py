@@ -1,17 +1,17 @@
-"""What watches files and requests for as long as an API process answers: each part only where a setting asks for it."""
+"""What stands beside a front for as long as it answers: it watches files and requests, where a setting asks for it."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from service.access_log import AccessLog
 from service.front import Front
+from service.observing.access_log import AccessLog
 from service.settings import Settings
 from service.tls import Tls
 
 
 @asynccontextmanager
-async def watching(front: Front, settings: Settings, tls: Tls | None) -> AsyncIterator[None]:
+async def attached(front: Front, settings: Settings, tls: Tls | None) -> AsyncIterator[None]:
     """Read keys and certificate again when they change; log and trace requests, and lose none of them at the end."""
     watches = [asyncio.create_task(front.gate.watch())]
     if tls is not None:
@@ -22,7 +22,7 @@ async def watching(front: Front, settings: Settings, tls: Tls | None) -> AsyncIt
         front.observers.append(access_log)
         ends.append(access_log.flush)
     if settings.tracing == "otlp":
-        from service.telemetry import Telemetry  # noqa: PLC0415 - OpenTelemetry is imported where it is asked for
+        from service.observing.telemetry import Telemetry  # noqa: PLC0415 - OpenTelemetry is imported where it is asked for
 
         telemetry = Telemetry()
         front.open_trace = telemetry.open_trace

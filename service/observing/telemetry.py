@@ -22,7 +22,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 from models.errors import RowcastError
 from service import problems
 from service.ledger import Ledger
-from service.tracing import SAMPLED, Trace, new_span_id, new_trace_id, read_trace
+from service.observing.tracing import SAMPLED, Trace, new_span_id, new_trace_id, read_trace
 
 _PATIENCE_S = 1.0  # an API process has 1.5 s beyond ROWCAST_DRAIN_S
 

@@ -19,7 +19,7 @@ import orjson
 from models.errors import RowcastError
 from service import problems
 from service.ledger import Ledger
-from service.log_lines import moment
+from service.observing.log_lines import moment
 
 _WAIT_S = 0.1  # lines of requests are written together, this often
 _MOST_BYTES = 4096  # at once: a pipe takes so many whole (PIPE_BUF), whoever else writes to it
