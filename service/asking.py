@@ -174,8 +174,10 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     """The answer to a question, as the application sends it.
 
     Raises:
+        Forbidden: the caller's key is not for this model.
         Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` and the question's `write` say.
     """
+    check_model(ledger, question.version)
     ledger.encoded = time.perf_counter()
     rest_s = question.within_s - (ledger.encoded - ledger.started)
     answers = await front.coalescer.predict(question.version, question.matrix, rest_s)
@@ -183,6 +185,16 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     body, headers = question.write(answers)
     ledger.rows = len(question.matrix)
     return Response(body, headers=headers)
+
+
+def check_model(ledger: Ledger, version: Version) -> None:
+    """The path has been checked; where the body names the model, or nobody does, it is known only now.
+
+    Raises:
+        Forbidden: the caller's key is not for this model.
+    """
+    if ledger.caller is not None:
+        ledger.caller.client.check_model(version.name)
 
 
 async def read_body(request: Request, most: int, seconds: float) -> bytes:

@@ -26,6 +26,7 @@ from service.asking import (
     JSON,
     OIP_LENGTH,
     Question,
+    check_model,
     find,
     find_by_path,
     oip_question,
@@ -34,7 +35,7 @@ from service.asking import (
 )
 from service.coalescer import Batch, Job, WriteRows
 from service.front import Front
-from service.ledger import Ledger, check_key, count, key_of, problem_of, request_id_of
+from service.ledger import Ledger, admit, count, open_ledger, problem_of
 from service.problems import ClientGone, TooSlow
 from service.wire import forms, oip_row, plain
 from service.wire.json_text import read_json
@@ -96,14 +97,11 @@ class _Head:
     """What the headers of a request say that the fast lane may answer.
 
     Attributes:
-        request_id: None where the client gives none.
-        key: b"" where there is none.
         oip_length: the value of Inference-Header-Content-Length.
     """
 
+    headers: Mapping[bytes, bytes]
     target: _Target
-    request_id: str | None
-    key: bytes
     oip_length: str | None
     keep_alive: bool
 
@@ -134,7 +132,7 @@ class Exchange(Job):
 
     def answered(self, batch: Batch, start: int) -> None:
         """Write its part of the batch's answers."""
-        self.ledger.computed = time.perf_counter()
+        self.ledger.sent, self.ledger.computed = batch.sent, time.perf_counter()
         headers = JSON
         try:
             if self.question is not None:
@@ -230,7 +228,7 @@ class FastLane(HttpToolsProtocol):
         length = headers.get(_OIP_LENGTH)
         oip_length = None if length is None else length.decode("latin-1")
         keep_alive = self.parser.should_keep_alive()
-        return _Head(target, request_id_of(headers), key_of(headers), oip_length, keep_alive)
+        return _Head(headers, target, oip_length, keep_alive)
 
     def _is_free(self) -> bool:
         """Whether nothing is before the next request, neither unanswered nor unread by the client."""
@@ -239,13 +237,15 @@ class FastLane(HttpToolsProtocol):
     def _begin(self, head: _Head) -> bool:
         """Begin an exchange, unless the request is to be refused before its body: the application does that."""
         front, target = self._front, head.target
-        ledger = Ledger(head.request_id or front.ids.next(), time.perf_counter())
+        ledger = open_ledger(front, head.headers, target.text)
         try:
-            check_key(front, head.key)
             if target.whom is not None:  # an unknown model is refused before its rows are uploaded
                 ledger.version = front.catalog.find(*target.whom)
             elif target.path:
                 ledger.version = find_by_path(front, target.path) if target.is_oip else find(front, target.path)
+            admit(
+                front, ledger, head.headers, self.client, "predict", model=target.path.get("model")
+            )  # last: it counts
         except RowcastError:
             return False
         ledger.is_prediction = True
@@ -309,6 +309,8 @@ class FastLane(HttpToolsProtocol):
             exchange.matrix, within_s = exchange.question.matrix, exchange.question.within_s
             exchange.rows = len(exchange.matrix)
         exchange.version = ledger.version
+        assert ledger.version is not None
+        check_model(ledger, ledger.version)
         ledger.encoded = exchange.arrived = time.perf_counter()
         exchange.deadline = ledger.started + within_s
         front.coalescer.submit(exchange)
@@ -317,7 +319,7 @@ class FastLane(HttpToolsProtocol):
 
     def answer(self, exchange: Exchange, headers: Mapping[str, str], body: bytes) -> None:
         """Write the answers to an exchange."""
-        if headers is not JSON or not exchange.keep_alive:
+        if headers is not JSON or not exchange.keep_alive or exchange.ledger.headers:
             self._write(exchange, 200, headers, body)
         else:
             if self._opening_has is not self.server_state.default_headers:  # uvicorn makes them anew every second
@@ -338,7 +340,7 @@ class FastLane(HttpToolsProtocol):
 
     def _write(self, exchange: Exchange, status: int, headers: Mapping[str, str], body: bytes) -> None:
         exchange.keep_alive = exchange.keep_alive and "connection" not in headers
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        lines = [f"{name}: {value}\r\n" for name, value in {**headers, **(exchange.ledger.headers or {})}.items()]
         if not exchange.keep_alive and "connection" not in headers:
             lines.append("connection: close\r\n")
         lines.append(f"content-length: {len(body)}\r\nx-request-id: {exchange.ledger.id}\r\n\r\n")

@@ -18,6 +18,8 @@ STATUS: Mapping[str, int] = {
     "bad_row": 400,
     "bad_name": 400,
     "unauthorized": 401,
+    "key_expired": 401,
+    "forbidden": 403,
     "control_off": 403,
     "not_found": 404,
     "unknown_model": 404,
@@ -28,6 +30,7 @@ STATUS: Mapping[str, int] = {
     "too_slow": 408,
     "too_large": 413,
     "unsupported_encoding": 415,
+    "rate_limited": 429,
     "refused": 400,  # and whatever status the framework chose, see `Refused`
     "bad_version": 500,
     "model_failed": 500,
@@ -37,6 +40,13 @@ STATUS: Mapping[str, int] = {
     "deadline_passed": 504,
 }
 
+_HEADERS: Mapping[str, Mapping[str, str]] = {
+    "unauthorized": {"www-authenticate": "Bearer"},  # RFC 6750, section 3
+    "key_expired": {"www-authenticate": 'Bearer error="invalid_token"'},
+    "forbidden": {"www-authenticate": 'Bearer error="insufficient_scope"'},
+    "too_slow": {"connection": "close"},  # else the connection waits on for the rest of the body
+    "unsupported_encoding": {"accept-encoding": "gzip, deflate"},
+}
 _MOST_BYTES = {"error": 1500, "expected": 1000, "got": 400, "feature": 400}  # with the rest under 4 kB
 _NOT_READY_RETRY_S = 1.0
 
@@ -219,7 +229,60 @@ class Unauthorized(RowcastError):  # noqa: N818
     code = "unauthorized"
 
     def __str__(self) -> str:
-        return "send the server's key as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'"
+        return "send a key of this server as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'"
+
+
+class KeyExpired(RowcastError):  # noqa: N818
+    """The key was a client's, and is no more.
+
+    Attributes:
+        since: from when on, in ISO 8601.
+    """
+
+    code = "key_expired"
+
+    def __init__(self, since: str) -> None:
+        super().__init__(since)
+        self.since = since
+
+    def __str__(self) -> str:
+        return f"this key expired at {self.since}; ask for another one"
+
+
+class Forbidden(RowcastError):  # noqa: N818
+    """The key is a client's, and not for this.
+
+    Attributes:
+        what: "scope" or "model".
+        name: the scope or the model that the key lacks.
+    """
+
+    code = "forbidden"
+
+    def __init__(self, what: Literal["scope", "model"], name: str) -> None:
+        super().__init__(what, name)
+        self.what, self.name = what, name
+
+    def __str__(self) -> str:
+        return f"this key does not have the {self.what} {shown(self.name)}"
+
+
+class RateLimited(RowcastError):  # noqa: N818
+    """The client asks faster than it may.
+
+    Attributes:
+        retry_after_s: when its next request is taken, in seconds.
+        policy: how fast it may ask, as the header RateLimit-Policy says it.
+    """
+
+    code = "rate_limited"
+
+    def __init__(self, retry_after_s: float, policy: str) -> None:
+        super().__init__(retry_after_s, policy)
+        self.retry_after_s, self.policy = retry_after_s, policy
+
+    def __str__(self) -> str:
+        return f"too many requests from this client; try again in {_whole(self.retry_after_s)} s"
 
 
 class UnsupportedEncoding(RowcastError):  # noqa: N818
@@ -351,13 +414,11 @@ def headers_of(problem: RowcastError) -> dict[str, str]:
         return {"retry-after": str(_whole(problem.retry_after_s))}
     if isinstance(problem, MethodNotAllowed):
         return {"allow": ", ".join(problem.allowed)}
-    if isinstance(problem, Unauthorized):
-        return {"www-authenticate": "Bearer"}
-    if isinstance(problem, TooSlow):
-        return {"connection": "close"}  # else the connection waits on for the rest of the body
-    if isinstance(problem, UnsupportedEncoding):
-        return {"accept-encoding": "gzip, deflate"}
-    return {}
+    if isinstance(problem, RateLimited):
+        wait = _whole(problem.retry_after_s)
+        limit = {"ratelimit-policy": problem.policy, "ratelimit": f'"requests";r=0;t={wait}'}
+        return {"retry-after": str(wait), **limit}
+    return dict(_HEADERS.get(problem.code, {}))
 
 
 def body_of(problem: RowcastError, request_id: str) -> bytes:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from typing import Literal
 
 FAILED = 1
 BAD_SETTINGS = 2
@@ -18,12 +19,24 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def start_logging(level: str) -> None:
+def start_logging(level: str, form: Literal["text", "json"] = "text") -> None:
     """Log to stderr, one line per event; what libraries say only from warnings on, unless someone debugs."""
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=level.upper() if level != "info" else logging.WARNING, format=form, force=True)
+    text = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level.upper() if level != "info" else logging.WARNING, format=text, force=True)
     for ours in ("service", "rowcast"):
         logging.getLogger(ours).setLevel(level.upper())
+    if form == "json":
+        from service.observing.log_lines import JsonLines  # noqa: PLC0415 - where it is asked for
+
+        logging.getLogger().handlers[0].setFormatter(JsonLines())
+    log_like_the_rest("litserve")
+
+
+def log_like_the_rest(library: str) -> None:
+    """Take away the handlers that a library gave itself, so that its lines are written as all others are."""
+    logger = logging.getLogger(library)
+    logger.handlers.clear()
+    logger.propagate = True
 
 
 def end_with(parent: int | None) -> None:
