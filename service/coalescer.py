@@ -18,9 +18,10 @@ from models.errors import RowcastError
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
+from service.admission import Admission
 from service.frames import Reply, Status, key_of
 from service.lanes import Done
-from service.problems import DeadlinePassed, ModelFailed, Overloaded
+from service.problems import DeadlinePassed, ModelFailed
 
 MOST_LOSSES = 3
 """How many workers may be lost under one job before it is blamed for it."""
@@ -86,31 +87,31 @@ class Lanes(Protocol):
 
 @dataclass(slots=True)
 class _Queue:
-    """The jobs of one version that wait, and how many of its batches are out."""
+    """The jobs of one version that wait, their rows, and how many of its batches are out."""
 
     again: deque[Job] = field(default_factory=deque)
     jobs: dict[Job, None] = field(default_factory=dict)  # a dict is an ordered set: a job may leave from the middle
     batches_out: int = 0
+    rows: int = 0
 
 
 class Coalescer:
     """Makes batches of jobs of one version and sends them over whichever lane is free."""
 
-    def __init__(self, lanes: Lanes, observe: Observer, max_batch_rows: int, max_waiting_rows: int) -> None:
+    def __init__(self, lanes: Lanes, observe: Observer, max_batch_rows: int, admission: Admission) -> None:
         self._lanes = lanes
         self._observe = observe
         self._max_batch_rows = max_batch_rows
-        self._max_waiting_rows = max_waiting_rows
+        self._admission = admission
         self._queues: dict[str, _Queue] = {}  # of versions with jobs waiting or out, whose turn it is first
         self._is_scheduled = False
-        self._rows_per_s = 1000.0  # smoothed; a first guess that the first batches correct
         self.rows_waiting = 0
 
     async def predict(self, version: Version, matrix: Matrix, deadline_s: float) -> Answers:
         """The answers for a matrix [N, F]; `deadline_s` is how long the caller wants to wait.
 
         Raises:
-            Overloaded: the queue is full.
+            Overloaded: as `Admission.check` says.
             DeadlinePassed: it waited too long; it was not and will not be computed, unless it was out already.
             ModelFailed: the session failed on these very rows.
         """
@@ -125,13 +126,22 @@ class Coalescer:
         """Have a matrix [N, F] answered; `tell` hears, later and once, what `predict` returns or raises.
 
         Raises:
-            Overloaded: the queue is full; `tell` hears nothing.
+            Overloaded: as `Admission.check` says; `tell` hears nothing.
         """
-        if self.rows_waiting and self.rows_waiting + len(matrix) > self._max_waiting_rows:
-            raise Overloaded(self.rows_waiting, min(60.0, self.rows_waiting / self._rows_per_s))
+        key = key_of(version)
+        if self.rows_waiting:
+            queue = self._queues.get(key)
+            self._admission.check(
+                key,
+                len(matrix),
+                waiting=0 if queue is None else queue.rows,
+                waiting_in_all=self.rows_waiting,
+                within_s=deadline_s,
+                at_once=self._lanes.living,
+            )
         loop = asyncio.get_running_loop()
         now = loop.time()
-        job = Job(version, key_of(version), matrix, tell, now)
+        job = Job(version, key, matrix, tell, now)
         job.alarm = loop.call_at(now + deadline_s, self._expire, job, deadline_s)
         self._enqueue(job)
         return job
@@ -157,7 +167,7 @@ class Coalescer:
             queue.again.append(job)
         else:
             queue.jobs[job] = None
-        self.rows_waiting += len(job.matrix)
+        self._count(queue, len(job.matrix))
         self.wake()
 
     def _expire(self, job: Job, deadline_s: float) -> None:
@@ -168,7 +178,11 @@ class Coalescer:
         queue = self._queues.get(job.key)
         if queue is not None and job in queue.jobs:
             del queue.jobs[job]
-            self.rows_waiting -= len(job.matrix)
+            self._count(queue, -len(job.matrix))
+
+    def _count(self, queue: _Queue, rows: int) -> None:
+        queue.rows += rows
+        self.rows_waiting += rows
 
     def _send_all(self) -> None:
         self._is_scheduled = False
@@ -189,7 +203,7 @@ class Coalescer:
         """The next batch; empty when nobody waits for the jobs any more."""
         if queue.again:
             job = queue.again.popleft()
-            self.rows_waiting -= len(job.matrix)
+            self._count(queue, -len(job.matrix))
             return [] if job.tell is None else [job]
         batch: list[Job] = []
         rows = 0
@@ -200,7 +214,7 @@ class Coalescer:
             rows += len(job.matrix)
         for job in batch:
             del queue.jobs[job]
-        self.rows_waiting -= rows
+        self._count(queue, -rows)
         return [job for job in batch if job.tell is not None]
 
     def _send(self, lane: Lane, queue: _Queue, batch: list[Job]) -> None:
@@ -219,8 +233,7 @@ class Coalescer:
             _scatter(batch, reply.answers)
             rows = sum(len(job.matrix) for job in batch)
             self._observe(batch[0].version, rows, reply.seconds, [sent - job.arrived for job in batch])
-            elapsed = asyncio.get_running_loop().time() - sent
-            self._rows_per_s += 0.1 * (rows / max(elapsed, 1e-6) - self._rows_per_s)
+            self._admission.learn(batch[0].key, rows, asyncio.get_running_loop().time() - sent)
         self.wake()
 
     def _lost(self, batch: list[Job]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from models.errors import RowcastError
 from models.proof import Answers
@@ -26,12 +26,14 @@ from service.asking import (
     OIP_LENGTH,
     Question,
     ask,
+    body_s,
     find,
     find_by_path,
     oip_question,
     plain_question,
     whom,
 )
+from service.connection import MOST_HEADERS, Connection
 from service.front import Front
 from service.ledger import Ledger, check_key, count, open_ledger, problem_of
 from service.problems import ClientGone, TooSlow
@@ -98,12 +100,11 @@ class Exchange:
     withdraw: Callable[[], None] | None = None
 
 
-class FastLane(HttpToolsProtocol):
+class FastLane(Connection):
     """One connection. `front` is called per request, in the process that answers it."""
 
     def __init__(self, front: Callable[[], Front], *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._front = front
+        super().__init__(front, *args, **kwargs)
         self._exchange: Exchange | None = None  # the one that is not answered yet: never two
         self._reading: Exchange | None = None  # the same as long as its body comes
 
@@ -121,7 +122,7 @@ class FastLane(HttpToolsProtocol):
     def _open(self) -> Exchange | None:
         """An exchange for the request whose headers are there; None when it is the application's."""
         target = _target_of(self.url)
-        if target is None or not self._is_simple():
+        if target is None or len(self.headers) > MOST_HEADERS or not self._is_simple():
             return None
         headers = dict(self.headers)
         if len(headers) < len(self.headers) or not _FOR_THE_APP.isdisjoint(headers):
@@ -155,9 +156,8 @@ class FastLane(HttpToolsProtocol):
         super().data_received(data)
         exchange = self._reading
         if exchange is not None and exchange.give_up is None:
-            exchange.give_up = self.loop.call_later(
-                self._front().settings.deadline_s, self._refuse, exchange, TooSlow(self._front().settings.deadline_s)
-            )
+            seconds = body_s(self._front().settings)
+            exchange.give_up = self.loop.call_later(seconds, self._refuse, exchange, TooSlow(seconds))
 
     def on_body(self, body: bytes) -> None:
         if self._reading is None:
@@ -237,6 +237,19 @@ class FastLane(HttpToolsProtocol):
         self._exchange = self._reading = None
         self._front().open_requests -= 1
         count(self._front(), exchange.ledger, problem)
+
+    def is_reading_body(self) -> bool:
+        """Whether the head of the last request is there and its body is not."""
+        return self._reading is not None or super().is_reading_body()
+
+    def break_body(self, problem: RowcastError) -> None:
+        """Answer the problem to the request whose body ends here."""
+        exchange = self._reading
+        if exchange is None:
+            super().break_body(problem)
+            return
+        exchange.keep_alive = False
+        self._refuse(exchange, problem)
 
     def connection_lost(self, exc: Exception | None) -> None:
         exchange = self._exchange

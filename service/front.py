@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.repository import Repository
+from service.admission import Admission
 from service.catalog import Catalog
 from service.coalescer import Coalescer
+from service.connections import Connections
 from service.lanes import Lanes
 from service.metrics import Metrics
 from service.settings import Settings
@@ -28,6 +30,7 @@ class Front:
     coalescer: Coalescer
     lanes: Lanes
     metrics: Metrics
+    connections: Connections
     draining: bool = False
     open_requests: int = 0
 
@@ -47,16 +50,19 @@ async def open_front(settings: Settings, sockets: list[Path]) -> AsyncIterator[F
     """A front whose catalogue has been read once and is watched from now on."""
     metrics = Metrics()
     lanes = Lanes(sockets)
-    coalescer = Coalescer(lanes, metrics.batch, settings.max_batch_rows, settings.max_waiting_rows)
+    admission = Admission(settings.max_wait_s, settings.max_waiting_rows)
+    coalescer = Coalescer(lanes, metrics.batch, settings.max_batch_rows, admission)
     lanes.start(coalescer.wake)
     await lanes.someone_is_up()
     catalog = Catalog(Repository(settings.repository), lanes.open, settings.default_model)
     await catalog.refresh()
     watch = asyncio.create_task(catalog.watch(settings.poll_s))
-    front = Front(settings, catalog, coalescer, lanes, metrics)
+    front = Front(settings, catalog, coalescer, lanes, metrics, Connections(settings))
+    bounds = asyncio.create_task(front.connections.watch())
     try:
         yield front
     finally:
         front.draining = True
         watch.cancel()
+        bounds.cancel()
         await lanes.stop()

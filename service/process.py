@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 
@@ -31,6 +32,12 @@ def end_with(parent: int | None) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         sys.exit(FAILED)
+
+
+def may_open_many_files() -> None:
+    """Raise the limit of open files to what is allowed: a connection is one, and 1024 is the usual limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def inherit_orphans() -> None:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import RowcastError
 from service import metrics, oip_routes, openapi, problems
-from service.asking import answer, aside, find, ledger_of, plain_question, read_body, whom
+from service.asking import answer, aside, body_s, find, ledger_of, plain_question, read_body, whom
 from service.description import describe, example_row
 from service.front import Front
 from service.ledger import check_key, count, open_ledger, problem_of
@@ -73,7 +73,7 @@ class _Routes:
         ledger.is_prediction = True
         if request.path_params:  # an unknown model is refused before its rows are uploaded
             ledger.version = find(front, request.path_params)
-        raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
+        raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
         asked = await aside(len(raw), lambda: plain.read(raw))
         version = ledger.version = find(front, whom(request.path_params, asked))
         question = await aside(len(raw), lambda: plain_question(front.settings, version, asked))

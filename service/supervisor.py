@@ -30,6 +30,7 @@ def supervise(settings: Settings) -> int:
     0 after a drain; 3 when the server cannot start, and the log says why; 1 when it had to be ended by force.
     """
     _become_the_reaper()
+    process.may_open_many_files()
     with tempfile.TemporaryDirectory(prefix="rowcast-", ignore_cleanup_errors=True) as folder:  # mode 0700
         runtime = Path(folder)
         (runtime / "metrics").mkdir()

@@ -5,7 +5,14 @@ from typing import Any
 
 import orjson
 
-from service.problems import BadBody
+from service.problems import BadBody, TooLarge
+
+MOST_VALUES = 4_000_000
+MOST_CONTAINERS = 1_000_000
+"""Most values, and most lists and objects, of one JSON text. Python's values take up to 30 times the room of their
+text: 16 MB of "[],[],..." took 527 MB. Larger tables come as binary tensors, which take none."""
+
+_LARGE = 500_000  # bytes; a smaller text cannot do harm
 
 
 def read_json(raw: bytes | memoryview, what: str = "the body") -> Any:
@@ -13,9 +20,12 @@ def read_json(raw: bytes | memoryview, what: str = "the body") -> Any:
 
     Raises:
         BadBody: it is no such text.
+        TooLarge: it holds too many values; nothing was made of them.
     """
     if not raw:
         raise BadBody(f"{what} must be a JSON object", "nothing")
+    if len(raw) > _LARGE:
+        _check_values(bytes(raw))
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -29,3 +39,11 @@ def read_json(raw: bytes | memoryview, what: str = "the body") -> Any:
     except ValueError as error:  # no UTF-8, no JSON, or an integer of thousands of digits
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         raise BadBody(f"{what} must be JSON: {reason}") from None
+
+
+def _check_values(raw: bytes) -> None:
+    """Count what separates values; a text that has so many inside its strings is no table of numbers either."""
+    if raw.count(b"[") + raw.count(b"{") > MOST_CONTAINERS:
+        raise TooLarge(MOST_CONTAINERS, None, "lists and objects")
+    if raw.count(b",") > MOST_VALUES:
+        raise TooLarge(MOST_VALUES, None, "values")

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from models.repository import Repository
 from service import metrics
+from service.connections import Connections
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
 from service.routes import add_routes
 from tests.service import tiny
@@ -111,8 +112,12 @@ def counts(tmp_path, monkeypatch):
 @pytest.fixture
 def front(root, counts):
     assert counts.is_dir()
+    settings = SimpleNamespace(
+        max_body_bytes=100_000, max_rows=1000, max_connections=100, deadline_s=5.0, receive_s=5.0, api_key=None
+    )
     return SimpleNamespace(
-        settings=SimpleNamespace(max_body_bytes=100_000, max_rows=1000, deadline_s=5.0, api_key=None),
+        settings=settings,
+        connections=Connections(settings),
         catalog=Shelf(root),
         coalescer=Answering(),
         metrics=metrics.Metrics(),

@@ -63,6 +63,18 @@ def slow_for_large_x() -> bytes:
     return model(nodes, [numpy_helper.from_array(np.array(1e6, np.float32), "million")])
 
 
+def costly(turns_per_row: int = 2000) -> bytes:
+    """It is `line`, and takes so many turns for each row, about a millisecond."""
+    nodes = [
+        helper.make_node("Shape", ["features"], ["rows"], start=0, end=1),
+        helper.make_node("Squeeze", ["rows"], ["count"]),
+        helper.make_node("Mul", ["count", "per_row"], ["turns"]),
+        _loop("turns"),
+        helper.make_node("Add", ["line", "nothing"], ["prediction"]),
+    ]
+    return model(nodes, [numpy_helper.from_array(np.array(turns_per_row), "per_row")])
+
+
 def deep(levels: int = 3000) -> bytes:
     """Functions that call one another, each the next."""
     opset = [helper.make_opsetid("", 20), helper.make_opsetid("deep", 1)]

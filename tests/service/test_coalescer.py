@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.admission import Admission
 from service.coalescer import MOST_LOSSES, Coalescer
 from service.frames import Reply, Status
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
@@ -41,9 +42,8 @@ class Doubling:
 
 
 def coalescer_of(lanes, seen=None, max_batch_rows=100, max_waiting_rows=1000):
-    return Coalescer(
-        lanes, lambda *batch: seen.append(batch) if seen is not None else None, max_batch_rows, max_waiting_rows
-    )
+    admission = Admission(1000.0, max_waiting_rows)
+    return Coalescer(lanes, lambda *batch: seen.append(batch) if seen is not None else None, max_batch_rows, admission)
 
 
 def rows(*values):
