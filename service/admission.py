@@ -1,17 +1,20 @@
 """Whether one more request is let in to the queue: only if its turn is likely to come soon enough.
 
 A queue that is bounded by rows alone is minutes long for a slow model and refuses bursts to a fast one. So it is
-bounded in time: rows that wait, by the pace at which the last batches went. The pace is the best of a few batches, as
-congestion control takes the bandwidth of a link (BBR, Cardwell et al. 2016, section "Characterizing the bottleneck"):
-a batch is slow for many reasons, and fast for one. A small batch goes at a worse pace than the large one that a burst
-becomes, so a burst is judged too strictly, never too kindly, until its first batch is back.
+bounded in time: rows that wait, by the pace at which the last batches went.
+
+A batch has a cost of its own beside that of its rows, so the few rows of an idle server say little about the many of a
+burst. While batches are short beside the longest wait, rows are taken to go up to eight times as fast as those before
+them did, and a batch may be eight times as large: if that was too kind, the next batch knows it soon.
 """
 
 from collections import deque
 
 from service.problems import Overloaded
 
-_BATCHES = 16  # whose pace counts
+_BATCHES = 16  # that say how fast rows go
+_STEP = 8.0
+_FIRST_ROWS = 64  # of a batch before anything is known
 _MOST_VERSIONS = 1000  # whose pace is remembered
 
 
@@ -21,7 +24,7 @@ class Admission:
     def __init__(self, max_wait_s: float, max_rows: int) -> None:
         self._max_wait_s = max_wait_s
         self._max_rows = max_rows
-        self._paces: dict[str, deque[float]] = {}  # rows per second of the last batches, by version
+        self._batches: dict[str, deque[tuple[int, float]]] = {}  # rows and seconds of the last ones, by version
 
     def check(self, key: str, rows: int, *, waiting: int, waiting_in_all: int, within_s: float, at_once: int) -> None:
         """Let `rows` in, or not: behind `waiting` rows of the same version, `at_once` of whose batches go at a time.
@@ -33,18 +36,31 @@ class Admission:
         """
         if not waiting_in_all:
             return
-        pace = max(self._paces.get(key, ()), default=0.0) * at_once
+        pace = self._pace(key) * at_once
         wait_s = waiting / pace if pace else 0.0
         if wait_s > min(self._max_wait_s, within_s):
             raise Overloaded(waiting, wait_s)
         if waiting_in_all + rows > self._max_rows:
             raise Overloaded(waiting_in_all, min(60.0, waiting_in_all / pace) if pace else 1.0)
 
+    def most_rows(self, key: str) -> int:
+        """How many rows a batch of several requests may have: not many more than one that came back."""
+        return int(max(_FIRST_ROWS, _STEP * max((rows for rows, _ in self._batches.get(key, ())), default=0)))
+
     def learn(self, key: str, rows: int, seconds: float) -> None:
         """A batch of so many rows came back after so many seconds."""
-        paces = self._paces.get(key)
-        if paces is None:
-            if len(self._paces) >= _MOST_VERSIONS:
-                del self._paces[next(iter(self._paces))]
-            paces = self._paces[key] = deque(maxlen=_BATCHES)
-        paces.append(rows / max(seconds, 1e-6))
+        batches = self._batches.get(key)
+        if batches is None:
+            if len(self._batches) >= _MOST_VERSIONS:
+                del self._batches[next(iter(self._batches))]
+            batches = self._batches[key] = deque(maxlen=_BATCHES)
+        batches.append((rows, seconds))
+
+    def _pace(self, key: str) -> float:
+        """Rows per second that one worker is expected to answer; 0 when nothing is known."""
+        batches = self._batches.get(key)
+        if not batches:
+            return 0.0
+        seconds = max(1e-6, sum(seconds for _, seconds in batches))
+        hope = min(_STEP, max(1.0, self._max_wait_s * len(batches) / (16 * seconds)))
+        return hope * sum(rows for rows, _ in batches) / seconds

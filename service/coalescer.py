@@ -206,9 +206,9 @@ class Coalescer:
             self._count(queue, -len(job.matrix))
             return [] if job.tell is None else [job]
         batch: list[Job] = []
-        rows = 0
+        rows, most = 0, min(self._max_batch_rows, self._admission.most_rows(next(iter(queue.jobs)).key))
         for job in queue.jobs:
-            if batch and rows + len(job.matrix) > self._max_batch_rows:
+            if batch and rows + len(job.matrix) > most:
                 break
             batch.append(job)
             rows += len(job.matrix)

@@ -1,11 +1,13 @@
 """What the processes of a server agree on: exit statuses, log lines, and that none outlives the one that started it."""
 
+import contextlib
 import ctypes
 import logging
 import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 FAILED = 1
 BAD_SETTINGS = 2
@@ -38,6 +40,12 @@ def may_open_many_files() -> None:
     """Raise the limit of open files to what is allowed: a connection is one, and 1024 is the usual limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def die_before_others(score: int) -> None:
+    """Have the kernel, when memory ends, kill this process rather than those with a lower score (0 to 1000)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
 def inherit_orphans() -> None:

@@ -39,7 +39,7 @@ from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.routes import add_routes
 from service.settings import Settings
-from service.watch import CannotServe, Child, check_that_all_live, end_all, watch
+from service.watch import CannotServe, Child, check_that_all_live, drain, end_all, watch
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +162,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         self._hang_s = settings.hang_s
         self._end = end
         self._children: list[Child] = []
+        self._is_drained = threading.Event()
         self._listeners: list[socket.socket] = []
 
     @property
@@ -216,7 +217,10 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         threading.Thread(target=self._watch, args=[manager], name="watch", daemon=True).start()
 
     def _watch(self, manager: Any) -> None:
-        """What the watching thread does; `run` returns when it has ended."""
+        """What the watching thread does; `run` ends the rest once it is told.
+
+        The thread itself stays until the end: the kernel ends with a thread what that thread started.
+        """
         try:
             process_of_manager = manager._process  # noqa: SLF001 - nothing public names it
             served = self.runtime / process.READY
@@ -229,6 +233,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
             self.exit_status = process.FAILED
         with contextlib.suppress(EOFError, OSError):  # the manager is dead: `run` has noticed by itself
             self._shutdown_event.set()  # what LitServe's own POST /shutdown sets
+        self._is_drained.wait()
 
     def _perform_graceful_shutdown(self, manager: Any, *_: Any) -> None:
         """Let the API processes finish what they have, then end the rest.
@@ -238,15 +243,17 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         for listener in self._listeners:  # this process and the manager hold it open, and nobody would accept
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
-        apis = [child.process for child in self._children if child.up.suffix == ".up"]
-        workers = [child.process for child in self._children if child.process not in apis]
-        killed = end_all(apis, self._drain_s + 1.5)  # uvicorn cuts off what is left after drain_s
+        apis = [child for child in self._children if child.up.suffix == ".up"]
+        workers = [child for child in self._children if child not in apis]
+        served = self.runtime / process.READY
+        killed = drain(apis, workers, served, self._hang_s, self._drain_s + 1.5)  # uvicorn cuts off after drain_s
         cut_off = sum(int(file.read_text()) for file in self.runtime.glob("*.cut"))
         if cut_off:
             log.error("%d requests were cut off after %g s, ROWCAST_DRAIN_S", cut_off, self._drain_s)
         if cut_off or killed:
             self.exit_status = process.FAILED
-        end_all(workers, 1.0)
+        end_all([child.process for child in workers], 1.0)
+        self._is_drained.set()
         with contextlib.suppress(EOFError, OSError):
             manager.shutdown()
 

@@ -1,12 +1,11 @@
 """More is asked than can be computed: what is let in is answered soon, the rest is told at once when to come again.
 
-The model takes a millisecond of a core for each row, so that its capacity is the network's and not the client's.
+The model takes some milliseconds of a core for each row, so that its capacity is the network's and not the client's.
 """
 
 import asyncio
 import contextlib
 import json
-import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -188,9 +187,11 @@ def test_goodput_stays_and_refusals_are_quick_at_one_to_ten_times_the_capacity(s
         with probed(slow) as seen:
             tally, after = asyncio.run(overloaded(slow, times * capacity, seconds))
         more = seen["mb"] - before
-        print(f"{times:2} x: {tally}; {more:.0f} MB more, live in {seen['live_s']:.2f} s; then {max(after.right):.2f} s")
+        print(
+            f"{times:2} x: {tally}; {more:.0f} MB more, live in {seen['live_s']:.2f} s; then {max(after.right):.2f} s"
+        )
         assert tally.other == []
-        assert len(tally.right) / seconds >= 0.8 * capacity * min(1, times) or times == 1
+        assert len(tally.right) / seconds >= 0.8 * capacity
         assert p99(tally.refused) < 0.25
         assert tally.without_retry_after == 0
         assert more < 100
@@ -228,4 +229,3 @@ def test_a_burst_of_two_thousand_connections_hangs_nobody(start):
     began = time.monotonic()
     assert server.answers()
     assert time.monotonic() - began < 0.5
-    assert os.path.exists(f"/proc/{server.workers[0]}")

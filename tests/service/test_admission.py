@@ -13,7 +13,7 @@ def is_let_in(admission, waiting, *, key="line", rows=1, in_all=None, within_s=5
     return True
 
 
-def admission(max_wait_s=0.5, max_rows=10_000, rows=100, seconds=0.1):
+def admission(max_wait_s=0.5, max_rows=10_000, rows=200, seconds=0.2):
     """One at whose version "line" batches go at 1000 rows per second."""
     one = Admission(max_wait_s, max_rows)
     one.learn("line", rows, seconds)
@@ -36,7 +36,7 @@ def test_who_has_less_time_is_refused_sooner():
 
 def test_the_backlog_of_a_slow_version_refuses_nobody_of_another():
     one = admission()
-    one.learn("slow", 1, 0.1)
+    one.learn("slow", 1, 0.2)
     assert not is_let_in(one, waiting=6, key="slow")
     assert is_let_in(one, waiting=6, key="line", in_all=12)
 
@@ -47,13 +47,21 @@ def test_before_the_first_batch_and_while_no_worker_lives_rows_alone_count():
     assert not is_let_in(Admission(0.5, 10_000), waiting=9_000, rows=1001)
 
 
-def test_one_slow_batch_among_quick_ones_refuses_nobody_and_many_do():
+def test_the_pace_is_that_of_the_last_batches():
     one = admission()
-    one.learn("line", 100, 10.0)
-    assert is_let_in(one, waiting=499)
     for _ in range(16):
-        one.learn("line", 100, 10.0)
-    assert not is_let_in(one, waiting=499)
+        one.learn("line", 100, 0.2)
+    assert is_let_in(one, waiting=249)
+    assert not is_let_in(one, waiting=251)
+
+
+def test_a_burst_after_small_quick_batches_is_taken_to_go_eight_times_as_fast_and_grows_in_steps():
+    one = admission(rows=1, seconds=0.001)
+    assert is_let_in(one, waiting=3999)
+    assert not is_let_in(one, waiting=4001)
+    assert one.most_rows("line") == 64
+    one.learn("line", 64, 0.002)
+    assert one.most_rows("line") == 512
 
 
 def test_a_refusal_says_when_the_queue_will_be_empty():
@@ -67,5 +75,5 @@ def test_a_version_that_was_forgotten_is_learned_again():
     for number in range(2000):
         one.learn(f"model-{number}", 1, 10.0)
     assert is_let_in(one, waiting=501)
-    one.learn("line", 100, 0.1)
+    one.learn("line", 200, 0.2)
     assert not is_let_in(one, waiting=501)
