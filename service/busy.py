@@ -5,6 +5,7 @@ be stopped or hang.
 """
 
 import contextlib
+import logging
 import mmap
 import os
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+log = logging.getLogger(__name__)
+
 _PLACES = 512  # three connections of each API process, and those that it has lost and the worker not yet noticed
 
 
@@ -22,9 +25,14 @@ class Busy:
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)  # of a worker that died
-        with path.open("w+b") as file:
-            file.truncate(8 * _PLACES)
-            self._since = np.frombuffer(mmap.mmap(file.fileno(), 0))  # a place holds 0 while nothing is computed
+        self._since = np.zeros(_PLACES)  # a place holds 0 while nothing is computed
+        try:
+            with path.open("w+b") as file:
+                os.posix_fallocate(file.fileno(), 0, 8 * _PLACES)  # a mapped page without room kills the process
+                self._since = np.frombuffer(mmap.mmap(file.fileno(), 0))
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            log.error("this worker is not watched for batches that hang: %s: %s", path, error.strerror)  # noqa: TRY400 - it says all
         self._free = list(range(_PLACES))
 
     @contextlib.contextmanager

@@ -97,7 +97,10 @@ class _Routes:
         reason = self._front().not_ready()
         if reason is not None:
             raise NotReady(reason)
-        return _json({"ready": True})
+        unreadable = self._front().catalog.unreadable
+        return _json(
+            {"ready": True} | ({"warning": f"the repository cannot be read: {unreadable}"} if unreadable else {})
+        )
 
     async def _metrics(self, _: Request) -> Response:
         front = self._front()
@@ -105,7 +108,8 @@ class _Routes:
         live = [version for versions in front.catalog.live().values() for version in versions.values()]
         refused = list(front.catalog.failures)
         front.metrics.write_what_is_kept()
-        page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=front.not_ready() is None)
+        is_ready, is_readable = front.not_ready() is None, front.catalog.unreadable is None
+        page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=is_ready, is_readable=is_readable)
         return Response(page, headers={"content-type": metrics.CONTENT_TYPE})
 
     async def _openapi(self, _: Request) -> Response:

@@ -146,7 +146,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
     """LitServe's server, with what it lacks. Each override says what LitServe does without it."""
 
     def __init__(self, settings: Settings, runtime: Path, end: socket.socket) -> None:
-        gpus = check_cuda_with_nvidia_smi() if settings.device != "cpu" else 0
+        gpus = _gpus() if settings.device != "cpu" else 0
         super().__init__(
             Rowcast(settings, runtime),
             accelerator="cuda" if gpus or settings.device == "cuda" else "cpu",  # never "auto", which imports torch
@@ -256,6 +256,13 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         self._is_drained.set()
         with contextlib.suppress(EOFError, OSError):
             manager.shutdown()
+
+
+def _gpus() -> int:
+    try:
+        return int(check_cuda_with_nvidia_smi())
+    except OSError:  # there may be one on a path that this user must not look into
+        return 0
 
 
 def _tell(error: CannotServe) -> None:

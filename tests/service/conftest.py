@@ -26,6 +26,7 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.repository = Repository(root)
         self.failures = {}
+        self.unreadable = None
         self.versions = {
             name: {number: self.repository.open(name, number) for number in self.repository.versions(name)}
             for name in self.repository.names()
