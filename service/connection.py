@@ -41,6 +41,7 @@ class Connection(HttpToolsProtocol):
         self._front: Callable[[], Front] = front
         self.held = 0
         self._cycles: list[Any] = []  # of the application, not answered yet
+        self._held_of: object = None  # the cycle
         self._head_bytes = 0
         self._head_since: tuple[float, object] | None = None
         self._unread_since: tuple[float, int] | None = None
@@ -74,11 +75,18 @@ class Connection(HttpToolsProtocol):
         else:
             self._head_bytes = 0
             if len(data) >= _LARGE:
-                self.held += len(data)
-                if not self._front().connections.hold(len(data)):
-                    self.refuse(Overloaded(0))
+                self._hold(len(data))
         if len(self.headers or ()) > MOST_HEADERS:  # of a trailer
             self.refuse(HeadTooLarge(MOST_HEADERS, "headers"))
+
+    def _hold(self, size: int) -> None:
+        connections = self._front().connections
+        if self._held_of is not self.cycle:  # what came before is answered
+            connections.held -= self.held
+            self.held, self._held_of = 0, self.cycle
+        self.held += size
+        if not connections.hold(size):
+            self.refuse(Overloaded(0))
 
     def on_headers_complete(self) -> None:
         if len(self.headers) > MOST_HEADERS:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.faults.client import Client
 from tests.faults.conftest import FAULT_S
 from tests.faults.measured import memory_mb
 from tests.server.conftest import until
@@ -42,32 +43,6 @@ def p99(seconds):
     return sorted(seconds)[int(0.99 * len(seconds))] if seconds else 0.0
 
 
-class Client(asyncio.Protocol):
-    """One connection: asks, and hears one answer at a time."""
-
-    def connection_made(self, transport):
-        self.transport, self.heard, self.raw = transport, None, b""
-
-    def ask(self, body):
-        self.heard = asyncio.get_running_loop().create_future()
-        self.transport.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-        return self.heard
-
-    def data_received(self, data):
-        self.raw += data
-        head, end, rest = self.raw.partition(b"\r\n\r\n")
-        if not end:
-            return
-        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-        if len(rest) >= length:
-            self.raw = b""
-            self.heard.set_result((int(head[9:12]), b"retry-after: " in head.lower(), rest[:length]))
-
-    def connection_lost(self, exc):
-        if self.heard is not None and not self.heard.done():
-            self.heard.set_exception(exc or ConnectionResetError("closed"))
-
-
 class Crowd:
     """Requests at a rate that no answer holds back: each goes over a connection that is free, or over a new one."""
 
@@ -82,7 +57,7 @@ class Crowd:
                 _, client = await loop.create_connection(Client, "127.0.0.1", self.port)
             else:
                 client = self.free.pop()
-            status, may_retry, raw = await client.ask(json.dumps({"instances": [[x]]}).encode())
+            status, head, raw = await client.ask(json.dumps({"instances": [[x]]}).encode())
         except OSError as error:
             self.tally.other.append(type(error).__name__)
             return
@@ -92,7 +67,7 @@ class Crowd:
             self.tally.right.append(took)
         elif status in (429, 503):
             self.tally.refused.append(took)
-            self.tally.without_retry_after += not may_retry
+            self.tally.without_retry_after += b"retry-after: " not in head
         else:
             self.tally.other.append(f"{status} {answer}"[:200])
 
