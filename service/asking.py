@@ -13,7 +13,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from models.errors import RowcastError
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
@@ -31,7 +30,7 @@ at 1 MB from 27 to 20; below, the thread costs more than it gives."""
 OIP_LENGTH = "inference-header-content-length"
 """The header that says how many bytes of a body are JSON, before raw tensors follow."""
 
-_JSON: Mapping[str, str] = {"content-type": "application/json"}
+JSON: Mapping[str, str] = {"content-type": "application/json"}
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib numbers its formats; HTTP's deflate is zlib's own
 _MOST_INFLATION = 1032  # a byte of a deflate stream holds at most so many
 
@@ -106,7 +105,7 @@ def plain_question(settings: Settings, version: Version, asked: plain.Request) -
 
 
 def _write_plain(version: Version, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
-    return plain.write(version, answers), _JSON
+    return plain.write(version, answers), JSON
 
 
 def oip_question(settings: Settings, version: Version, raw: bytes, header_length: str | None) -> Question:
@@ -125,35 +124,8 @@ def oip_question(settings: Settings, version: Version, raw: bytes, header_length
 def _write_oip(version: Version, asked: oip.Request, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
     body, json_bytes = oip_answer.write(version, asked, answers)
     if json_bytes is None:
-        return body, _JSON
+        return body, JSON
     return body, {OIP_LENGTH: str(json_bytes), "content-type": "application/octet-stream"}
-
-
-def ask(
-    front: Front, ledger: Ledger, question: Question, tell: Callable[[Answers | RowcastError], None]
-) -> Callable[[], None]:
-    """Have a question answered: `tell` hears, later and once, what `answer` gets. What comes back withdraws it.
-
-    Raises:
-        Overloaded: as `Coalescer.submit` says; `tell` hears nothing.
-    """
-    rows = len(question.matrix)
-    ledger.encoded = time.perf_counter()
-    rest_s = question.within_s - (ledger.encoded - ledger.started)
-
-    def told(outcome: Answers | RowcastError) -> None:
-        ledger.computed = time.perf_counter()
-        front.metrics.rows_in_flight(-rows)
-        tell(outcome)
-
-    job = front.coalescer.submit(question.version, question.matrix, rest_s, told)
-    front.metrics.rows_in_flight(rows)
-
-    def withdraw() -> None:
-        front.coalescer.withdraw(job)
-        front.metrics.rows_in_flight(-rows)
-
-    return withdraw
 
 
 async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
@@ -162,17 +134,12 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     Raises:
         Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` and the question's `write` say.
     """
-    rows = len(question.matrix)
     ledger.encoded = time.perf_counter()
     rest_s = question.within_s - (ledger.encoded - ledger.started)
-    front.metrics.rows_in_flight(rows)
-    try:
-        answers = await front.coalescer.predict(question.version, question.matrix, rest_s)
-    finally:
-        front.metrics.rows_in_flight(-rows)
-        ledger.computed = time.perf_counter()
+    answers = await front.coalescer.predict(question.version, question.matrix, rest_s)
+    ledger.computed = time.perf_counter()
     body, headers = question.write(answers)
-    ledger.rows = rows
+    ledger.rows = len(question.matrix)
     return Response(body, headers=headers)
 
 

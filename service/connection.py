@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from models.errors import RowcastError
 from service import problems
 from service.front import Front
-from service.ledger import count, open_ledger
+from service.ledger import Ledger, count
 from service.problems import BadHttp, HeadTooLarge, Overloaded, TooManyConnections, TooSlow
 
 MOST_HEAD_BYTES = 65536
@@ -34,12 +34,13 @@ _PROGRESS = 100_000
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. `front` is called per request, in the process that answers it."""
+    """One connection. `front` is called once, in the process that answers."""
 
     def __init__(self, front: Callable[[], Front], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._front: Callable[[], Front] = front
+        self._front = front()
         self.held = 0
+        self._is_between = True  # the parser has seen the end of a request and no more
         self._cycles: list[Any] = []  # of the application, not answered yet
         self._held_of: object = None  # the cycle
         self._head_bytes = 0
@@ -52,12 +53,12 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        all_of_them = self._front().connections
+        all_of_them = self._front.connections
         if not all_of_them.add(self):
-            self.refuse(TooManyConnections(all_of_them.most))
+            self.turn_away(TooManyConnections(all_of_them.most))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._front().connections.remove(self)
+        self._front.connections.remove(self)
         for cycle in self._cycles:  # uvicorn tells the last one alone, and the others write to what is closed
             cycle.disconnected = True
             cycle.message_event.set()
@@ -71,22 +72,22 @@ class Connection(HttpToolsProtocol):
         if cycle is None or cycle.response_complete:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES and not self._rest_of_a_body_comes():
-                self.refuse(HeadTooLarge(MOST_HEAD_BYTES, "bytes"))
+                self.turn_away(HeadTooLarge(MOST_HEAD_BYTES, "bytes"))
         else:
             self._head_bytes = 0
             if len(data) >= _LARGE:
                 self._hold(len(data))
         if len(self.headers or ()) > MOST_HEADERS:  # of a trailer
-            self.refuse(HeadTooLarge(MOST_HEADERS, "headers"))
+            self.turn_away(HeadTooLarge(MOST_HEADERS, "headers"))
 
     def _hold(self, size: int) -> None:
-        connections = self._front().connections
+        connections = self._front.connections
         if self._held_of is not self.cycle:  # what came before is answered
             connections.held -= self.held
             self.held, self._held_of = 0, self.cycle
         self.held += size
         if not connections.hold(size):
-            self.refuse(Overloaded(0))
+            self.turn_away(Overloaded(0))
 
     def on_headers_complete(self) -> None:
         if len(self.headers) > MOST_HEADERS:
@@ -106,15 +107,16 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's sentence
         """Refuse what is no HTTP, or what a callback of the parser refused."""
         problem, self._refusal = self._refusal, None
-        self.refuse(problem or BadHttp())
+        self.turn_away(problem or BadHttp())
 
     # ------------------------------------------------------------------------------------------- and is refused
 
-    def refuse(self, problem: RowcastError) -> None:
+    def turn_away(self, problem: RowcastError) -> None:
         """Read nothing more, answer the problem in its turn, and close."""
         if self._refusal is not None or self.transport.is_closing():
             return
         self._refusal = problem
+        self._is_between = False  # what comes from now on is no request
         if self.is_reading_body():
             self.break_body(problem)
         else:
@@ -138,7 +140,7 @@ class Connection(HttpToolsProtocol):
             return
         assert self._refusal is not None
         self._close_at = time.monotonic() + _LINGER_S
-        ledger = open_ledger({})
+        ledger = Ledger(self._front.ids.next(), time.perf_counter())
         body = problems.body_of(self._refusal, ledger.id)
         headers = problems.headers_of(self._refusal) | {
             "content-type": "application/json",
@@ -149,7 +151,7 @@ class Connection(HttpToolsProtocol):
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         status = STATUS_LINE[problems.status_of(self._refusal)]
         self.transport.write(status + lines.encode("latin-1") + b"\r\n" + body)
-        count(self._front(), ledger, self._refusal)
+        count(self._front, ledger, self._refusal)
         with contextlib.suppress(NotImplementedError, OSError):  # TLS cannot close one direction
             # a close with unread bytes would be a reset, which takes the refusal from the client
             self.transport.write_eof()
@@ -164,7 +166,7 @@ class Connection(HttpToolsProtocol):
             self._write_refusal()
         elif not self._sends_on(now):
             if self._head_bytes and not self._rest_of_a_body_comes():
-                self.refuse(TooSlow(self._front().connections.receive_s))
+                self.turn_away(TooSlow(self._front.connections.receive_s))
             else:  # it never said anything, or has its answer
                 self.transport.close()
 
@@ -177,13 +179,13 @@ class Connection(HttpToolsProtocol):
     def _sends_on(self, now: float) -> bool:
         """False once a head, or the rest of a body that is already answered, has come for too long."""
         cycle = self.cycle
-        is_idle = self.timeout_keep_alive_task is not None
+        is_idle = self._is_between and cycle is not None
         if is_idle or not (cycle is None or cycle.response_complete):
             self._head_since = None
         elif self._head_since is None or self._head_since[1] is not cycle:
             self._head_since = now, cycle
         else:
-            return now - self._head_since[0] < self._front().connections.receive_s
+            return now - self._head_since[0] < self._front.connections.receive_s
         return True
 
     def _reads_on(self, now: float) -> bool:
@@ -194,9 +196,10 @@ class Connection(HttpToolsProtocol):
         elif self._unread_since is None or size < self._unread_since[1] - _PROGRESS:
             self._unread_since = now, size
         else:
-            return now - self._unread_since[0] < self._front().connections.receive_s
+            return now - self._unread_since[0] < self._front.connections.receive_s
         return True
 
     def _rest_of_a_body_comes(self) -> bool:
         """Whether the request was answered before its body was whole."""
-        return self.cycle is not None and getattr(self.cycle, "scope", None) is self.scope
+        scope = getattr(self.cycle, "scope", None)
+        return scope is not None and scope["headers"] is self.headers

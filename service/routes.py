@@ -5,6 +5,7 @@ A prediction, top to bottom, is `_predict`. Whatever goes wrong anywhere is rais
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,10 +23,11 @@ from service import metrics, oip_routes, openapi, problems
 from service.asking import answer, aside, body_s, find, ledger_of, plain_question, read_body, whom
 from service.description import describe, example_row
 from service.front import Front
-from service.ledger import check_key, count, open_ledger, problem_of
+from service.ledger import Ledger, check_key, count, key_of, problem_of, request_id_of
 from service.oip_routes import OipRoutes
 from service.problems import BadBody, MethodNotAllowed, NotFound, NotReady, Refused
 from service.wire import plain
+from service.wire.json_text import read_json
 
 FREE = oip_routes.FREE | {"/health", "/health/live", "/health/ready"}
 """What needs no key: probes."""
@@ -74,7 +76,7 @@ class _Routes:
         if request.path_params:  # an unknown model is refused before its rows are uploaded
             ledger.version = find(front, request.path_params)
         raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
-        asked = await aside(len(raw), lambda: plain.read(raw))
+        asked = await aside(len(raw), lambda: plain.read(read_json(raw)))
         version = ledger.version = find(front, whom(request.path_params, asked))
         question = await aside(len(raw), lambda: plain_question(front.settings, version, asked))
         return await answer(front, ledger, question)
@@ -108,13 +110,14 @@ class _Routes:
         live = [version for versions in front.catalog.live().values() for version in versions.values()]
         refused = list(front.catalog.failures)
         front.metrics.write_what_is_kept()
+        await asyncio.sleep(2 * metrics.KEPT_BACK_S)  # the other processes write theirs
         is_ready, is_readable = front.not_ready() is None, front.catalog.unreadable is None
         page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=is_ready, is_readable=is_readable)
         return Response(page, headers={"content-type": metrics.CONTENT_TYPE})
 
     async def _openapi(self, _: Request) -> Response:
         front = self._front()
-        paths, needs_key = openapi.prediction_paths(front.catalog), front.settings.api_key is not None
+        paths, needs_key = openapi.prediction_paths(front.catalog), front.key is not None
         return _json(await asyncio.to_thread(openapi.document, paths, needs_key=needs_key))
 
     async def _index(self, _: Request) -> Response:
@@ -169,7 +172,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        ledger = scope["rowcast"] = open_ledger(headers)
+        request_id = request_id_of(headers) or self._front().ids.next()
+        ledger = scope["rowcast"] = Ledger(request_id, time.perf_counter())
         has_begun = False
 
         async def send_with_id(message: Message) -> None:
@@ -182,7 +186,7 @@ class Edge:
         problem: RowcastError | None = None
         try:
             if scope["path"] not in FREE:
-                check_key(self._front(), headers)
+                check_key(self._front(), key_of(headers))
             await self._app(scope, receive, send_with_id)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
             problem = problem_of(error, ledger, scope["path"])

@@ -33,10 +33,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import metrics, process, worker
-from service.api import Rowcast
+from service.api import Rowcast, opener
 from service.busy import busy_path
 from service.fast_lane import FastLane
 from service.front import Front, open_front
+from service.inline import OpenSession
 from service.routes import add_routes
 from service.settings import Settings
 from service.watch import CannotServe, Child, check_that_all_live, drain, end_all, watch
@@ -57,7 +58,7 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
         server.run(
             host=settings.host,
             port=settings.port,
-            num_api_servers=settings.api_processes,
+            num_api_servers=settings.api_processes or min(4, len(os.sched_getaffinity(0))),
             log_level=_quieter(settings.log_level),
             generate_client_file=False,
             access_log=False,
@@ -84,12 +85,13 @@ def _remove_what_hurts(app: FastAPI) -> None:
 def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Front]:
     """Routes, and in each API process a front that is open before the port is; what comes back finds it."""
     fronts: list[Front] = []  # one, made after the fork
+    open_session = _inline_opener(server, settings)
     litserves = server.app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.use_slot(f"api-{server.slot}")
-        async with litserves(app), open_front(settings, server.worker_sockets) as front:
+        async with litserves(app), open_front(settings, server.worker_sockets, open_session) as front:
             fronts.append(front)
             _say_ready(server, settings, front)
             yield
@@ -104,6 +106,13 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Fron
     add_routes(server.app, front)
     server.app.add_middleware(CountOpen, front=front)
     return front
+
+
+def _inline_opener(server: "Server", settings: Settings) -> OpenSession | None:
+    """What opens a session in an API process; None where workers have something better: a GPU, or TorchScript."""
+    if not settings.inline_s or settings.backend != "onnx" or server.is_on_gpu:
+        return None
+    return opener(settings, "cpu")
 
 
 class CountOpen:
@@ -154,6 +163,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
             workers_per_device=settings.workers,
             timeout=settings.deadline_s,
         )
+        self.is_on_gpu = bool(gpus) or settings.device == "cuda"
         self.uvicorn_graceful_timeout = settings.drain_s
         self.runtime = runtime
         self.slot = 0

@@ -55,7 +55,9 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"], Field(description="The least important lines that are logged.")
     ] = "info"
 
-    api_processes: Annotated[Count, Field(le=64, description="Processes that speak HTTP.")] = 1
+    api_processes: Annotated[
+        Count | None, Field(le=64, description="Processes that speak HTTP. Unset: one per core, four at most.")
+    ] = None
     workers: Annotated[Count, Field(le=64, description="Inference workers (per GPU, where there are GPUs).")] = 1
     backend: Annotated[
         Literal["onnx", "torchscript"], Field(description="What runs the network; torchscript needs torch installed.")
@@ -86,6 +88,15 @@ class Settings(BaseSettings):
     ] = 10.0
     deadline_s: Annotated[Seconds, Field(description="How long a request may take before it is answered 504.")] = 30.0
     drain_s: Annotated[Seconds, Field(description="How long requests in flight may take once the server ends.")] = 20.0
+    inline_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="A batch that takes no longer is computed in the API process itself, on a CPU and with onnx; "
+            "0: workers compute all of them.",
+        ),
+    ] = 0.001
     hang_s: Annotated[
         Seconds,
         Field(
