@@ -4,12 +4,13 @@ The worker maps the file, so a batch costs two stores to memory; whoever reads i
 be stopped or hang.
 """
 
+import asyncio
 import contextlib
 import logging
 import mmap
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 log = logging.getLogger(__name__)
 
+_BEAT_S = 0.5
 _PLACES = 512  # three connections of each API process, and those that it has lost and the worker not yet noticed
 
 
@@ -62,6 +64,23 @@ class Place:
 
     def __exit__(self, *_: object) -> None:
         self._since[self._number] = 0.0
+
+
+@contextlib.asynccontextmanager
+async def beating(path: Path) -> AsyncIterator[None]:
+    """Say in the file at `path` that the event loop turns; `longest_s` is how long it has not."""
+
+    async def beat() -> None:
+        with Busy(path).place() as place:
+            while True:
+                with place:
+                    await asyncio.sleep(_BEAT_S)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def busy_path(socket: Path) -> Path:

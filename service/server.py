@@ -34,7 +34,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import metrics, process, worker
 from service.api import Rowcast, opener
-from service.busy import busy_path
+from service.busy import beating, busy_path
 from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.inline import OpenSession
@@ -91,7 +91,11 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Fron
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.use_slot(f"api-{server.slot}")
-        async with litserves(app), open_front(settings, server.worker_sockets, open_session) as front:
+        async with (
+            litserves(app),
+            beating(busy_path(server.api_is_up(server.slot))),
+            open_front(settings, server.worker_sockets, open_session) as front,
+        ):
             fronts.append(front)
             _say_ready(server, settings, front)
             yield
@@ -216,8 +220,9 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
     def _start_worker_monitoring(self, manager: Any, uvicorn_workers: dict[int, BaseProcess]) -> None:
         """Watch every process. LitServe's monitor sees workers alone, every 2 s, and restarts without backoff."""
         self._children = [
-            Child(f"API process {slot}", one, partial(self._start_api_process, slot), self.api_is_up(slot))
+            Child(f"API process {slot}", one, partial(self._start_api_process, slot), up, busy=busy_path(up))
             for slot, one in uvicorn_workers.items()
+            for up in [self.api_is_up(slot)]
         ]
         start_worker = partial(self.launch_single_inference_worker, self.litapi_connector.lit_apis[0])
         self._children += [

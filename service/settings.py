@@ -100,8 +100,8 @@ class Settings(BaseSettings):
     hang_s: Annotated[
         Seconds,
         Field(
-            description="A worker that computes one batch for longer is killed and replaced, as is a process that is "
-            "stopped for a fiftieth of it."
+            description="A process that is at one thing, such as a batch, for longer is killed and replaced, as is one "
+            "that is stopped for a fiftieth of it."
         ),
     ] = 10.0
     poll_s: Annotated[Seconds, Field(description="How often the repository is looked at for new versions.")] = 2.0

@@ -35,7 +35,7 @@ class Child:
         up: a file that exists once it has been up.
         backoff_s: how long the next start waits if this one does not come up.
         due: when to start it again, by the monotonic clock; None while it lives.
-        busy: the file in which it says since when it computes what, see service/busy.py; None for one that does not.
+        busy: the file in which it says since when it does what, see service/busy.py; None for one that does not.
         stopped: since when it has been seen to be stopped, by the monotonic clock; None while it runs.
     """
 
@@ -153,7 +153,7 @@ def _why_it_hangs(child: Child, hang_s: float) -> str | None:
     elif time.monotonic() - child.stopped > hang_s / 50:  # a stopped process is one for sure, a slow one may be slow
         return "is stopped"
     seconds = longest_s(child.busy) if child.busy is not None else 0.0
-    return f"computes one batch for {seconds:.1f} s" if seconds > hang_s else None
+    return f"has been at one thing for {seconds:.1f} s" if seconds > hang_s else None
 
 
 def _is_stopped(one: BaseProcess) -> bool:

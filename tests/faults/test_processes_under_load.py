@@ -58,7 +58,7 @@ def test_a_hung_predict_costs_nobody_else_an_answer_and_readiness_tells_the_trut
     assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
     assert was_unready
     until(server.is_ready, START_S)
-    assert "computes one batch for" in server.said()
+    assert "has been at one thing for" in server.said()
 
 
 @pytest.mark.parametrize("who", ["API process", "manager", "main"])

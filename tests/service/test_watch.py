@@ -140,7 +140,7 @@ def test_a_child_that_computes_one_batch_for_too_long_is_killed_and_replaced(sle
     assert sleeping.process.exitcode is None
     end_of(end)
     thread.join(5)
-    assert "inference worker 0 computes one batch for 4." in caplog.text
+    assert "inference worker 0 has been at one thing for 4." in caplog.text
 
 
 def test_a_child_that_is_stopped_is_killed_and_replaced_and_one_that_goes_on_is_not(sleeping, manager, end, tmp_path):
