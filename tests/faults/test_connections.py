@@ -106,7 +106,7 @@ def test_who_sends_a_byte_now_and_then_is_cut_off_too(start):
 
 def test_who_reads_no_answers_is_cut_off_and_holds_little(start):
     server = start(receive_s=RECEIVE_S)
-    body = json.dumps({"instances": [[x] for x in range(5_000)]}).encode()
+    body = json.dumps({"instances": [[x] for x in range(2_000)]}).encode()
     before = memory_mb(server)
     with connected(server, 4) as wires, Load(server, rate=50) as load:
         for wire in wires:
@@ -177,7 +177,7 @@ def test_who_sends_too_much_of_a_head_is_refused(start, what):
 
 
 def test_bodies_together_hold_no_more_than_four_of_the_largest(start):
-    server = start(max_body_bytes=8_000_000, receive_s=10)
+    server = start(max_body_bytes=8_000_000, receive_s=10, api_processes=1)
     before = memory_mb(server)
     with connected(server, 40) as wires, Load(server, rate=50) as load:
         refused = []
@@ -222,7 +222,7 @@ def test_two_thousand_connections_of_every_kind_leave_the_others_alone(start):
 
 
 def test_more_connections_than_there_may_be_are_told_so_and_those_that_are_there_go_on(start):
-    server = start(max_connections=50)
+    server = start(max_connections=50, api_processes=1)
     with connected(server, 45) as wires:
         for wire in wires:
             wire.sendall(request())
