@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import cache, cached_property
+from itertools import chain
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 import numpy as np
@@ -290,7 +291,8 @@ class Schema(BaseModel):
         return frozenset(self.names)
 
     @cached_property
-    def _is_all_numbers(self) -> bool:
+    def is_all_numbers(self) -> bool:
+        """Whether every feature is a number."""
         return all(isinstance(feature, NumberFeature) for feature in self.features)
 
     @cached_property
@@ -314,6 +316,10 @@ class Schema(BaseModel):
         """
         if not isinstance(rows, _LISTS):
             raise BadRow(None, None, "rows must be a list", shown(rows))
+        if self.is_all_numbers and rows:
+            matrix = _matrix_of_plain_lists(rows, len(self.features), self.datatype)
+            if matrix is not None:
+                return matrix
         if all(isinstance(row, _LISTS) for row in rows):
             return _stack(self.features, self._columns_of_lists(rows), self.datatype)
         return _stack(self.features, self._columns_of_mappings(rows), self.datatype)
@@ -335,7 +341,7 @@ class Schema(BaseModel):
                 values = [row[name] for name in self.names]  # type: ignore[index]
             except KeyError:
                 return None
-        if self._is_all_numbers:
+        if self.is_all_numbers:
             return values if _NUMBERS.issuperset(map(type, values)) else None
         line: list[Any] = []
         for (kinds, index, unknown), value in zip(readers, values, strict=True):
@@ -432,6 +438,21 @@ def _stack(features: Sequence[_Feature], columns: Sequence[Values], datatype: Da
     if np.count_nonzero(np.isinf(matrix)):
         _refuse_overflow(features, columns, datatype)
     return matrix
+
+
+def _matrix_of_plain_lists(rows: Sequence[Any], width: int, datatype: Datatype) -> Matrix | None:
+    """The matrix of rows that are lists of so many finite numbers; None for others, which take looking at."""
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {width}:
+        return None
+    values = list(chain.from_iterable(rows))
+    if not {float, int}.issuperset(map(type, values)):
+        return None
+    try:
+        with np.errstate(over="ignore"):
+            matrix: Matrix = np.array(values, np.float64).reshape(-1, width).astype(_FLOATS[datatype], copy=False)
+    except OverflowError:  # an integer beyond 1.8e308
+        return None
+    return None if np.isinf(matrix).any() else matrix
 
 
 def _refuse_overflow(features: Sequence[_Feature], columns: Sequence[Values], datatype: Datatype) -> NoReturn:

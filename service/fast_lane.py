@@ -33,12 +33,12 @@ from service.asking import (
     plain_question,
     whom,
 )
-from service.coalescer import Batch, Job
+from service.coalescer import Batch, Job, WriteRows
 from service.connection import MOST_HEADERS, Connection
 from service.front import Front
 from service.ledger import Ledger, check_key, count, key_of, problem_of, request_id_of
 from service.problems import ClientGone, TooSlow
-from service.wire import plain
+from service.wire import oip_row, plain
 from service.wire.json_text import read_json
 
 _NAME = r"[A-Za-z0-9_.-]+"
@@ -50,6 +50,7 @@ _OIP = re.compile(rf"/v2/models/(?P<model>{_NAME})(/versions/(?P<version>{_NAME}
 _FOR_THE_APP = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 _OIP_LENGTH = OIP_LENGTH.encode()
 _LONGEST_KNOWN = 4000  # bytes of a head
+_LONGEST_ROW = 16_000  # bytes of an Open Inference request that may be one row in JSON; if it is not, it is read twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,8 @@ class Exchange(Job):
         response_complete, disconnected, message_event, keep_alive: what uvicorn looks at.
         give_up: at the deadline of its body, if that did not come at once.
         question: what it asks; None for one plain row, which is its `line`.
+        write_rows: writes the answer to a `line`.
+        oip_id: the id that comes back with the answer to a `line`; empty where there is none.
     """
 
     response_complete = False
@@ -123,6 +126,8 @@ class Exchange(Job):
     message_event = _NOBODY
     give_up: TimerHandle | None = None
     question: Question | None = None
+    write_rows: WriteRows = staticmethod(plain.write_rows)
+    oip_id = ""
 
     def __init__(self, lane: "FastLane", head: _Head, ledger: Ledger) -> None:
         self.lane, self.head, self.ledger = lane, head, ledger
@@ -135,10 +140,12 @@ class Exchange(Job):
         try:
             if self.question is not None:
                 body, headers = self.question.write(batch.answers_of(start, self.rows))
-            elif (written := batch.written(plain.write_rows)) is not None:
+            elif (written := batch.written(self.write_rows)) is not None:
                 body = written[start]
             else:
-                body = plain.write(batch.version, batch.answers_of(start, 1))
+                (body,) = self.write_rows(batch.version, batch.answers_of(start, 1))
+            if self.oip_id:
+                body = oip_row.with_id(batch.version, body, self.oip_id)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
             self.lane.refuse(self, error)
         else:
@@ -275,7 +282,13 @@ class FastLane(Connection):
         within_s = front.settings.deadline_s
         if target.is_oip:
             assert ledger.version is not None
-            exchange.question = oip_question(front.settings, ledger.version, body, exchange.head.oip_length)
+            if exchange.head.oip_length is None and len(body) <= _LONGEST_ROW:
+                found = oip_row.line_of(read_json(body), ledger.version)
+                if found is not None:
+                    exchange.oip_id, exchange.line = found
+                    exchange.write_rows = oip_row.write_rows
+            if exchange.line is None:
+                exchange.question = oip_question(front.settings, ledger.version, body, exchange.head.oip_length)
         else:
             asked = read_json(body)
             row = plain.only_row(asked)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy.typing as npt
 import orjson
 
 from models.errors import shown
@@ -24,6 +23,7 @@ from models.repository import Version
 from models.schema import Matrix, Schema
 from service.problems import BadBody, TooLarge
 from service.wire.answers import class_numbers, finite
+from service.wire.json_text import texts_of_numbers, texts_of_rows
 
 _KEYS = ("instances", "inputs", "model", "version", "label", "signature_name", "parameters")
 _MOST_DIGITS = 18
@@ -121,7 +121,7 @@ def write(version: Version, answers: Answers) -> bytes:
     else:
         probabilities = finite(version, "probabilities", answers)  # [N, C]
         answer = {
-            "predictions": [manifest.classes[number] for number in class_numbers(version, manifest.classes, answers)],
+            "predictions": list(map(manifest.classes.__getitem__, class_numbers(version, manifest.classes, answers))),
             "probabilities": probabilities,
             "classes": manifest.classes,
         }
@@ -137,9 +137,10 @@ def write_rows(version: Version, answers: Answers) -> list[bytes]:
     manifest = version.manifest
     pieces = _pieces(version)
     if manifest.classes is None:
-        numbers = _texts(finite(version, "prediction", answers), as_lists=len(manifest.targets) > 1)
+        prediction = finite(version, "prediction", answers)
+        numbers = texts_of_rows(prediction) if len(manifest.targets) > 1 else texts_of_numbers(prediction[:, 0])
         return [pieces.before + text + pieces.after for text in numbers]
-    numbers = _texts(finite(version, "probabilities", answers), as_lists=True)
+    numbers = texts_of_rows(finite(version, "probabilities", answers))
     labels = class_numbers(version, manifest.classes, answers)
     return [pieces.classes[label] + text + pieces.after for label, text in zip(labels, numbers, strict=True)]
 
@@ -174,14 +175,6 @@ def _pieces(version: Version) -> _Pieces:
 
 def _tail(version: Version) -> dict[str, Any]:
     return {"model_name": version.name, "model_version": str(version.number)}
-
-
-def _texts(values: npt.NDArray[Any], *, as_lists: bool) -> list[bytes]:
-    """The JSON of each row of values [N, K], a list or its only number. All are written at once."""
-    if not as_lists:
-        return orjson.dumps(values.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
-    rows = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
-    return [b"[" + row + b"]" for row in rows]
 
 
 def version_number(text: str) -> int | None:

@@ -503,3 +503,23 @@ def test_an_ordinary_row_is_a_line_and_every_other_is_left_to_encode(row, line):
 
 def test_a_schema_with_moments_has_no_lines():
     assert EVERY_KIND.line_of([1.0, "hill", True, "2024-05-31"]) is None
+
+
+NUMBER_ROWS = st.lists(
+    st.lists(st.floats() | st.integers() | st.sampled_from([None, True, "1", 10**400, 1e39]), min_size=2, max_size=2)
+    | st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=2),
+    max_size=4,
+)
+
+
+@given(NUMBER_ROWS, st.sampled_from(["FP32", "FP64"]))
+def test_rows_of_numbers_are_encoded_as_their_columns_are(rows, datatype):
+    schema = Schema(datatype=datatype, features=(NumberFeature(name="a"), NumberFeature(name="b")))
+    columns = {"a": [row[0] for row in rows], "b": [row[1] for row in rows]}
+    error = refusal(schema.encode_columns, columns)
+    assert str(refusal(schema.encode, rows)) == str(error)
+    if error is None:
+        matrix = schema.encode(rows)
+        np.testing.assert_array_equal(matrix, schema.encode_columns(columns))
+        assert matrix.dtype == schema.encode_columns(columns).dtype
+        assert matrix.flags.c_contiguous

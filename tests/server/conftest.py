@@ -67,7 +67,8 @@ class Server:
         self.port = int(settings.pop("port", 0)) or free_port()
         self.log = log
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROWCAST_", "PROMETHEUS_"))}
-        chosen = {"repository": repository, "host": "127.0.0.1", "port": self.port, "poll_s": 0.1} | settings
+        chosen = {"repository": repository, "host": "127.0.0.1", "port": self.port, "poll_s": 0.1, "api_processes": 1}
+        chosen |= settings
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*before, sys.executable, "-m", "service"],

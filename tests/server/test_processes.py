@@ -53,7 +53,7 @@ class Load:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killing_workers_under_load_fails_no_request(start, workers):
     """Facts 2, 3, 20: LitServe loses the requests of a dead worker, and the next one too."""
-    server = start(workers=workers)
+    server = start(workers=workers, inline_s=0)
     with Load(server) as load:
         for _ in range(2):
             load.goes_on()
@@ -117,7 +117,7 @@ def test_no_child_outlives_a_parent_that_dies_during_the_start(start):
 
 def test_a_deadline_is_kept_while_nothing_is_computed(start):
     """Facts 4, 21: LitServe checks a timeout only when a request leaves its queue."""
-    server = start(deadline_s=0.5, hang_s=600)
+    server = start(deadline_s=0.5, hang_s=600, inline_s=0)
     (worker,) = server.workers
     os.kill(worker, signal.SIGSTOP)
     began = time.monotonic()
@@ -130,7 +130,7 @@ def test_a_deadline_is_kept_while_nothing_is_computed(start):
 
 def test_a_stopped_worker_is_replaced_before_anybody_notices(start):
     """Fact 21: a frozen worker is ready for ever."""
-    server = start()
+    server = start(inline_s=0)
     (worker,) = server.workers
     os.kill(worker, signal.SIGSTOP)
     began = time.monotonic()
@@ -141,7 +141,7 @@ def test_a_stopped_worker_is_replaced_before_anybody_notices(start):
 
 def test_a_bad_row_never_harms_its_batch_mates(start):
     """Fact 10: one exception fails every request of LitServe's batch; fact 5: bad input is a 500."""
-    server = start(hang_s=600)
+    server = start(hang_s=600, inline_s=0)
     (worker,) = server.workers
     os.kill(worker, signal.SIGSTOP)  # what is asked now goes as one or two batches
     with ThreadPoolExecutor(12) as clients:

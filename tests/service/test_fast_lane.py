@@ -192,6 +192,41 @@ def test_both_lanes_answer_the_same_to_any_body(front, app, body, path):
     assert fast == slow
 
 
+def tensor(name, datatype, shape, *data):
+    return {"name": name, "datatype": datatype, "shape": shape, "data": list(data)}
+
+
+PLAIN_OIP = {
+    "line": [
+        [tensor("x", datatype, shape, value)]
+        for datatype in ("FP32", "FP64", "INT64")
+        for shape in ([1], [1, 1], [2], [1, 2])
+        for value in (3.5, 4, 1e39, None, True, "3", 2**60, [3.5])
+    ],
+    "pair": [
+        *([tensor("features", "FP32", [1, 2], a, 1.5)] for a in (2.5, 3, 1e39, -1e39, None, "x")),
+        *([tensor("a", "FP32", [1], a), tensor("b", "FP64", [1, 1], 1.5)] for a in (2.5, 3, 1e39, None)),
+        [tensor("b", "FP32", [1], 1.5), tensor("a", "FP32", [1], 2.5)],
+        [tensor("a", "FP32", [1], 1.5)],
+    ],
+    "coin": [[tensor("x", "FP32", [1, 1], value)] for value in (-2.5, 0.0, 7)],
+}
+
+
+@pytest.mark.parametrize("name", PLAIN_OIP)
+@pytest.mark.parametrize(
+    "more", [{}, {"id": "7"}, {"id": 'a"b'}, {"id": "é"}, {"id": ""}, {"id": 7}, {"parameters": {}}]
+)
+def test_both_lanes_answer_the_same_to_a_row_of_the_open_inference_protocol(front, app, name, more):
+    for inputs in PLAIN_OIP[name]:
+        raw = request(
+            json.dumps({"inputs": inputs, **more}).encode(), "X-Request-Id: mine", path=f"/v2/models/{name}/infer"
+        )
+        slow, fast, handed_over = both(front, app, raw)
+        assert fast == slow
+        assert not handed_over
+
+
 @given(matrix=st.lists(st.floats(-9, 9, width=32), max_size=5), claimed=st.sampled_from([None, "0", "7", "x"]))
 @ONCE
 def test_both_lanes_answer_the_same_to_binary_tensors(front, app, matrix, claimed):
