@@ -68,7 +68,7 @@ def test_an_end_under_load_answers_who_was_accepted(start, folders, way, number)
     before = PID_NAMESPACE if way == "as PID 1" else ()
     longest, broken = 0.0, 0
     for run in range(RUNS):
-        server = start(before=before, api_processes=1 + run % 2, workers=1 + run % 3 // 2)
+        server = start(before=before, api_processes=1 + run % 2, inline_s=0.001 * (run % 3 // 2))
         with Load(server, rate=(200, 1000)[run % 2], fresh=run % 2 == 0) as load:
             time.sleep(0.5 + 0.02 * run)
             began = time.monotonic()
@@ -106,7 +106,7 @@ def takes_signals(pid):
 def test_an_end_after_processes_were_replaced_answers_who_was_accepted(start):
     """The kernel kills a process when the thread that started it ends: the watch, which started the later ones."""
     for _ in range(RUNS):
-        server = start(api_processes=1, workers=1)
+        server = start(api_processes=1, workers=1, inline_s=0)
         for victims in (lambda server=server: server.workers, lambda server=server: server.forks[1:]):
             (victim,) = victims()
             os.kill(victim, signal.SIGKILL)
@@ -127,7 +127,7 @@ def test_an_end_after_processes_were_replaced_answers_who_was_accepted(start):
 
 def test_a_worker_that_dies_while_the_server_ends_is_replaced_and_its_requests_are_answered(start):
     for _ in range(RUNS):
-        server = start(hang_s=600)
+        server = start(hang_s=600, inline_s=0)
         (worker,) = server.workers
         os.kill(worker, signal.SIGSTOP)
         with ThreadPoolExecutor(10) as clients:

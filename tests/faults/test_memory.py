@@ -74,7 +74,7 @@ def test_the_kernel_takes_a_worker_before_any_other_process(start):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
 def test_a_worker_that_is_hit_under_saturation_fails_no_request(start, number):
     """As many at a time as there are clients, each asking again at once."""
-    server = start(workers=2)
+    server = start(workers=2, inline_s=0)
     with Load(server, rate=1_000_000) as load:
         until_s = time.monotonic() + FAULT_S
         while time.monotonic() < until_s:

@@ -27,7 +27,7 @@ def ok_counted(server):
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP], ids=lambda number: number.name)
 def test_a_worker_that_is_hit_every_two_seconds_fails_no_request(start, number, workers):
-    server = start(workers=workers)
+    server = start(workers=workers, inline_s=0)
     with Load(server) as load:
         until_s = time.monotonic() + FAULT_S
         while time.monotonic() < until_s:

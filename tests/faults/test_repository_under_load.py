@@ -68,7 +68,7 @@ def test_what_is_done_to_live_files_behind_the_servers_back_changes_no_answer(st
     """A worker holds what it proved: bits that flip, links and files swapped beneath it reach nobody."""
     root, dice = tmp_path / "touched", random.Random(2)
     first = tiny.publish(root, "line")
-    server = start(root, workers=2)
+    server = start(root, workers=2, inline_s=0)
     graph = first.folder / "model.onnx"
     good = graph.read_bytes()
     other = tiny.graph("line", shift=7).SerializeToString()

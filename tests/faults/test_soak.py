@@ -42,7 +42,7 @@ def counted(server):
 
 
 def test_a_long_time_at_half_load_loses_nothing_and_grows_nothing(start):
-    server = start(workers=2, api_processes=2)
+    server = start(workers=2, api_processes=2, inline_s=0)
     with Load(server, rate=1_000_000) as fastest:
         time.sleep(5)
     rate = fastest.books.answered / 5 / 2
