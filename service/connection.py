@@ -31,6 +31,7 @@ MOST_AHEAD = 128
 _LARGE = 4096  # what is smaller than this is not worth counting
 _LINGER_S = 2.0  # long enough to read a refusal that was written while the client still sent
 _PROGRESS = 100_000
+_MOST_REFUSED = 128  # that are told so at a time; more are closed without a word, before descriptors end
 
 
 class Connection(HttpToolsProtocol):
@@ -55,7 +56,10 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         all_of_them = self._front.connections
         if not all_of_them.add(self):
-            self.turn_away(TooManyConnections(all_of_them.most))
+            if len(all_of_them) > all_of_them.most + _MOST_REFUSED:
+                transport.abort()
+            else:
+                self.turn_away(TooManyConnections(all_of_them.most))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._front.connections.remove(self)
@@ -70,8 +74,8 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES and not self._rest_of_a_body_comes():
+            self._head_bytes = 0 if self._rest_of_a_body_comes() else self._head_bytes + len(data)
+            if self._head_bytes > MOST_HEAD_BYTES:
                 self.turn_away(HeadTooLarge(MOST_HEAD_BYTES, "bytes"))
         else:
             self._head_bytes = 0
@@ -138,6 +142,8 @@ class Connection(HttpToolsProtocol):
         """Write it if all before it is answered; else `look` does."""
         if self._close_at is not None or not (self.cycle is None or self.cycle.response_complete):
             return
+        if self.transport.is_closing():  # whoever read the body has answered it
+            return
         assert self._refusal is not None
         self._close_at = time.monotonic() + _LINGER_S
         ledger = Ledger(self._front.ids.next(), time.perf_counter())
@@ -165,7 +171,7 @@ class Connection(HttpToolsProtocol):
         elif self._refusal is not None:
             self._write_refusal()
         elif not self._sends_on(now):
-            if self._head_bytes and not self._rest_of_a_body_comes():
+            if self._head_bytes:
                 self.turn_away(TooSlow(self._front.connections.receive_s))
             else:  # it never said anything, or has its answer
                 self.transport.close()

@@ -32,6 +32,7 @@ def test_a_worker_that_is_hit_every_two_seconds_fails_no_request(start, number, 
         until_s = time.monotonic() + FAULT_S
         while time.monotonic() < until_s:
             time.sleep(2)  # the rate of the faults
+            until(server.is_ready, START_S)  # on a busy machine a start takes longer, and one that fails waits
             os.kill(min(server.workers), number)  # the one that has lived the longest
     print(f"\n{workers} workers, {number.name}: {load.books}")
     assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
@@ -81,3 +82,6 @@ def test_a_process_that_is_killed_breaks_its_connections_alone_and_is_replaced(s
     assert (load.books.wrong, load.books.refused) == ([], {})
     if who == "API process":
         assert sum(load.books.broken.values()) <= 20  # connections of the dead one, each once
+        # it takes the counts of its last 5 ms along; and may have counted what it could not send any more
+        most = load.books.answered + load.books.broken.total()
+        until(lambda: load.books.answered - 5 <= ok_counted(server) <= most, what="the server counts as the client")
