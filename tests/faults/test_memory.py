@@ -11,6 +11,7 @@ import pytest
 
 from tests.faults.accounting import Load
 from tests.faults.conftest import FAULT_S
+from tests.faults.measured import living
 from tests.server.conftest import START_S, until
 from tests.service import hostile, tiny
 
@@ -79,6 +80,7 @@ def test_a_worker_that_is_hit_under_saturation_fails_no_request(start, number):
         until_s = time.monotonic() + FAULT_S
         while time.monotonic() < until_s:
             time.sleep(2)
+            until(lambda: living(server) == 2, START_S)
             os.kill(min(server.workers), number)
     print(f"\nsaturated, {number.name}: {load.books}")
     assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})

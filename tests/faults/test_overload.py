@@ -164,9 +164,8 @@ def test_goodput_stays_and_refusals_are_quick_at_so_many_times_the_capacity(slow
             tally, after = asyncio.run(overloaded(slow, times * capacity, seconds))
         goodput = len(tally.right) / seconds / capacity
         more, later = seen["mb"] - before, max(after.right, default=60.0)
-        print(
-            f"\n{times} x {capacity:.0f}/s: {tally}; {more:.0f} MB more, live {seen['live_s']:.2f} s; then {later:.2f} s"
-        )
+        print(f"\n{times} x {capacity:.0f}/s: {tally}")
+        print(f"{more:.0f} MB more, live in {seen['live_s']:.2f} s; one second later answers in {later:.2f} s")
         assert tally.other == []
         assert tally.without_retry_after == 0
         assert len(after.right) == 20
