@@ -5,7 +5,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -20,7 +20,8 @@ from service.front import Front
 from service.ledger import Ledger
 from service.problems import BadBody, ClientGone, TooLarge, TooSlow, UnknownVersion, UnsupportedEncoding
 from service.settings import Settings
-from service.wire import oip, oip_answer, oip_matrix, plain
+from service.wire import forms, oip, oip_answer, oip_matrix, plain, scoring
+from service.wire.forms import Form
 
 ASIDE_BYTES = 500_000
 """From this size on a body is read and encoded in a thread. Measured beside a client that sends 10 MB bodies: the
@@ -126,6 +127,48 @@ def _write_oip(version: Version, asked: oip.Request, answers: Answers) -> tuple[
     if json_bytes is None:
         return body, JSON
     return body, {OIP_LENGTH: str(json_bytes), "content-type": "application/octet-stream"}
+
+
+def form_question(settings: Settings, version: Version, body: Form, raw: bytes) -> Question:
+    """The question of a plain request whose body is no JSON.
+
+    Raises:
+        BadBody, TooLarge, BadRow: as `forms.encode` says.
+    """
+    matrix = forms.encode(body, raw, version.schema, settings.max_rows)
+    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version))
+
+
+def scoring_question(settings: Settings, version: Version, body: Form, wanted: Form, raw: bytes) -> Question:
+    """The question of an invocation, in any form.
+
+    Raises:
+        BadBody, TooLarge, BadRow: as `scoring.read`, `forms.encode` and `in_form` say.
+    """
+    if body.kind != "json":
+        return in_form(form_question(settings, version, body, raw), wanted)
+    asked = scoring.read(raw)
+    matrix = asked.encode(version.schema, settings.max_rows)
+    question = Question(version, matrix, settings.deadline_s, partial(_write_plain, version))
+    return in_form(question, wanted, asked.output)
+
+
+def in_form(question: Question, wanted: Form, output: str | None = None) -> Question:
+    """The same question, whose answer is written in a form of its own; in JSON that of MLflow's scoring protocol.
+
+    Raises:
+        BadBody: the version's answers cannot be written so.
+    """
+    forms.check_output(question.version, wanted, output)
+    return replace(question, write=partial(_write_form, wanted, question.version, output))
+
+
+def _write_form(
+    wanted: Form, version: Version, output: str | None, answers: Answers
+) -> tuple[bytes, Mapping[str, str]]:
+    """The body, and beside its type whose answer it is, which not every form can say itself."""
+    whose = {"x-model-name": version.name, "x-model-version": str(version.number)}
+    return forms.write(wanted, version, answers, output=output), {"content-type": forms.TYPES[wanted.kind], **whose}
 
 
 async def answer(front: Front, ledger: Ledger, question: Question) -> Response:

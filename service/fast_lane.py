@@ -20,7 +20,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from models.errors import RowcastError
-from service import problems
+from service import accepting, problems
 from service.asking import (
     ASIDE_BYTES,
     JSON,
@@ -38,7 +38,7 @@ from service.connection import MOST_HEADERS, Connection
 from service.front import Front
 from service.ledger import Ledger, check_key, count, key_of, problem_of, request_id_of
 from service.problems import ClientGone, TooSlow
-from service.wire import oip_row, plain
+from service.wire import forms, oip_row, plain
 from service.wire.json_text import read_json
 
 _NAME = r"[A-Za-z0-9_.-]+"
@@ -48,6 +48,7 @@ _PLAIN = re.compile(
 _OIP = re.compile(rf"/v2/models/(?P<model>{_NAME})(/versions/(?P<version>{_NAME}))?/infer")
 
 _FOR_THE_APP = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
+_FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "json")
 _OIP_LENGTH = OIP_LENGTH.encode()
 _LONGEST_KNOWN = 4000  # bytes of a head
 _LONGEST_ROW = 16_000  # bytes of an Open Inference request that may be one row in JSON; if it is not, it is read twice
@@ -221,6 +222,8 @@ class FastLane(Connection):
         headers = dict(self.headers)
         if not len(self.headers) == len(headers) <= MOST_HEADERS or not _FOR_THE_APP.isdisjoint(headers):
             return None
+        if any(_names_a_form(headers.get(name, b"")) for name in (b"content-type", b"accept")):
+            return None
         if not _is_small(headers.get(b"content-length", b""), self._front.settings.max_body_bytes):
             return None
         length = headers.get(_OIP_LENGTH)
@@ -374,6 +377,8 @@ class FastLane(Connection):
             self._front.coalescer.withdraw(exchange)
             self._close(exchange, ClientGone())
         self._stop_timer()
+        if accepting.tally is not None:
+            accepting.tally.add(-1)
         super().connection_lost(exc)
 
     # ------------------------------------------------------------------------------------------- the keep-alive timer
@@ -411,6 +416,12 @@ class FastLane(Connection):
 def _opening(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
     """The beginning of an answer, with uvicorn's headers."""
     return b"".join((STATUS_LINE[status], *(b"%b: %b\r\n" % field for field in headers)))
+
+
+def _names_a_form(value: bytes) -> bool:
+    """Whether a type is that of rows or answers in a form that is not JSON: the application reads and writes those."""
+    lower = value.lower()
+    return any(form in lower for form in _FORMS)
 
 
 def _is_small(length: bytes, most: int) -> bool:

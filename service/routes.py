@@ -19,17 +19,29 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import RowcastError
-from service import metrics, oip_routes, openapi, problems
-from service.asking import answer, aside, body_s, find, ledger_of, plain_question, read_body, whom
+from service import metrics, oip_routes, openapi, problems, scoring_routes
+from service.asking import (
+    answer,
+    aside,
+    body_s,
+    find,
+    form_question,
+    in_form,
+    ledger_of,
+    plain_question,
+    read_body,
+    whom,
+)
 from service.description import describe, example_row
 from service.front import Front
 from service.ledger import Ledger, check_key, count, key_of, problem_of, request_id_of
 from service.oip_routes import OipRoutes
 from service.problems import BadBody, MethodNotAllowed, NotFound, NotReady, Refused
-from service.wire import plain
+from service.scoring_routes import ScoringRoutes, form_headers
+from service.wire import forms, plain
 from service.wire.json_text import read_json
 
-FREE = oip_routes.FREE | {"/health", "/health/live", "/health/ready"}
+FREE = oip_routes.FREE | scoring_routes.FREE | {"/health", "/health/live", "/health/ready"}
 """What needs no key: probes."""
 
 REPLACED = frozenset({"/", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
@@ -42,7 +54,7 @@ def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
     `front` is called per request, in the process that answers it.
     """
     theirs: list[BaseRoute] = [route for route in app.router.routes if getattr(route, "path", None) not in REPLACED]
-    app.router.routes[:] = [*_Routes(front).all(), *OipRoutes(front).all(), *theirs]
+    app.router.routes[:] = [*_Routes(front).all(), *OipRoutes(front).all(), *ScoringRoutes(front).all(), *theirs]
     app.router.redirect_slashes = False  # a redirect would be built from the client's Host header
     app.add_exception_handler(HTTPException, _raise_as_problem)
     app.add_exception_handler(RequestValidationError, _raise_as_problem)
@@ -73,13 +85,18 @@ class _Routes:
     async def _predict(self, request: Request) -> Response:
         front, ledger = self._front(), ledger_of(request.scope)
         ledger.is_prediction = True
+        body, wanted = forms.of_request(*form_headers(request))
         if request.path_params:  # an unknown model is refused before its rows are uploaded
             ledger.version = find(front, request.path_params)
         raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
-        asked = await aside(len(raw), lambda: plain.read(read_json(raw)))
-        version = ledger.version = find(front, whom(request.path_params, asked))
-        question = await aside(len(raw), lambda: plain_question(front.settings, version, asked))
-        return await answer(front, ledger, question)
+        if body.kind == "json":
+            asked = await aside(len(raw), lambda: plain.read(read_json(raw)))
+            version = ledger.version = find(front, whom(request.path_params, asked))
+            question = await aside(len(raw), lambda: plain_question(front.settings, version, asked))
+        else:
+            version = ledger.version = find(front, request.path_params)
+            question = await aside(len(raw), lambda: form_question(front.settings, version, body, raw))
+        return await answer(front, ledger, question if wanted.kind == "json" else in_form(question, wanted))
 
     async def _models(self, _: Request) -> Response:
         return _json({"models": sorted(self._front().catalog.live())})
@@ -130,6 +147,7 @@ class _Routes:
                     "/v1/models",
                     "/v2",
                     "/predict",
+                    "/invocations",
                     "/openapi.json",
                     "/metrics",
                     "/health/live",

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from models.errors import RowcastError, shown
 
 PREFIX = "ROWCAST_"
+PATH = r"^/[!-~]{0,500}$"
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -50,6 +51,12 @@ class Settings(BaseSettings):
     ] = None
     api_key: Annotated[
         SecretStr | None, Field(min_length=8, description="If set, every request but a health probe must carry it.")
+    ] = None
+    health_path: Annotated[
+        str | None, Field(pattern=PATH, description="One more path that answers as `/ping` does.")
+    ] = None
+    predict_path: Annotated[
+        str | None, Field(pattern=PATH, description="One more path that answers as `/invocations` does.")
     ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="The least important lines that are logged.")
