@@ -43,6 +43,7 @@ class Connection(HttpToolsProtocol):
         self.held = 0
         self._is_between = True  # the parser has seen the end of a request and no more
         self._cycles: list[Any] = []  # of the application, not answered yet
+        self._begun: object = None  # the headers of the last request that the application got
         self._held_of: object = None  # the cycle
         self._head_bytes = 0
         self._head_since: tuple[float, object] | None = None
@@ -102,6 +103,7 @@ class Connection(HttpToolsProtocol):
             self._break_off(BadHttp(f"at most {MOST_AHEAD} requests may be sent ahead of their answers"))
         super().on_headers_complete()
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete] + [self.cycle]
+        self._begun = self.headers
 
     def _break_off(self, problem: RowcastError) -> None:
         """Stop the parser; uvicorn then calls `send_400_response`."""
@@ -207,5 +209,4 @@ class Connection(HttpToolsProtocol):
 
     def _rest_of_a_body_comes(self) -> bool:
         """Whether the request was answered before its body was whole."""
-        scope = getattr(self.cycle, "scope", None)
-        return scope is not None and scope["headers"] is self.headers
+        return self._begun is not None and self._begun is self.headers
