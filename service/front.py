@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from models.errors import RowcastError
 from models.repository import Repository
 from service.access.gate import Gate
+from service.admission import Admission
 from service.catalog import Catalog
 from service.coalescer import Coalescer
+from service.connections import Connections
 from service.inline import Inline, OpenSession
 from service.lanes import Lanes
 from service.metrics import Metrics
@@ -44,6 +46,7 @@ class Front:
     lanes: Lanes
     metrics: Metrics
     gate: Gate
+    connections: Connections
     open_trace: Callable[[Mapping[bytes, bytes]], Trace | None] = read_trace
     observers: list[Observer] = field(default_factory=list)
     draining: bool = False
@@ -76,7 +79,7 @@ async def open_front(
         Inline(open_session, settings.inline_s),
         metrics.batch,
         max_batch_rows=settings.max_batch_rows,
-        max_waiting_rows=settings.max_waiting_rows,
+        admission=Admission(settings.max_wait_s, settings.max_waiting_rows),
         say_in_flight=metrics.rows_in_flight,
     )
     lanes.start(coalescer.wake)
@@ -84,11 +87,13 @@ async def open_front(
     catalog = Catalog(Repository(settings.repository), lanes.open, settings.default_model)
     await catalog.refresh()
     watch = asyncio.create_task(catalog.watch(settings.poll_s))
-    front = Front(settings, catalog, coalescer, lanes, metrics, gate)
+    front = Front(settings, catalog, coalescer, lanes, metrics, gate, Connections(settings))
+    bounds = asyncio.create_task(front.connections.watch())
     try:
         yield front
     finally:
         front.draining = True
         watch.cancel()
+        bounds.cancel()
         await lanes.stop()
         metrics.write_what_is_kept()

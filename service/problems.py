@@ -14,6 +14,7 @@ import orjson
 from models.errors import RowcastError, shown
 
 STATUS: Mapping[str, int] = {
+    "bad_http": 400,
     "bad_body": 400,
     "bad_row": 400,
     "bad_name": 400,
@@ -31,12 +32,14 @@ STATUS: Mapping[str, int] = {
     "too_large": 413,
     "unsupported_encoding": 415,
     "rate_limited": 429,
+    "head_too_large": 431,
     "refused": 400,  # and whatever status the framework chose, see `Refused`
     "bad_version": 500,
     "model_failed": 500,
     "internal": 500,
     "not_ready": 503,
     "overloaded": 503,
+    "too_many_connections": 503,
     "deadline_passed": 504,
 }
 
@@ -185,6 +188,59 @@ class ModelFailed(RowcastError):  # noqa: N818
         return f"{self.place}: " + ("" if self.row is None else f"row {self.row}: ") + self.reason
 
 
+class TooManyConnections(RowcastError):  # noqa: N818
+    """The process that accepted the connection has as many as it may have.
+
+    Attributes:
+        most: how many that is.
+    """
+
+    code = "too_many_connections"
+    retry_after_s: ClassVar[float] = 1.0
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.most = most
+
+    def __str__(self) -> str:
+        return f"{self.most} connections are open, which is the most; use fewer and keep them, or try again"
+
+
+class BadHttp(RowcastError):  # noqa: N818
+    """What came is no HTTP, or is used in a way that is not taken.
+
+    Attributes:
+        reason: what the matter is.
+    """
+
+    code = "bad_http"
+
+    def __init__(self, reason: str = "what came is not a request of HTTP/1.1") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class HeadTooLarge(RowcastError):  # noqa: N818
+    """The request's line and headers, or what follows a chunked body, are too many.
+
+    Attributes:
+        most: the most that is taken.
+        unit: what is counted.
+    """
+
+    code = "head_too_large"
+
+    def __init__(self, most: int, unit: Literal["bytes", "headers"]) -> None:
+        super().__init__(most, unit)
+        self.most, self.unit = most, unit
+
+    def __str__(self) -> str:
+        return f"the line and headers of a request may have at most {self.most} {self.unit}"
+
+
 class BadBody(RowcastError):  # noqa: N818
     """The body is not a request.
 
@@ -214,7 +270,9 @@ class TooLarge(RowcastError):  # noqa: N818
 
     code = "too_large"
 
-    def __init__(self, limit: int, size: int | None, unit: Literal["bytes", "rows"]) -> None:
+    def __init__(
+        self, limit: int, size: int | None, unit: Literal["bytes", "rows", "values", "lists and objects"]
+    ) -> None:
         super().__init__(limit, size, unit)
         self.limit, self.size, self.unit = limit, size, unit
 
@@ -358,10 +416,10 @@ class ClientGone(RowcastError):  # noqa: N818
 
 
 class TooSlow(RowcastError):  # noqa: N818
-    """The body was not whole in time.
+    """The headers or the body were not whole in time.
 
     Attributes:
-        seconds: the time that it had.
+        seconds: the time that they had.
     """
 
     code = "too_slow"
@@ -371,7 +429,7 @@ class TooSlow(RowcastError):  # noqa: N818
         self.seconds = seconds
 
     def __str__(self) -> str:
-        return f"the body was not whole within {self.seconds:g} s, the deadline of this request"
+        return f"the request was not whole within {self.seconds:g} s, the time that a client has to send it"
 
 
 class Refused(RowcastError):  # noqa: N818
@@ -410,7 +468,7 @@ def status_of(problem: RowcastError) -> int:
 
 def headers_of(problem: RowcastError) -> dict[str, str]:
     """The headers that a problem's answer carries beside its type and length."""
-    if isinstance(problem, Overloaded | NotReady):
+    if isinstance(problem, Overloaded | NotReady | TooManyConnections):
         return {"retry-after": str(_whole(problem.retry_after_s))}
     if isinstance(problem, MethodNotAllowed):
         return {"allow": ", ".join(problem.allowed)}

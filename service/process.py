@@ -1,10 +1,13 @@
 """What the processes of a server agree on: exit statuses, log lines, and that none outlives the one that started it."""
 
+import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Literal
 
 FAILED = 1
@@ -44,6 +47,18 @@ def end_with(parent: int | None) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         sys.exit(FAILED)
+
+
+def may_open_many_files() -> None:
+    """Raise the limit of open files to what is allowed: a connection is one, and 1024 is the usual limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def die_before_others(score: int) -> None:
+    """Have the kernel, when memory ends, kill this process rather than those with a lower score (0 to 1000)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
 def inherit_orphans() -> None:

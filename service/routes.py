@@ -20,7 +20,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.errors import RowcastError
 from service import metrics, oip_routes, openapi, problems, scoring_routes
 from service.access.gate import model_of, scope_of
-from service.asking import answer, aside, find, form_question, in_form, ledger_of, plain_question, read_body, whom
+from service.asking import (
+    answer,
+    aside,
+    body_s,
+    find,
+    form_question,
+    in_form,
+    ledger_of,
+    plain_question,
+    read_body,
+    whom,
+)
 from service.description import describe, example_row
 from service.front import Front
 from service.ledger import Ledger, admit, count, observe, open_ledger, problem_of
@@ -77,7 +88,7 @@ class _Routes:
         body, wanted = forms.of_request(*form_headers(request))
         if request.path_params:  # an unknown model is refused before its rows are uploaded
             ledger.version = find(front, request.path_params)
-        raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
+        raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
         if body.kind == "json":
             asked = await aside(len(raw), lambda: plain.read(read_json(raw)))
             version = ledger.version = find(front, whom(request.path_params, asked))
@@ -105,7 +116,10 @@ class _Routes:
         reason = self._front().not_ready()
         if reason is not None:
             raise NotReady(reason)
-        return _json({"ready": True})
+        unreadable = self._front().catalog.unreadable
+        return _json(
+            {"ready": True} | ({"warning": f"the repository cannot be read: {unreadable}"} if unreadable else {})
+        )
 
     async def _metrics(self, _: Request) -> Response:
         front = self._front()
@@ -114,7 +128,8 @@ class _Routes:
         refused = list(front.catalog.failures)
         front.metrics.write_what_is_kept()
         await asyncio.sleep(2 * metrics.KEPT_BACK_S)  # the other processes write theirs
-        page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=front.not_ready() is None)
+        is_ready, is_readable = front.not_ready() is None, front.catalog.unreadable is None
+        page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=is_ready, is_readable=is_readable)
         return Response(page, headers={"content-type": metrics.CONTENT_TYPE})
 
     async def _openapi(self, _: Request) -> Response:

@@ -37,7 +37,7 @@ from service.access.gate import Gate
 from service.access.limits import Limits
 from service.api import Rowcast, opener
 from service.attached import attached
-from service.busy import busy_path
+from service.busy import beating, busy_path
 from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.inline import OpenSession
@@ -47,7 +47,7 @@ from service.routes import add_routes
 from service.settings import BadSettings, Settings
 from service.tls import Tls
 from service.tls_lane import TlsLane
-from service.watch import CannotServe, Child, check_that_all_live, end_all, watch
+from service.watch import CannotServe, Child, check_that_all_live, drain, end_all, watch
 
 LIMITS = "limits"
 """File in the runtime folder that all API processes count their clients in."""
@@ -111,7 +111,11 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
         metrics.use_slot(f"api-{server.slot}")
         server.tally.join(server.slot)
         gate = _or_end(lambda: Gate(settings, server.runtime / LIMITS))
-        async with litserves(app), open_front(settings, server.worker_sockets, gate, open_session) as front:
+        async with (
+            litserves(app),
+            beating(busy_path(server.api_is_up(server.slot))),
+            open_front(settings, server.worker_sockets, gate, open_session) as front,
+        ):
             fronts.append(front)
             async with attached(front, settings, tls), answering(server.metrics_listener, app):
                 _say_ready(server, settings, front)
@@ -191,7 +195,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
     """LitServe's server, with what it lacks. Each override says what LitServe does without it."""
 
     def __init__(self, settings: Settings, runtime: Path, end: socket.socket) -> None:
-        gpus = check_cuda_with_nvidia_smi() if settings.device != "cpu" else 0
+        gpus = _gpus() if settings.device != "cpu" else 0
         super().__init__(
             Rowcast(settings, runtime),
             accelerator="cuda" if gpus or settings.device == "cuda" else "cpu",  # never "auto", which imports torch
@@ -210,6 +214,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         self._hang_s = settings.hang_s
         self._end = end
         self._children: list[Child] = []
+        self._is_drained = threading.Event()
         self._listeners: list[socket.socket] = []
         self.metrics_listener = listen(settings)
 
@@ -257,8 +262,9 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
     def _start_worker_monitoring(self, manager: Any, uvicorn_workers: dict[int, BaseProcess]) -> None:
         """Watch every process. LitServe's monitor sees workers alone, every 2 s, and restarts without backoff."""
         self._children = [
-            Child(f"API process {slot}", one, partial(self._start_api_process, slot), self.api_is_up(slot))
+            Child(f"API process {slot}", one, partial(self._start_api_process, slot), up, busy=busy_path(up))
             for slot, one in uvicorn_workers.items()
+            for up in [self.api_is_up(slot)]
         ]
         start_worker = partial(self.launch_single_inference_worker, self.litapi_connector.lit_apis[0])
         self._children += [
@@ -268,7 +274,10 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         threading.Thread(target=self._watch, args=[manager], name="watch", daemon=True).start()
 
     def _watch(self, manager: Any) -> None:
-        """What the watching thread does; `run` returns when it has ended."""
+        """What the watching thread does; `run` ends the rest once it is told.
+
+        The thread itself stays until the end: the kernel ends with a thread what that thread started.
+        """
         try:
             process_of_manager = manager._process  # noqa: SLF001 - nothing public names it
             served = self.runtime / process.READY
@@ -281,6 +290,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
             self.exit_status = process.FAILED
         with contextlib.suppress(EOFError, OSError):  # the manager is dead: `run` has noticed by itself
             self._shutdown_event.set()  # what LitServe's own POST /shutdown sets
+        self._is_drained.wait()
 
     def _perform_graceful_shutdown(self, manager: Any, *_: Any) -> None:
         """Let the API processes finish what they have, then end the rest.
@@ -290,17 +300,26 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         for listener in self._listeners:  # this process and the manager hold it open, and nobody would accept
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
-        apis = [child.process for child in self._children if child.up.suffix == ".up"]
-        workers = [child.process for child in self._children if child.process not in apis]
-        killed = end_all(apis, self._drain_s + 1.5)  # uvicorn cuts off what is left after drain_s
+        apis = [child for child in self._children if child.up.suffix == ".up"]
+        workers = [child for child in self._children if child not in apis]
+        served = self.runtime / process.READY
+        killed = drain(apis, workers, served, self._hang_s, self._drain_s + 1.5)  # uvicorn cuts off after drain_s
         cut_off = sum(int(file.read_text()) for file in self.runtime.glob("*.cut"))
         if cut_off:
             log.error("%d requests were cut off after %g s, ROWCAST_DRAIN_S", cut_off, self._drain_s)
         if cut_off or killed:
             self.exit_status = process.FAILED
-        end_all(workers, 1.0)
+        end_all([child.process for child in workers], 1.0)
+        self._is_drained.set()
         with contextlib.suppress(EOFError, OSError):
             manager.shutdown()
+
+
+def _gpus() -> int:
+    try:
+        return int(check_cuda_with_nvidia_smi())
+    except OSError:  # there may be one on a path that this user must not look into
+        return 0
 
 
 def _tell(error: CannotServe) -> None:

@@ -80,11 +80,25 @@ class Settings(BaseSettings):
     ] = "auto"
 
     max_body_bytes: Annotated[Count, Field(description="Longest request body.")] = 64 * 1024 * 1024
+    max_connections: Annotated[
+        Count, Field(description="Most connections of one API process; one more is answered 503 and closed.")
+    ] = 4096
     max_rows: Annotated[Count, Field(description="Most rows in one request.")] = 100_000
     max_batch_rows: Annotated[Count, Field(description="Most rows in a batch of several requests.")] = 4096
     max_waiting_rows: Annotated[
         Count, Field(description="Most rows that wait in one API process; beyond it 503 with Retry-After.")
     ] = 200_000
+    max_wait_s: Annotated[
+        Seconds,
+        Field(
+            description="Longest wait in the queue, by the pace of the last batches, that a request is let in to; "
+            "beyond it 503 with Retry-After."
+        ),
+    ] = 0.5
+    receive_s: Annotated[
+        Seconds,
+        Field(description="How long a client may take to send headers, then a body, and to go on reading an answer."),
+    ] = 10.0
     deadline_s: Annotated[Seconds, Field(description="How long a request may take before it is answered 504.")] = 30.0
     drain_s: Annotated[Seconds, Field(description="How long requests in flight may take once the server ends.")] = 20.0
     inline_s: Annotated[
@@ -99,8 +113,8 @@ class Settings(BaseSettings):
     hang_s: Annotated[
         Seconds,
         Field(
-            description="A worker that computes one batch for longer is killed and replaced, as is a process that is "
-            "stopped for a twentieth of it."
+            description="A process that is at one thing, such as a batch, for longer is killed and replaced, as is one "
+            "that is stopped for a fiftieth of it."
         ),
     ] = 10.0
     poll_s: Annotated[Seconds, Field(description="How often the repository is looked at for new versions.")] = 2.0

@@ -14,6 +14,7 @@ from service import metrics
 from service.access.gate import Gate
 from service.access.limits import Limits
 from service.coalescer import Batch
+from service.connections import Connections
 from service.observing.tracing import read_trace
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
 from service.request_ids import RequestIds
@@ -31,6 +32,7 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.repository = Repository(root)
         self.failures = {}
+        self.unreadable = None
         self.versions = {
             name: {number: self.repository.open(name, number) for number in self.repository.versions(name)}
             for name in self.repository.names()
@@ -133,8 +135,12 @@ def limits(tmp_path):
 @pytest.fixture
 def front(root, counts, limits):
     assert counts.is_dir()
+    settings = SimpleNamespace(
+        max_body_bytes=100_000, max_rows=1000, max_connections=100, deadline_s=5.0, receive_s=5.0
+    )
     return SimpleNamespace(
-        settings=SimpleNamespace(max_body_bytes=100_000, max_rows=1000, deadline_s=5.0),
+        settings=settings,
+        connections=Connections(settings),
         ids=RequestIds(),
         catalog=Shelf(root),
         coalescer=Answering(),
