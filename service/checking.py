@@ -16,7 +16,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from service import process
 _CPU_S = 5  # a small network opens and proves in milliseconds
 _MEMORY = 512 * 1024 * 1024
 _LONGEST_SENTENCE = 2000
+_NICE = 10
+_LEAST = 19
 _MB = 1024 * 1024
 
 log = logging.getLogger(__name__)
@@ -63,8 +65,12 @@ class Checker:
         open_session: Callable[[Version], Session],
         verdicts: Path,
         limits: Callable[[Version], Limits] = limits_for,
+        serve_shadows: Callable[[], None] = lambda: None,
     ) -> None:
-        """Fork the process that checks. Call it before this process has opened a session or started a thread."""
+        """Fork the process that checks. Call it before this process has opened a session or started a thread.
+
+        `serve_shadows` is what `start_shadow` has a process do.
+        """
         verdicts.mkdir(exist_ok=True)
         self._verdicts = verdicts
         self._limits = limits
@@ -75,7 +81,7 @@ class Checker:
             try:
                 ours.close()
                 process.end_with(worker)
-                _check_what_comes(theirs, open_session)
+                _check_what_comes(theirs, open_session, serve_shadows)
             finally:
                 os._exit(0)
         theirs.close()
@@ -93,17 +99,27 @@ class Checker:
             return _raise_if_bad(version, verdict.read_text())
         limits = self._limits(version)
         question = [str(version.folder), version.manifest.sha256, limits.cpu_s, limits.wall_s, limits.memory]
-        try:
-            self._asking.write(json.dumps(question).encode() + b"\n")
-            self._asking.flush()
-            sentence = json.loads(self._asking.readline())
-        except (OSError, ValueError):
-            log.error("the process that checks versions died; the worker starts again")  # noqa: TRY400 - it says all
-            os._exit(process.FAILED)
+        sentence = self._ask(question)
         beside = verdict.with_suffix(f".{os.getpid()}")
         beside.write_text(sentence)
         beside.replace(verdict)
         return _raise_if_bad(version, sentence)
+
+    def start_shadow(self) -> None:
+        """Have a process serve shadows, if none does: of the least importance, for the processor and for memory.
+
+        It is forked from the process that checks, which has opened nothing, and ends with it.
+        """
+        self._ask([])
+
+    def _ask(self, question: Sequence[object]) -> str:
+        try:
+            self._asking.write(json.dumps(question).encode() + b"\n")
+            self._asking.flush()
+            return str(json.loads(self._asking.readline()))
+        except (OSError, ValueError):
+            log.error("the process that checks versions died; the worker starts again")  # noqa: TRY400 - it says all
+            os._exit(process.FAILED)
 
     def close(self) -> None:
         """End the process that checks."""
@@ -119,15 +135,43 @@ def _raise_if_bad(version: Version, sentence: str) -> None:
 # ----------------------------------------------------------------------------------------- in the process that checks
 
 
-def _check_what_comes(asked: socket.socket, open_session: Callable[[Version], Session]) -> None:
+def _check_what_comes(
+    asked: socket.socket, open_session: Callable[[Version], Session], serve_shadows: Callable[[], None]
+) -> None:
+    os.nice(_NICE)  # what is asked now is answered first
+    shadow = 0
     for number in (signal.SIGTERM, signal.SIGINT):  # it ends with its worker
         signal.signal(number, signal.SIG_IGN)
     with asked.makefile("rwb") as lines:
         for line in lines:
-            folder, manifest, *limits = json.loads(line)
-            sentence = _check(Path(folder), manifest, Limits(*limits), open_session)
+            question, sentence = json.loads(line), ""
+            if question:
+                folder, manifest, *limits = question
+                sentence = _check(Path(folder), manifest, Limits(*limits), open_session)
+            elif not _lives(shadow):
+                shadow = _fork_shadow(serve_shadows)
             lines.write(json.dumps(sentence).encode() + b"\n")
             lines.flush()
+
+
+def _lives(child: int) -> bool:
+    return child != 0 and os.waitpid(child, os.WNOHANG)[0] == 0
+
+
+def _fork_shadow(serve_shadows: Callable[[], None]) -> int:
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        try:
+            process.end_with(parent)
+            os.nice(_LEAST)
+            Path("/proc/self/oom_score_adj").write_text("1000")
+            serve_shadows()
+        except Exception:
+            log.exception("the process that computes shadows failed")
+        finally:
+            os._exit(process.FAILED)
+    return child
 
 
 def _check(folder: Path, manifest: str, limits: Limits, open_session: Callable[[Version], Session]) -> str:

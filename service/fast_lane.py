@@ -133,7 +133,8 @@ class FastLane(HttpToolsProtocol):
         try:
             check_key(front, headers)
             if target.path:  # an unknown model is refused before its rows are uploaded
-                ledger.version = find_by_path(front, target.path) if target.is_oip else find(front, target.path)
+                look_up = find_by_path if target.is_oip else find
+                ledger.version = look_up(front, target.path, ledger.routing_key)
         except RowcastError:
             return None
         ledger.is_prediction = True
@@ -188,7 +189,7 @@ class FastLane(HttpToolsProtocol):
             question = oip_question(front.settings, ledger.version, raw, exchange.oip_length)
         else:
             asked = plain.read(raw)
-            ledger.version = find(front, whom(target.path, asked))
+            ledger.version = find(front, whom(target.path, asked), ledger.routing_key)
             question = plain_question(front.settings, ledger.version, asked)
         exchange.withdraw = ask(front, ledger, question, partial(self._told, exchange, question))
 

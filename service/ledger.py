@@ -26,6 +26,8 @@ class Ledger:
         id: the client's own X-Request-Id if it is a plain short text, else one made here.
         started: when its headers were there, by `time.perf_counter`.
         is_prediction: it reached a route that predicts.
+        routing_key: what decides which version answers where labels have shares: the client's own X-Routing-Key, else
+            the id.
         version: whom it asked, as soon as that is known.
         rows: rows answered.
         received, encoded, computed: when its body was there, its matrix, and the network's answers.
@@ -33,6 +35,7 @@ class Ledger:
 
     id: str
     started: float
+    routing_key: str = ""
     is_prediction: bool = False
     version: Version | None = None
     rows: int = 0
@@ -45,7 +48,12 @@ def open_ledger(headers: Mapping[bytes, bytes]) -> Ledger:
     """The ledger of a request whose headers have just come."""
     given = headers.get(b"x-request-id", b"")
     request_id = given.decode("ascii") if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-    return Ledger(request_id, time.perf_counter())
+    routing_key = headers.get(b"x-routing-key")
+    return Ledger(
+        request_id,
+        time.perf_counter(),
+        request_id if routing_key is None else routing_key.decode(errors="replace"),
+    )
 
 
 def check_key(front: Front, headers: Mapping[bytes, bytes]) -> None:

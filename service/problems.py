@@ -241,12 +241,14 @@ class UnsupportedEncoding(RowcastError):  # noqa: N818
 
 
 class ControlOff(RowcastError):  # noqa: N818
-    """Models are not loaded and unloaded by request: the repository alone says what is live."""
+    """Models are not loaded, unloaded or labelled by request: the repository alone says what is live."""
 
     code = "control_off"
 
     def __str__(self) -> str:
-        return "models are not loaded or unloaded by request here; publish a version, delete its folder or set a label"
+        return (
+            "nothing is changed by request; publish a version or set a label in the repository, or set ROWCAST_CONTROL"
+        )
 
 
 class NotFound(RowcastError):  # noqa: N818

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.errors import RowcastError
 from service import metrics, oip_routes, openapi, problems
 from service.asking import answer, aside, find, ledger_of, plain_question, read_body, whom
+from service.control_routes import ControlRoutes
 from service.description import describe, example_row
 from service.front import Front
 from service.ledger import check_key, count, open_ledger, problem_of
@@ -40,7 +41,7 @@ def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
     `front` is called per request, in the process that answers it.
     """
     theirs: list[BaseRoute] = [route for route in app.router.routes if getattr(route, "path", None) not in REPLACED]
-    app.router.routes[:] = [*_Routes(front).all(), *OipRoutes(front).all(), *theirs]
+    app.router.routes[:] = [*_Routes(front).all(), *OipRoutes(front).all(), *ControlRoutes(front).all(), *theirs]
     app.router.redirect_slashes = False  # a redirect would be built from the client's Host header
     app.add_exception_handler(HTTPException, _raise_as_problem)
     app.add_exception_handler(RequestValidationError, _raise_as_problem)
@@ -72,10 +73,10 @@ class _Routes:
         front, ledger = self._front(), ledger_of(request.scope)
         ledger.is_prediction = True
         if request.path_params:  # an unknown model is refused before its rows are uploaded
-            ledger.version = find(front, request.path_params)
+            ledger.version = find(front, request.path_params, ledger.routing_key)
         raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
         asked = await aside(len(raw), lambda: plain.read(raw))
-        version = ledger.version = find(front, whom(request.path_params, asked))
+        version = ledger.version = find(front, whom(request.path_params, asked), ledger.routing_key)
         question = await aside(len(raw), lambda: plain_question(front.settings, version, asked))
         return await answer(front, ledger, question)
 

@@ -18,7 +18,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -89,7 +89,7 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Fron
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.use_slot(f"api-{server.slot}")
-        async with litserves(app), open_front(settings, server.worker_sockets) as front:
+        async with litserves(app), _open_front(server, settings) as front:
             fronts.append(front)
             _say_ready(server, settings, front)
             yield
@@ -104,6 +104,10 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Fron
     add_routes(server.app, front)
     server.app.add_middleware(CountOpen, front=front)
     return front
+
+
+def _open_front(server: "Server", settings: Settings) -> AbstractAsyncContextManager[Front]:
+    return open_front(settings, server.worker_sockets, server.runtime, server.slot)
 
 
 class CountOpen:

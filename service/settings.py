@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from models.errors import RowcastError, shown
 
 PREFIX = "ROWCAST_"
+KEEP_VERSIONS = 4
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -80,6 +81,12 @@ class Settings(BaseSettings):
         ),
     ] = 10.0
     poll_s: Annotated[Seconds, Field(description="How often the repository is looked at for new versions.")] = 2.0
+    keep_versions: Annotated[
+        Count, Field(description="How many of a model's newest versions are live, beside those that labels name.")
+    ] = KEEP_VERSIONS
+    control: Annotated[
+        bool, Field(description="Whether models are loaded and unloaded, and labels set and removed, by request.")
+    ] = False
 
     @model_validator(mode="after")
     def _a_request_fits_the_queue(self) -> "Settings":

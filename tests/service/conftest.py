@@ -25,6 +25,7 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.repository = Repository(root)
         self.failures = {}
+        self.has_shadows = False
         self.versions = {
             name: {number: self.repository.open(name, number) for number in self.repository.versions(name)}
             for name in self.repository.names()
@@ -36,7 +37,10 @@ class Shelf:
     def labels(self, name):
         return self.repository.labels(name)
 
-    def find(self, name, number=None, label=None):
+    def unloaded(self):
+        return frozenset()
+
+    def find(self, name, number=None, label=None, key=None):  # noqa: ARG002 - no shares here
         name = "line" if name is None else name
         if name not in self.versions:
             raise UnknownModel(name, self.versions)
@@ -112,11 +116,12 @@ def counts(tmp_path, monkeypatch):
 def front(root, counts):
     assert counts.is_dir()
     return SimpleNamespace(
-        settings=SimpleNamespace(max_body_bytes=100_000, max_rows=1000, deadline_s=5.0, api_key=None),
+        settings=SimpleNamespace(max_body_bytes=100_000, max_rows=1000, deadline_s=5.0, api_key=None, control=False),
         catalog=Shelf(root),
         coalescer=Answering(),
         metrics=metrics.Metrics(),
         not_ready=lambda: None,
+        cannot_compute=lambda: None,
         open_requests=0,
     )
 
