@@ -118,24 +118,25 @@ def test_a_load_of_a_bad_version_is_an_error_and_what_served_serves_on(server, t
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status", "code"),
+    ("order", "refusal"),
     [
-        ("POST", "/v2/repository/models/nope/load", b"", 404, "unknown_model"),
-        ("POST", "/v2/repository/models/..%2fx/load", b"", 404, "not_found"),
-        ("POST", "/v2/repository/models/line/load", b'{"parameters": {"config": "{}"}}', 400, "bad_body"),
-        ("POST", "/v2/repository/models/line/load", b'{"parameters": {"file:1/model.onnx": "x"}}', 400, "bad_body"),
-        ("POST", "/v2/repository/models/line/unload", b"[]", 400, "bad_body"),
-        ("PUT", f"{LABELS}/stable", b'{"version": 9}', 404, "unknown_version"),
-        ("PUT", f"{LABELS}/a%20b", b'{"version": 1}', 400, "bad_name"),
-        ("PUT", f"{LABELS}/canary", b'{"version": 1, "share": 2}', 400, "bad_body"),
-        ("PUT", f"{LABELS}/canary", b'{"version": 1, "shares": 1}', 400, "bad_body"),
-        ("PUT", f"{LABELS}/canary", b'{"version": 1, "share": 0.1}', 409, "bad_change"),
-        ("PUT", f"{LABELS}/canary", b"", 400, "bad_body"),
+        (("POST", "/v2/repository/models/nope/load", b""), (404, "unknown_model")),
+        (("POST", "/v2/repository/models/..%2fx/load", b""), (404, "not_found")),
+        (("POST", "/v2/repository/models/line/load", b'{"parameters": {"config": "{}"}}'), (400, "bad_body")),
+        (("POST", "/v2/repository/models/line/load", b'{"parameters": {"file:1/model.onnx": "x"}}'), (400, "bad_body")),
+        (("POST", "/v2/repository/models/line/unload", b"[]"), (400, "bad_body")),
+        (("PUT", f"{LABELS}/stable", b'{"version": 9}'), (404, "unknown_version")),
+        (("PUT", f"{LABELS}/a%20b", b'{"version": 1}'), (400, "bad_name")),
+        (("PUT", f"{LABELS}/canary", b'{"version": 1, "share": 2}'), (400, "bad_body")),
+        (("PUT", f"{LABELS}/canary", b'{"version": 1, "shares": 1}'), (400, "bad_body")),
+        (("PUT", f"{LABELS}/canary", b'{"version": 1, "share": 0.1}'), (409, "bad_change")),
+        (("PUT", f"{LABELS}/canary", b""), (400, "bad_body")),
     ],
 )
-def test_an_order_that_cannot_be_is_refused(shared, method, path, body, status, code):
+def test_an_order_that_cannot_be_is_refused(shared, order, refusal):
+    method, path, body = order
     answer = shared.client.request(method, path, content=body)
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert (answer.status_code, answer.json()["code"]) == refusal, answer.text
 
 
 @pytest.fixture(scope="module")

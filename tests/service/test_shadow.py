@@ -1,9 +1,11 @@
 """What a shadow computes is compared and counted; whatever it does, nobody who asks notices."""
 
 import asyncio
+import json
 import os
 import socket
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from models.repository import Repository
 from service import worker
-from service.asking import Question
+from service.asking import Question, plain_question
 from service.sessions.onnx import OnnxSession
-from service.shadow import KEPT_ROWS, Agreement, Counts, Shadows, agreement, encodes_alike
+from service.shadow import KEPT_ROWS, Agreement, Counts, Shadows, _matrix_for, agreement, encodes_alike
+from service.wire import plain
 from tests.service import hostile, tiny
 
 
@@ -51,7 +54,7 @@ def process(tmp_path):
         thread.join(10)
 
 
-def see(tmp_path, registry, start, questions, patience_s=5.0, path=None):
+def see(tmp_path, registry, start, questions, patience_s=5.0):
     """Have all questions noted at once, and wait until the shadow has computed what it will."""
 
     async def all_of_it():
@@ -59,7 +62,7 @@ def see(tmp_path, registry, start, questions, patience_s=5.0, path=None):
         shadows = Shadows(
             lambda _, key: shadow if key else None,
             start,
-            path or tmp_path / "shadow.sock",
+            tmp_path / "shadow.sock",
             Counts(registry),
             patience_s,
         )
@@ -155,3 +158,15 @@ def test_schemas_encode_alike_when_what_is_computed_is_the_same():
     assert not encodes_alike(flowers, turned)
     assert encodes_alike(flowers, told)
     assert not encodes_alike(flowers, flowers.model_copy(update={"datatype": "FP64"}))
+
+
+def test_a_shadow_with_another_schema_reads_the_rows_in_its_own_way(tmp_path):
+    settings = SimpleNamespace(max_rows=1000, deadline_s=1.0)
+    version, shadow = tiny.publish(tmp_path, "flowers"), tiny.publish(tmp_path, "flowers")
+    features = shadow.schema.features
+    color = features[2].model_copy(update={"categories": ("blue", "red")})
+    schema = shadow.schema.model_copy(update={"features": (*features[:2], color, *features[3:])})
+    object.__setattr__(shadow, "manifest", shadow.manifest.model_copy(update={"input": schema}))
+    row = tiny.ROWS["flowers"]
+    asked = plain_question(settings, version, plain.read(json.dumps({"instances": [row]}).encode()))
+    assert (asked.matrix[0, 2], _matrix_for(version, asked)[0, 2], _matrix_for(shadow, asked)[0, 2]) == (0, 0, 1)
