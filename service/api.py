@@ -72,6 +72,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
         parent = multiprocessing.parent_process()
         process.end_with(parent.pid if parent else None)
         process.start_logging(self.settings.log_level)
+        process.take_short_turns()
         try:
             repository = Repository(self.settings.repository.absolute())
             _stand_where_nothing_is(self.runtime / "nothing")

@@ -89,6 +89,7 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Fron
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.use_slot(f"api-{server.slot}")
+        process.take_short_turns()
         async with litserves(app), _open_front(server, settings) as front:
             fronts.append(front)
             _say_ready(server, settings, front)

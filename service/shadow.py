@@ -282,7 +282,7 @@ def agreement(version: Version, answers: Answers, shadow: Version, theirs: Answe
         return Agreement(0, 0, 0.0)
     if one.classes is None or other.classes is None:
         ours, shadows = answers["prediction"], theirs["prediction"]
-        equal = np.isclose(shadows, ours, rtol=_RTOL, atol=_ATOL).all(axis=1)
+        equal = np.all(np.isclose(shadows, ours, rtol=_RTOL, atol=_ATOL), axis=1)
     else:
         known = [(type(name), name) for name in one.classes]  # true, 1 and "1" are three classes
         place = [known.index(name) if name in known else -1 for name in ((type(c), c) for c in other.classes)]
