@@ -84,6 +84,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
             checker = Checker(on_cpu, self.runtime / "verdicts", serve_shadows=serve_shadows)
             self.engine = worker.Engine(repository, opener(self.settings, device), checker.check, checker.start_shadow)
             self.engine.open_all(self.settings.keep_versions, Unloaded(self.runtime)())
+            checker.give_way()
         except (worker.NothingToServe, BadDevice, OSError) as error:
             log.error("%s", error)  # noqa: TRY400 - one sentence, no traceback
             sys.exit(process.CANNOT_SERVE)

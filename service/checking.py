@@ -98,7 +98,7 @@ class Checker:
         with contextlib.suppress(FileNotFoundError):
             return _raise_if_bad(version, verdict.read_text())
         limits = self._limits(version)
-        question = [str(version.folder), version.manifest.sha256, limits.cpu_s, limits.wall_s, limits.memory]
+        question = ["check", str(version.folder), version.manifest.sha256, limits.cpu_s, limits.wall_s, limits.memory]
         sentence = self._ask(question)
         beside = verdict.with_suffix(f".{os.getpid()}")
         beside.write_text(sentence)
@@ -110,7 +110,11 @@ class Checker:
 
         It is forked from the process that checks, which has opened nothing, and ends with it.
         """
-        self._ask([])
+        self._ask(["shadow"])
+
+    def give_way(self) -> None:
+        """Check with less importance from now on: whoever is answered by this server comes first."""
+        self._ask(["give way"])
 
     def _ask(self, question: Sequence[object]) -> str:
         try:
@@ -138,18 +142,19 @@ def _raise_if_bad(version: Version, sentence: str) -> None:
 def _check_what_comes(
     asked: socket.socket, open_session: Callable[[Version], Session], serve_shadows: Callable[[], None]
 ) -> None:
-    os.nice(_NICE)  # what is asked now is answered first
     shadow = 0
     for number in (signal.SIGTERM, signal.SIGINT):  # it ends with its worker
         signal.signal(number, signal.SIG_IGN)
     with asked.makefile("rwb") as lines:
         for line in lines:
-            question, sentence = json.loads(line), ""
-            if question:
-                folder, manifest, *limits = question
-                sentence = _check(Path(folder), manifest, Limits(*limits), open_session)
-            elif not _lives(shadow):
-                shadow = _fork_shadow(serve_shadows)
+            sentence = ""
+            match json.loads(line):
+                case ["check", folder, manifest, *limits]:
+                    sentence = _check(Path(folder), manifest, Limits(*limits), open_session)
+                case ["give way"]:
+                    os.nice(_NICE)
+                case ["shadow"] if not _lives(shadow):
+                    shadow = _fork_shadow(serve_shadows)
             lines.write(json.dumps(sentence).encode() + b"\n")
             lines.flush()
 

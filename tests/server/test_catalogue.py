@@ -5,6 +5,8 @@ import signal
 from collections import Counter
 
 import pytest
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
 
 from models.repository import Repository
 from tests.server.conftest import START_S, Server, until
@@ -183,3 +185,17 @@ def test_a_shadow_that_hangs_or_dies_touches_no_answer(start, three):
     until(lambda: outcome("ok") + outcome("dropped") + outcome("failed") == 52, 30)
     assert outcome("ok") > 1  # another process took the place of the one that hung
     assert server.workers == workers
+
+
+def test_tritonclient_loads_and_unloads(server):
+    with tritonclient.http.InferenceServerClient(f"127.0.0.1:{server.port}", concurrency=2) as client:
+        client.unload_model("line")
+        assert not client.is_model_ready("line")
+        assert client.get_model_repository_index() == [
+            {"name": "line", "version": "", "state": "UNAVAILABLE", "reason": "unloaded"}
+        ]
+        client.load_model("line")
+        assert client.is_model_ready("line")
+        assert client.is_model_ready("line", "3")
+        with pytest.raises(InferenceServerException, match="no configuration and no files"):
+            client.load_model("line", config="{}")
