@@ -1,7 +1,7 @@
 """Shadows: a version computes what another one answers, nobody is told, and the difference is counted.
 
 None of it touches the path of an answer. What is to be computed is noted after the answer was written, in a queue that
-is bounded and drops what it cannot take. It goes out in batches, a hundred times a second at most, to a process of
+is bounded and drops what it cannot take. It goes out in batches, twenty times a second at most, to a process of
 its own (see `Checker.start_shadow`), the least important one of the machine, which may hang or crash without harm.
 """
 
@@ -30,10 +30,11 @@ from service.frames import Reply, Status
 from service.lanes import Lane
 
 KEPT_ROWS = 256
-"""Of one request, and of a batch. Larger requests are dropped: to encode them again would be felt."""
+"""Of one request. Larger requests are dropped: to encode them again would be felt."""
 
+_BATCH_ROWS = 1024
 _MOST_WAITING_ROWS = 2048
-_PAUSE_S = 0.01
+_PAUSE_S = 0.05
 _START_S = 10.0
 _BACKOFF_S = 5.0
 _RTOL, _ATOL = 1e-4, 1e-5  # within them two numbers count as equal, as in a proof
@@ -166,7 +167,7 @@ class Shadows:
         """The next requests of one shadow, and their rows as it reads them."""
         batch, parts, rows = [], [], 0
         while self._queue and self._queue[0].shadow is shadow:
-            if rows and rows + len(self._queue[0].question.matrix) > KEPT_ROWS:
+            if rows and rows + len(self._queue[0].question.matrix) > _BATCH_ROWS:
                 break
             seen = self._queue.popleft()
             self._rows_waiting -= len(seen.question.matrix)
