@@ -19,6 +19,7 @@ from models.proof import Session
 from models.repository import Repository, Version
 from service import process, worker
 from service.checking import Checker
+from service.control import Unloaded
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -72,13 +73,19 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
         process.end_with(parent.pid if parent else None)
         process.start_logging(self.settings.log_level, self.settings.log_format)
         process.die_before_others(500)  # it is replaced, and what it had is computed elsewhere
+        process.take_short_turns()
         try:
             repository = Repository(self.settings.repository.absolute())
             _stand_where_nothing_is(self.runtime / "nothing")
             on_cpu = opener(self.settings.model_copy(update={"device": "cpu"}), "cpu")
-            checker = Checker(on_cpu, self.runtime / "verdicts")
-            self.engine = worker.Engine(repository, opener(self.settings, device), checker.check)
-            self.engine.open_all()
+
+            def serve_shadows() -> None:
+                worker.serve(worker.Engine(repository, on_cpu), worker.shadow_path(self.runtime), 60.0, worker.End())
+
+            checker = Checker(on_cpu, self.runtime / "verdicts", serve_shadows=serve_shadows)
+            self.engine = worker.Engine(repository, opener(self.settings, device), checker.check, checker.start_shadow)
+            self.engine.open_all(self.settings.keep_versions, Unloaded(self.runtime)())
+            checker.give_way()
         except (worker.NothingToServe, BadDevice, OSError) as error:
             log.error("%s", error)  # noqa: TRY400 - one sentence, no traceback
             sys.exit(process.CANNOT_SERVE)

@@ -20,6 +20,7 @@ from service.front import Front
 from service.ledger import Ledger
 from service.problems import BadBody, ClientGone, TooLarge, TooSlow, UnknownVersion, UnsupportedEncoding
 from service.settings import Settings
+from service.shadow import KEPT_ROWS
 from service.wire import forms, oip, oip_answer, oip_matrix, plain, scoring
 from service.wire.forms import Form
 
@@ -44,8 +45,10 @@ def ledger_of(scope: Scope) -> Ledger:
     return ledger
 
 
-def find(front: Front, whom: Mapping[str, Any]) -> Version:
+def find(front: Front, whom: Mapping[str, Any], key: str | None = None) -> Version:
     """The version that "model", "version" (a number or its digits) and "label" ask for; each may be absent.
+
+    `key` is the routing key of a prediction.
 
     Raises:
         UnknownModel, UnknownVersion, UnknownLabel, NotReady: as `Catalog.find` says.
@@ -55,15 +58,15 @@ def find(front: Front, whom: Mapping[str, Any]) -> Version:
     if version is not None and number is None:
         model = front.catalog.find(name).name  # a model that is not there is the first thing to say
         raise UnknownVersion(model, version, sorted(front.catalog.live()[model]))
-    return front.catalog.find(name, number, label)
+    return front.catalog.find(name, number, label, key)
 
 
-def find_by_path(front: Front, path: Mapping[str, str]) -> Version:
+def find_by_path(front: Front, path: Mapping[str, str], key: str | None = None) -> Version:
     """The same in a path of the Open Inference Protocol, whose version may, which is our own addition, be a label."""
     version = path.get("version")
     if version is not None and plain.version_number(version) is None and version in front.catalog.labels(path["model"]):
         return find(front, {"model": path["model"], "label": version})
-    return find(front, path)
+    return find(front, path, key)
 
 
 def whom(path: Mapping[str, str], asked: plain.Request) -> Mapping[str, Any]:
@@ -87,12 +90,14 @@ class Question:
         matrix: its rows [N, F].
         within_s: how long after its headers the answer may come.
         write: the body of the answer, and the headers that say what it is.
+        encode: its rows as another version reads them; None where they are many, and are not kept.
     """
 
     version: Version
     matrix: Matrix
     within_s: float
     write: Callable[[Answers], tuple[bytes, Mapping[str, str]]]
+    encode: Callable[[Version], Matrix] | None = None
 
 
 def plain_question(settings: Settings, version: Version, asked: plain.Request) -> Question:
@@ -102,7 +107,12 @@ def plain_question(settings: Settings, version: Version, asked: plain.Request) -
         TooLarge, BadRow: as `plain.Request.encode` says.
     """
     matrix = asked.encode(version.schema, settings.max_rows)
-    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version))
+    again = partial(_encode_plain, asked, settings.max_rows) if len(matrix) <= KEPT_ROWS else None
+    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version), again)
+
+
+def _encode_plain(asked: plain.Request, max_rows: int, version: Version) -> Matrix:
+    return asked.encode(version.schema, max_rows)
 
 
 def _write_plain(version: Version, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
@@ -119,7 +129,12 @@ def oip_question(settings: Settings, version: Version, raw: bytes, header_length
     oip_answer.check_wanted(asked.wanted, version)
     matrix = oip_matrix.encode(asked, version, settings.max_rows)
     within_s = settings.deadline_s if asked.timeout_s is None else min(asked.timeout_s, settings.deadline_s)
-    return Question(version, matrix, within_s, partial(_write_oip, version, asked))
+    again = partial(_encode_oip, asked, settings.max_rows) if len(matrix) <= KEPT_ROWS else None
+    return Question(version, matrix, within_s, partial(_write_oip, version, asked), again)
+
+
+def _encode_oip(asked: oip.Request, max_rows: int, version: Version) -> Matrix:
+    return oip_matrix.encode(asked, version, max_rows)
 
 
 def _write_oip(version: Version, asked: oip.Request, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
@@ -185,6 +200,8 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     ledger.computed = time.perf_counter()
     body, headers = question.write(answers)
     ledger.rows = len(question.matrix)
+    if front.catalog.has_shadows:
+        front.shadows.saw(question, ledger.routing_key, answers)
     return Response(body, headers=headers)
 
 

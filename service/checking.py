@@ -16,7 +16,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from service import process
 _CPU_S = 5  # a small network opens and proves in milliseconds
 _MEMORY = 512 * 1024 * 1024
 _LONGEST_SENTENCE = 2000
+_NICE = 5  # a share of a busy core, so that a good version is checked in time
+_LEAST = 19
 _MB = 1024 * 1024
 
 log = logging.getLogger(__name__)
@@ -63,8 +65,12 @@ class Checker:
         open_session: Callable[[Version], Session],
         verdicts: Path,
         limits: Callable[[Version], Limits] = limits_for,
+        serve_shadows: Callable[[], None] = lambda: None,
     ) -> None:
-        """Fork the process that checks. Call it before this process has opened a session or started a thread."""
+        """Fork the process that checks. Call it before this process has opened a session or started a thread.
+
+        `serve_shadows` is what `start_shadow` has a process do.
+        """
         verdicts.mkdir(exist_ok=True)
         self._verdicts = verdicts
         self._limits = limits
@@ -75,7 +81,7 @@ class Checker:
             try:
                 ours.close()
                 process.end_with(worker)
-                _check_what_comes(theirs, open_session)
+                _check_what_comes(theirs, open_session, serve_shadows)
             finally:
                 os._exit(0)
         theirs.close()
@@ -92,19 +98,35 @@ class Checker:
         with contextlib.suppress(FileNotFoundError):
             return _raise_if_bad(version, verdict.read_text())
         limits = self._limits(version)
-        question = [str(version.folder), version.manifest.sha256, limits.cpu_s, limits.wall_s, limits.memory]
-        try:
-            self._asking.write(json.dumps(question).encode() + b"\n")
-            self._asking.flush()
-            sentence = json.loads(self._asking.readline())
-        except (OSError, ValueError):
-            log.error("the process that checks versions died; the worker starts again")  # noqa: TRY400 - it says all
-            os._exit(process.FAILED)
+        question = ["check", str(version.folder), version.manifest.sha256, limits.cpu_s, limits.wall_s, limits.memory]
+        sentence = self._ask(question)
+        if sentence.startswith(_TOO_LATE):  # the machine was busy: another try may go well
+            return _raise_if_bad(version, sentence)
         with contextlib.suppress(OSError):  # a full disk: it is checked again
             beside = verdict.with_suffix(f".{os.getpid()}")
             beside.write_text(sentence)
             beside.replace(verdict)
         return _raise_if_bad(version, sentence)
+
+    def start_shadow(self) -> None:
+        """Have a process serve shadows, if none does: of the least importance, for the processor and for memory.
+
+        It is forked from the process that checks, which has opened nothing, and ends with it.
+        """
+        self._ask(["shadow"])
+
+    def give_way(self) -> None:
+        """Check with less importance from now on: whoever is answered by this server comes first."""
+        self._ask(["give way"])
+
+    def _ask(self, question: Sequence[object]) -> str:
+        try:
+            self._asking.write(json.dumps(question).encode() + b"\n")
+            self._asking.flush()
+            return str(json.loads(self._asking.readline()))
+        except (OSError, ValueError):
+            log.error("the process that checks versions died; the worker starts again")  # noqa: TRY400 - it says all
+            os._exit(process.FAILED)
 
     def close(self) -> None:
         """End the process that checks."""
@@ -120,15 +142,44 @@ def _raise_if_bad(version: Version, sentence: str) -> None:
 # ----------------------------------------------------------------------------------------- in the process that checks
 
 
-def _check_what_comes(asked: socket.socket, open_session: Callable[[Version], Session]) -> None:
+def _check_what_comes(
+    asked: socket.socket, open_session: Callable[[Version], Session], serve_shadows: Callable[[], None]
+) -> None:
+    shadow = 0
     for number in (signal.SIGTERM, signal.SIGINT):  # it ends with its worker
         signal.signal(number, signal.SIG_IGN)
     with asked.makefile("rwb") as lines:
         for line in lines:
-            folder, manifest, *limits = json.loads(line)
-            sentence = _check(Path(folder), manifest, Limits(*limits), open_session)
+            sentence = ""
+            match json.loads(line):
+                case ["check", folder, manifest, *limits]:
+                    sentence = _check(Path(folder), manifest, Limits(*limits), open_session)
+                case ["give way"]:
+                    os.nice(_NICE)
+                case ["shadow"] if not _lives(shadow):
+                    shadow = _fork_shadow(serve_shadows)
             lines.write(json.dumps(sentence).encode() + b"\n")
             lines.flush()
+
+
+def _lives(child: int) -> bool:
+    return child != 0 and os.waitpid(child, os.WNOHANG)[0] == 0
+
+
+def _fork_shadow(serve_shadows: Callable[[], None]) -> int:
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        try:
+            process.end_with(parent)
+            os.nice(_LEAST)
+            Path("/proc/self/oom_score_adj").write_text("1000")
+            serve_shadows()
+        except Exception:
+            log.exception("the process that computes shadows failed")
+        finally:
+            os._exit(process.FAILED)
+    return child
 
 
 def _check(folder: Path, manifest: str, limits: Limits, open_session: Callable[[Version], Session]) -> str:
@@ -149,7 +200,7 @@ def _check(folder: Path, manifest: str, limits: Limits, open_session: Callable[[
     os.kill(child, signal.SIGKILL)  # it is not waited for; after its last word this changes nothing
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if not in_time:
-        return f"opening it takes longer than {limits.wall_s:g} s"
+        return f"{_TOO_LATE} than {limits.wall_s:g} s"
     if sentence:
         return sentence.decode(errors="replace").removeprefix(_FINE)
     if code == -signal.SIGXCPU:
@@ -158,6 +209,7 @@ def _check(folder: Path, manifest: str, limits: Limits, open_session: Callable[[
 
 
 _FINE = "fine"
+_TOO_LATE = "opening it takes longer"
 
 
 def _read_until(said: int, deadline: float) -> tuple[bytes, bool]:

@@ -36,6 +36,8 @@ class What(IntEnum):
 
     PREDICT = 0
     OPEN = 1
+    RETIRE = 2  # no API process that says so gives the version to new requests
+    SHADOW = 3  # a process is wanted that computes shadows
 
 
 class Status(IntEnum):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.errors import RowcastError
-from models.repository import Repository
+from models.repository import Repository, Version
+from service import control
 from service.access.gate import Gate
 from service.admission import Admission
 from service.catalog import Catalog
@@ -20,6 +21,8 @@ from service.metrics import Metrics
 from service.observing.tracing import Trace, read_trace
 from service.request_ids import RequestIds
 from service.settings import Settings
+from service.shadow import Counts, Shadows
+from service.worker import shadow_path
 
 if TYPE_CHECKING:
     from service.ledger import Ledger
@@ -33,6 +36,7 @@ class Front:
     """The parts of an API process.
 
     Attributes:
+        runtime: the server's private folder, the same for all its processes.
         gate: who may ask.
         open_trace: the trace of a request with these headers.
         observers: the access log and OpenTelemetry, where they are on.
@@ -45,6 +49,8 @@ class Front:
     coalescer: Coalescer
     lanes: Lanes
     metrics: Metrics
+    shadows: Shadows
+    runtime: Path
     gate: Gate
     connections: Connections
     open_trace: Callable[[Mapping[bytes, bytes]], Trace | None] = read_trace
@@ -55,28 +61,40 @@ class Front:
 
     def not_ready(self) -> str | None:
         """Why this process cannot predict now, in one sentence; None when it can."""
+        return self.cannot_compute() or self.catalog.why_not_ready()
+
+    def cannot_compute(self) -> str | None:
+        """Why no version at all can be asked now; None when those that are live can."""
         if self.draining:
             return "the server is ending"
         if not self.lanes.living:
             return "no inference worker is up; one is being started"
         if not self.lanes.answering(self.settings.hang_s / 2):
             return f"no inference worker has answered for {self.settings.hang_s / 2:g} s"
-        return self.catalog.why_not_ready()
+        return None
 
 
 @asynccontextmanager
 async def open_front(
-    settings: Settings, sockets: list[Path], gate: Gate, open_session: OpenSession | None
+    settings: Settings,
+    sockets: list[Path],
+    runtime: Path,
+    slot: int,
+    *,
+    gate: Gate,
+    open_session: OpenSession | None,
 ) -> AsyncIterator[Front]:
     """A front whose catalogue has been read once and is watched from now on.
 
+    `runtime` is the server's private folder, `slot` what tells this API process from the others.
     `open_session` opens a session in this process; None: all batches are computed by workers.
     """
     metrics = Metrics()
     lanes = Lanes(sockets)
+    inline = Inline(open_session, settings.inline_s)
     coalescer = Coalescer(
         lanes,
-        Inline(open_session, settings.inline_s),
+        inline,
         metrics.batch,
         max_batch_rows=settings.max_batch_rows,
         admission=Admission(settings.max_wait_s, settings.max_waiting_rows),
@@ -84,16 +102,38 @@ async def open_front(
     )
     lanes.start(coalescer.wake)
     await lanes.someone_is_up()
-    catalog = Catalog(Repository(settings.repository), lanes.open, settings.default_model)
-    await catalog.refresh()
-    watch = asyncio.create_task(catalog.watch(settings.poll_s))
-    front = Front(settings, catalog, coalescer, lanes, metrics, gate, Connections(settings))
-    bounds = asyncio.create_task(front.connections.watch())
-    try:
-        yield front
-    finally:
-        front.draining = True
-        watch.cancel()
-        bounds.cancel()
-        await lanes.stop()
-        metrics.write_what_is_kept()
+
+    def retire(version: Version) -> None:
+        inline.retire(version)
+        lanes.retire(version)
+        shadows.retire(version)
+
+    catalog = Catalog(
+        Repository(settings.repository),
+        lanes.open,
+        settings.default_model,
+        keep=settings.keep_versions,
+        unloaded=control.Unloaded(runtime),
+        retire=retire,
+    )
+    shadows = Shadows(
+        catalog.shadow_of,
+        lanes.start_shadow,
+        shadow_path(runtime),
+        Counts(metrics.registry),
+        settings.hang_s,
+    )
+    async with control.listen(runtime, slot, catalog.refresh):
+        await catalog.refresh()
+        watch = asyncio.create_task(catalog.watch(settings.poll_s))
+        front = Front(settings, catalog, coalescer, lanes, metrics, shadows, runtime, gate, Connections(settings))
+        bounds = asyncio.create_task(front.connections.watch())
+        try:
+            yield front
+        finally:
+            front.draining = True
+            watch.cancel()
+            bounds.cancel()
+            await shadows.stop()
+            await lanes.stop()
+            metrics.write_what_is_kept()

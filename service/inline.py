@@ -66,6 +66,10 @@ class Inline:
             session.used = self._asked
         return session
 
+    def retire(self, version: Version) -> None:
+        """Close the session of a version that is live no longer."""
+        self._sessions.pop(version.key, None)
+
     def _open_soon(self, version: Version) -> None:
         if self._open_session is None:
             return

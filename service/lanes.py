@@ -62,6 +62,16 @@ class Lane(asyncio.Protocol):
         self._send(What.OPEN, version, _NO_ROWS, lambda answer: None if reply.done() else reply.set_result(answer))
         return await reply
 
+    def retire(self, version: Version) -> None:
+        """Say that a version is no longer given to requests, whatever else is under way; there is no reply."""
+        if self._transport is not None:
+            self._transport.writelines(request_bytes(What.RETIRE, version.key, _NO_ROWS))
+
+    def start_shadow(self) -> None:
+        """Say that a process is wanted that computes shadows; there is no reply."""
+        if self._transport is not None:
+            self._transport.writelines(request_bytes(What.SHADOW, "", _NO_ROWS))
+
     def close(self) -> None:
         """Hang up; it is not idle from now on."""
         if self._transport is not None:
@@ -168,6 +178,16 @@ class Lanes:
         if not said:
             raise ConnectionError
         return next((reply.sentence for reply in said if reply.status is not Status.OK), None)
+
+    def start_shadow(self) -> None:
+        """Have the first worker start the process that computes shadows, if it is not there."""
+        if 0 in self._openers:
+            self._openers[0].start_shadow()
+
+    def retire(self, version: Version) -> None:
+        """Tell every worker that a version is no longer given to requests; it closes it once nobody asks it."""
+        for opener in self._openers.values():
+            opener.retire(version)
 
     def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(coroutine))

@@ -29,12 +29,15 @@ class Ledger:
         headers: of its answer, beside those that say what the answer is.
         caller: who asks, as soon as it is admitted.
         is_prediction: it reached a route that predicts.
+        routing_key: what decides which version answers where labels have shares: the client's own X-Routing-Key, else
+            the id.
         version: whom it asked, as soon as that is known.
         rows: rows answered.
         received, encoded, sent, computed: when its body was there, its matrix, when the batch it is in went out, and
             when the network's answers came; 0 for what has not happened, `sent` also where nobody said so.
     """
 
+    routing_key = ""
     method = "POST"
     trace: Trace | None = None
     headers: dict[str, str] | None = None
@@ -70,6 +73,8 @@ def open_ledger(front: Front, headers: Mapping[bytes, bytes], path: str, method:
     request_id = given.decode("ascii") if given is not None and is_fit else front.ids.next()
     ledger = Ledger(request_id, time.perf_counter(), path)
     ledger.method = method
+    routing_key = headers.get(b"x-routing-key")
+    ledger.routing_key = request_id if routing_key is None else routing_key.decode(errors="replace")
     trace = front.open_trace(headers)
     if trace is not None:
         ledger.trace, ledger.headers = trace, trace.headers()

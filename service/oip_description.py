@@ -16,7 +16,7 @@ EXTENSIONS = (
     "model_configuration",
     "statistics",
 )
-"""By the names that clients look for; of the model repository, load and unload are answered by an error."""
+"""By the names that clients look for; of the model repository, load and unload need ROWCAST_CONTROL."""
 
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING"}
 
@@ -56,12 +56,14 @@ def index(catalog: Catalog, *, only_ready: bool) -> list[dict[str, str]]:
     rows = [
         (name, number, "READY", "") for name, versions in sorted(catalog.live().items()) for number in sorted(versions)
     ]
+    if not only_ready:
+        rows += [(name, 0, "UNAVAILABLE", "unloaded") for name in catalog.unloaded()]
     for place, reason in catalog.failures.items():
         name, _, number = place.rpartition("/")
         if number.isdecimal() and not only_ready:
             rows.append((name, int(number), "UNAVAILABLE", reason))
     return [
-        {"name": name, "version": str(number), "state": state, "reason": reason}
+        {"name": name, "version": str(number or ""), "state": state, "reason": reason}
         for name, number, state, reason in sorted(rows)
     ]
 

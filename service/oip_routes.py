@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from service import metrics, oip_description
 from service.asking import OIP_LENGTH, answer, aside, body_s, find_by_path, ledger_of, oip_question, read_body
 from service.front import Front
-from service.problems import BadBody, ControlOff, NotReady
+from service.problems import BadBody, NotReady, UnknownVersion
 from service.wire.json_text import read_json
 
 FREE = frozenset({"/v2/health/live", "/v2/health/ready"})
@@ -44,8 +44,6 @@ class OipRoutes:
             Route("/v2/health/live", self._live, methods=["GET"]),
             Route("/v2/health/ready", self._ready, methods=["GET"]),
             Route("/v2/repository/index", self._index, methods=["POST"]),
-            Route("/v2/repository/models/{model}/load", self._control, methods=["POST"]),
-            Route("/v2/repository/models/{model}/unload", self._control, methods=["POST"]),
             Route("/v2/models", self._models, methods=["GET"]),
             Route("/v2/models/stats", self._statistics, methods=["GET"]),
             *(Route(model + end, answer, methods=[method]) for end, answer, method in about_a_model),
@@ -56,7 +54,8 @@ class OipRoutes:
         front, ledger = self._front(), ledger_of(request.scope)
         ledger.is_prediction = True
         settings, length = front.settings, request.headers.get(OIP_LENGTH)
-        version = ledger.version = find_by_path(front, request.path_params)  # unknown: refused before its rows come
+        version = find_by_path(front, request.path_params, ledger.routing_key)  # unknown: refused before its rows come
+        ledger.version = version
         raw = await read_body(request, settings.max_body_bytes, body_s(settings))
         question = await aside(len(raw), lambda: oip_question(settings, version, raw, length))
         return await answer(front, ledger, question)
@@ -80,8 +79,15 @@ class OipRoutes:
 
     async def _model_ready(self, request: Request) -> Response:
         front = self._front()
-        version = find_by_path(front, request.path_params)
-        _check_ready(front)
+        try:
+            version = find_by_path(front, request.path_params)
+        except UnknownVersion as error:
+            reason = front.catalog.failures.get(f"{error.name}/{error.number}")
+            if reason is None:
+                raise
+            raise NotReady(reason) from None
+        if reason := front.cannot_compute():
+            raise NotReady(reason)
         return _json({"name": version.name, "ready": True})
 
     async def _config(self, request: Request) -> Response:
@@ -110,9 +116,6 @@ class OipRoutes:
         if not isinstance(only_ready, bool):
             raise BadBody('the body must be empty or an object; its "ready" must be true or false')
         return _json(oip_description.index(front.catalog, only_ready=only_ready))
-
-    async def _control(self, _: Request) -> Response:
-        raise ControlOff
 
 
 def _json(value: Mapping[str, Any] | list[Any]) -> Response:

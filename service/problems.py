@@ -27,6 +27,7 @@ STATUS: Mapping[str, int] = {
     "unknown_version": 404,
     "unknown_label": 404,
     "method_not_allowed": 405,
+    "bad_change": 409,
     "client_gone": 408,  # counted and logged; nobody is there to read it
     "too_slow": 408,
     "too_large": 413,
@@ -361,12 +362,14 @@ class UnsupportedEncoding(RowcastError):  # noqa: N818
 
 
 class ControlOff(RowcastError):  # noqa: N818
-    """Models are not loaded and unloaded by request: the repository alone says what is live."""
+    """Models are not loaded, unloaded or labelled by request: the repository alone says what is live."""
 
     code = "control_off"
 
     def __str__(self) -> str:
-        return "models are not loaded or unloaded by request here; publish a version, delete its folder or set a label"
+        return (
+            "nothing is changed by request; publish a version or set a label in the repository, or set ROWCAST_CONTROL"
+        )
 
 
 class NotFound(RowcastError):  # noqa: N818

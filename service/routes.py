@@ -32,6 +32,7 @@ from service.asking import (
     read_body,
     whom,
 )
+from service.control_routes import ControlRoutes
 from service.description import describe, example_row
 from service.front import Front
 from service.ledger import Ledger, admit, count, observe, open_ledger, problem_of
@@ -54,7 +55,8 @@ def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
     `front` is called per request, in the process that answers it.
     """
     theirs: list[BaseRoute] = [route for route in app.router.routes if getattr(route, "path", None) not in REPLACED]
-    app.router.routes[:] = [*_Routes(front).all(), *OipRoutes(front).all(), *ScoringRoutes(front).all(), *theirs]
+    ours = [*_Routes(front).all(), *OipRoutes(front).all(), *ScoringRoutes(front).all(), *ControlRoutes(front).all()]
+    app.router.routes[:] = [*ours, *theirs]
     app.router.redirect_slashes = False  # a redirect would be built from the client's Host header
     app.add_exception_handler(HTTPException, _raise_as_problem)
     app.add_exception_handler(RequestValidationError, _raise_as_problem)
@@ -87,14 +89,14 @@ class _Routes:
         ledger.is_prediction = True
         body, wanted = forms.of_request(*form_headers(request))
         if request.path_params:  # an unknown model is refused before its rows are uploaded
-            ledger.version = find(front, request.path_params)
+            ledger.version = find(front, request.path_params, ledger.routing_key)
         raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
         if body.kind == "json":
             asked = await aside(len(raw), lambda: plain.read(read_json(raw)))
-            version = ledger.version = find(front, whom(request.path_params, asked))
+            version = ledger.version = find(front, whom(request.path_params, asked), ledger.routing_key)
             question = await aside(len(raw), lambda: plain_question(front.settings, version, asked))
         else:
-            version = ledger.version = find(front, request.path_params)
+            version = ledger.version = find(front, request.path_params, ledger.routing_key)
             question = await aside(len(raw), lambda: form_question(front.settings, version, body, raw))
         return await answer(front, ledger, question if wanted.kind == "json" else in_form(question, wanted))
 

@@ -18,7 +18,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -109,12 +109,13 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.use_slot(f"api-{server.slot}")
+        process.take_short_turns()
         server.tally.join(server.slot)
         gate = _or_end(lambda: Gate(settings, server.runtime / LIMITS))
         async with (
             litserves(app),
             beating(busy_path(server.api_is_up(server.slot))),
-            open_front(settings, server.worker_sockets, gate, open_session) as front,
+            _open_front(server, settings, gate, open_session) as front,
         ):
             fronts.append(front)
             async with attached(front, settings, tls), answering(server.metrics_listener, app):
@@ -148,6 +149,14 @@ def _or_end(make: Callable[[], _T]) -> _T:
     except BadSettings as error:
         log.error("%s", error)  # noqa: TRY400 - one sentence
         os._exit(process.CANNOT_SERVE)
+
+
+def _open_front(
+    server: "Server", settings: Settings, gate: Gate, open_session: OpenSession | None
+) -> AbstractAsyncContextManager[Front]:
+    return open_front(
+        settings, server.worker_sockets, server.runtime, server.slot, gate=gate, open_session=open_session
+    )
 
 
 class CountOpen:

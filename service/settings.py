@@ -14,6 +14,7 @@ from models.errors import RowcastError, shown
 
 PREFIX = "ROWCAST_"
 PATH = r"^/[!-~]{0,500}$"
+KEEP_VERSIONS = 4
 Count = Annotated[int, Field(ge=1)]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -118,6 +119,12 @@ class Settings(BaseSettings):
         ),
     ] = 10.0
     poll_s: Annotated[Seconds, Field(description="How often the repository is looked at for new versions.")] = 2.0
+    keep_versions: Annotated[
+        Count, Field(description="How many of a model's newest versions are live, beside those that labels name.")
+    ] = KEEP_VERSIONS
+    control: Annotated[
+        bool, Field(description="Whether models are loaded and unloaded, and labels set and removed, by request.")
+    ] = False
 
     api_keys_file: Annotated[
         Path | None, Field(description="TOML file of API keys, read again when it changes; see how-to/securing.md.")

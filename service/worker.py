@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from service.frames import LENGTH, BadFrame, Reply, Request, Status, What, read_
 
 OpenSession = Callable[[Version], Session]
 _MOST_BYTES = 1 << 33  # of one frame; far above what the limits of an API process let through
-_UNUSED_S = 60.0  # how long a version that was deleted is kept for requests that still name it
+_UNUSED_S = 60.0  # how long a version that is live no longer is kept for requests that were given it before
 
 log = logging.getLogger(__name__)
 
@@ -59,31 +59,56 @@ class Engine:
     """The proven sessions of one worker. Its methods may be called from several threads."""
 
     def __init__(
-        self, repository: Repository, open_session: OpenSession, check: Callable[[Version], None] = lambda _: None
+        self,
+        repository: Repository,
+        open_session: OpenSession,
+        check: Callable[[Version], None] = lambda _: None,
+        start_shadow: Callable[[], None] = lambda: None,
     ) -> None:
-        """Hold no session yet. `check` raises BadVersion for what must not even be opened in this process."""
+        """Hold no session yet.
+
+        `check` raises BadVersion for what must not even be opened in this process. `start_shadow` has another process
+        serve what shadows are asked, if there is none.
+        """
         self._repository = repository
         self._open_session = open_session
         self._check = check
+        self._start_shadow = start_shadow
         self._opened: dict[str, _Opened] = {}
         self._opening = threading.Lock()  # one at a time: an opening may take much memory
+        self._retired: set[str] = set()
+        self._looked = time.monotonic()
 
-    def open_all(self) -> None:
-        """Open every version of the repository; those that are refused are logged.
+    def open_all(self, keep: int, unloaded: Collection[str] = ()) -> None:
+        """Open what API processes will ask for: of every model the newest versions, and those that labels name.
+
+        Those that are refused are logged. `unloaded` models are passed over.
 
         Raises:
             NothingToServe: there are versions and all of them are refused.
         """
-        refused = []
+        refused: list[str] = []
         for name in self._repository.names():
-            for number in self._repository.versions(name):
-                try:
-                    self._open(name, number)
-                except BadVersion as error:
-                    log.warning("refused: %s", error)
-                    refused.append(str(error))
+            if name not in unloaded:
+                self._open_newest(name, keep, refused)
         if refused and not self._opened:
             raise NothingToServe(str(self._repository.root), tuple(refused))
+
+    def _open_newest(self, name: str, keep: int, refused: list[str]) -> None:
+        try:
+            labelled = set(self._repository.labels(name).values())
+        except (BadVersion, OSError):  # an API process says so
+            labelled = set()
+        newest = 0
+        for number in reversed(self._repository.versions(name)):
+            if newest >= keep and number not in labelled:
+                continue
+            try:
+                self._open(name, number)
+                newest += 1
+            except BadVersion as error:
+                log.warning("refused: %s", error)
+                refused.append(str(error))
 
     def open(self, key: str) -> _Opened:
         """The session of a version, opened and proven now if it is new.
@@ -92,6 +117,7 @@ class Engine:
             BadVersion: it cannot be trusted, or its folder holds another version by now.
         """
         with self._opening:
+            self._retired.discard(key)
             if key not in self._opened:
                 name, number = key.rpartition("@")[0].rsplit("/", 1)
                 if self._open(name, int(number)) != key:
@@ -132,12 +158,29 @@ class Engine:
             log.warning("%s failed on %d rows: %s", request.key, len(request.matrix), error)
             return Reply(Status.FAILED, sentence=f"the session failed: {type(error).__name__}")
 
-    def forget_deleted(self) -> None:
-        """Drop the sessions of versions whose folder is gone and which nobody asked for in the last minute."""
-        for key, opened in list(self._opened.items()):
-            if not opened.version.folder.exists() and time.monotonic() - opened.used > _UNUSED_S:
-                del self._opened[key]
-                log.info("closed %s, which was deleted", opened.version)
+    def start_shadow(self) -> None:
+        """Have a process that computes shadows."""
+        with self._opening:  # what starts it does one thing at a time
+            self._start_shadow()
+
+    def retire(self, key: str) -> None:
+        """Close a version once nobody has asked it for a minute, unless it is opened again meanwhile."""
+        with self._opening:
+            self._retired.add(key)
+
+    def forget_retired(self) -> None:
+        """Close the sessions of versions that are live no longer and which nobody asked for in the last minute."""
+        now = time.monotonic()
+        with self._opening:
+            if now - self._looked > _UNUSED_S:  # the process that should have said so may have died
+                self._looked = now
+                self._retired |= {key for key, opened in self._opened.items() if not opened.version.folder.exists()}
+            for key in list(self._retired):
+                opened = self._opened.get(key)
+                if opened is None or now - opened.used > _UNUSED_S:
+                    self._opened.pop(key, None)
+                    self._retired.discard(key)
+                    log.info("closed %s", key.rpartition("@")[0])
 
 
 class End:
@@ -189,7 +232,7 @@ def serve(engine: Engine, path: Path, look_every_s: float, end: End) -> None:
                 arguments = (engine, connection, busy, connections, end)
                 threading.Thread(target=_talk, args=arguments, daemon=True).start()
             if not ready:
-                engine.forget_deleted()
+                engine.forget_retired()
     end.close()
 
 
@@ -198,6 +241,12 @@ def _talk(engine: Engine, connection: socket.socket, busy: Busy, connections: se
         with connection, busy.place() as place:
             while frame := _next_frame(connection):
                 request = read_request(frame)
+                if request.what is What.RETIRE:
+                    engine.retire(request.key)
+                    continue
+                if request.what is What.SHADOW:
+                    engine.start_shadow()
+                    continue
                 with place if request.what is What.PREDICT else contextlib.nullcontext():
                     reply = engine.answer(request)
                 connection.sendall(reply_bytes(reply))
@@ -228,6 +277,11 @@ def _fill(connection: socket.socket, buffer: bytearray) -> bool:
             return False
         rest = rest[received:]
     return True
+
+
+def shadow_path(runtime: Path) -> Path:
+    """Where the process that computes shadows listens."""
+    return runtime / "shadow.sock"
 
 
 def socket_path(runtime: Path, worker: int) -> Path:

@@ -10,7 +10,9 @@ import service.settings
 from models.errors import RowcastError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-METRICS = Path(service.__file__).parent / "metrics.py"
+SERVICE = Path(service.__file__).parent
+METRICS = "".join((SERVICE / name).read_text() for name in ("metrics.py", "shadow.py"))
+SHADOW = ("requests", "rows", "equal_rows", "difference", "compute_seconds")
 
 
 def codes():
@@ -32,7 +34,7 @@ def test_every_error_code_stands_in_the_page():
 
 
 def test_every_metric_stands_in_the_page():
-    names = set(re.findall(r'"(rowcast_\w+)"', METRICS.read_text()))
+    names = set(re.findall(r'"(rowcast_\w+)"', METRICS))
     assert len(names) > 10
     names = {name for name in names if not name.endswith(("_sum", "_count"))}  # series of a histogram
     missing = {name for name in names if f"| `{name}` |" not in PAGE and f"| `{name}_total` |" not in PAGE}
@@ -40,7 +42,8 @@ def test_every_metric_stands_in_the_page():
 
 
 def test_the_page_names_nothing_that_is_gone():
-    known = {name.removesuffix("_total") for name in re.findall(r'"(rowcast_\w+)"', METRICS.read_text())}
+    known = {name.removesuffix("_total") for name in re.findall(r'"(rowcast_\w+)"', METRICS)}
+    known |= {f"rowcast_shadow_{name}" for name in SHADOW}
     named = {name.removesuffix("_total") for name in re.findall(r"`(rowcast_\w+)", PAGE)}
     assert named - known == set()
     settings = set(re.findall(r"ROWCAST_[A-Z_]+", PAGE))

@@ -16,6 +16,39 @@ from tests.service import hostile, tiny
 pytestmark = pytest.mark.faults
 
 
+def test_two_hundred_changes_of_labels_and_shares_fail_no_request(start, tmp_path):
+    """Set in the repository and by request, with a canary, a shadow, and another model loaded and unloaded."""
+    root, dice = tmp_path / "routed", random.Random(0)
+    for shift in (1, 2, 3, 4):
+        tiny.publish(root, "line", shift=shift)
+    tiny.publish(root, "coin")
+    repository = Repository(root)
+    repository.set_label("line", "stable", 1)
+    server = start(root, workers=2, api_processes=2, control=True, keep_versions=1)
+    with Load(server, shift=lambda version: version) as load:
+        for _ in range(200):
+            number, share = dice.choice([1, 2, 3, 4]), dice.choice([0.0, 0.05, 0.5, 1.0])
+            change = dice.choice(["stable", "canary", "shadow", "by request", "no canary", "unload", "load"])
+            if change == "stable":
+                repository.set_label("line", "stable", number)
+            elif change == "canary":
+                repository.set_label("line", "canary", number, share=share)
+            elif change == "shadow":
+                repository.set_label("line", "next", number, shadow=share)
+            elif change == "by request":
+                path = f"/v1/models/line/labels/{dice.choice(['stable', 'old'])}"
+                assert server.client.put(path, json={"version": number}).status_code == 200
+            elif change == "no canary":
+                repository.remove_label("line", "canary")
+            else:
+                assert server.client.post(f"/v2/repository/models/coin/{change}").status_code == 200
+            time.sleep(0.05)  # so that looks fall between any two changes
+    print(f"\n200 changes of labels: {load.books}")
+    assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+    assert len(load.books.right) == 4
+    until(lambda: ok_counted(server) == load.books.answered, what="the server counts as the client does")
+
+
 def test_two_hundred_changes_of_versions_fail_no_request(start, tmp_path):
     root, dice = tmp_path / "changing", random.Random(0)
     tiny.publish(root, "line", shift=1)

@@ -33,6 +33,7 @@ class Shelf:
         self.repository = Repository(root)
         self.failures = {}
         self.unreadable = None
+        self.has_shadows = False
         self.versions = {
             name: {number: self.repository.open(name, number) for number in self.repository.versions(name)}
             for name in self.repository.names()
@@ -44,7 +45,10 @@ class Shelf:
     def labels(self, name):
         return self.repository.labels(name)
 
-    def find(self, name, number=None, label=None):
+    def unloaded(self):
+        return frozenset()
+
+    def find(self, name, number=None, label=None, key=None):  # noqa: ARG002 - no shares here
         name = "line" if name is None else name
         if name not in self.versions:
             raise UnknownModel(name, self.versions)
@@ -136,7 +140,7 @@ def limits(tmp_path):
 def front(root, counts, limits):
     assert counts.is_dir()
     settings = SimpleNamespace(
-        max_body_bytes=100_000, max_rows=1000, max_connections=100, deadline_s=5.0, receive_s=5.0
+        max_body_bytes=100_000, max_rows=1000, max_connections=100, deadline_s=5.0, receive_s=5.0, control=False
     )
     return SimpleNamespace(
         settings=settings,
@@ -149,6 +153,7 @@ def front(root, counts, limits):
         open_trace=read_trace,
         observers=[],
         not_ready=lambda: None,
+        cannot_compute=lambda: None,
         open_requests=0,
     )
 

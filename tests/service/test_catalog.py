@@ -1,13 +1,16 @@
 import asyncio
+import hashlib
 import os
 import shutil
 import time
+from collections import Counter
 
 import pytest
 
 from models.repository import Repository
 from service.catalog import Catalog
 from service.problems import NotReady, UnknownLabel, UnknownModel, UnknownVersion
+from service.traffic import points
 from tests.service import tiny
 
 
@@ -205,3 +208,194 @@ def test_a_default_model_that_is_missing_is_said(tmp_path, workers):
 def test_a_stray_folder_is_no_model(tmp_path, look):
     (tmp_path / "my notes (old)/1").mkdir(parents=True)
     assert look().live() == {}
+
+
+# ------------------------------------------------------------------------------------------- labels, shares, shadows
+
+
+def three(root):
+    """line 1, 2 and 3, of which 1 is stable."""
+    for _ in range(3):
+        tiny.publish(root, "line")
+    repository = Repository(root)
+    repository.set_label("line", "stable", 1)
+    return repository
+
+
+def answering(catalog, keys=2000):
+    """How many of so many routing keys each version answers."""
+    return Counter(catalog.find("line", key=f"user-{i}").number for i in range(keys))
+
+
+def test_a_share_of_the_unlabelled_traffic_goes_to_the_canary(tmp_path, look):
+    repository = three(tmp_path)
+    repository.set_label("line", "canary", 2, share=0.05)
+    counted = answering(look())
+    assert counted.keys() == {1, 2}
+    assert 70 < counted[2] < 130  # of 2000, 100 expected, give or take 10 at one standard deviation
+    assert look().find("line", label="stable", key="x").number == 1
+    assert {look().find("line", 3, key=f"{i}").number for i in range(100)} == {3}
+    repository.set_label("line", "canary", 2, share=1)
+    assert answering(look()) == {2: 2000}
+
+
+def test_a_routing_key_stays_where_it_is_while_the_share_grows(tmp_path, look):
+    repository = three(tmp_path)
+
+    def canaries(share):
+        repository.set_label("line", "canary", 2, share=share)
+        return {i for i in range(500) if look().find("line", key=f"user-{i}").number == 2}
+
+    few, some, many = map(canaries, (0.1, 0.3, 0.9))
+    assert few < some < many
+    assert canaries(0.3) == some
+
+
+def test_the_point_of_a_routing_key_is_the_one_that_the_specification_gives():
+    digest = hashlib.sha256(b"line\nuser-7").digest()
+    right = tuple(int.from_bytes(digest[start : start + 8], "big") / 2**64 for start in (0, 8))
+    assert points("line", "user-7") == right
+
+
+def test_two_shares_stand_side_by_side_and_stable_answers_the_rest(tmp_path, look):
+    repository = three(tmp_path)
+    repository.set_label("line", "b", 3, share=0.25)
+    repository.set_label("line", "a", 2, share=0.25)
+    catalog = look()
+    for i in range(200):
+        point, _ = points("line", str(i))
+        assert catalog.find("line", key=str(i)).number == (2 if point < 0.25 else 3 if point < 0.5 else 1)
+
+
+def test_the_share_of_a_label_whose_version_is_not_live_is_answered_by_stable(tmp_path, look, workers):
+    repository = three(tmp_path)
+    repository.set_label("line", "canary", 2, share=0.5)
+    workers.refuse = {"line/2"}
+    assert answering(look(), 100) == {1: 100}
+    with pytest.raises(NotReady, match="label 'canary' of 'line' names version 2, which is not live"):
+        look().find("line", label="canary")
+
+
+def test_a_label_that_is_moved_to_a_bad_version_goes_on_with_the_one_it_had(tmp_path, look, workers):
+    repository = three(tmp_path)
+    look()
+    workers.refuse = {"line/4"}
+    tiny.publish(tmp_path, "line")
+    repository.set_label("line", "stable", 4)
+    assert look().find("line").number == 1
+    assert look().failures["line/labels.json"] == (
+        "line/labels.json: label 'stable' names version 4, which is not live; version 1 goes on"
+    )
+    repository.set_label("line", "stable", 2)
+    assert look().find("line").number == 2
+    assert list(look().failures) == ["line/4"]
+
+
+def test_a_shadow_computes_a_share_of_what_stable_answers(tmp_path, look):
+    repository = three(tmp_path)
+    assert not look().has_shadows
+    repository.set_label("line", "next", 3, shadow=0.25)
+    catalog = look()
+    assert catalog.has_shadows
+    assert answering(catalog, 100) == {1: 100}
+    stable, other = catalog.find("line"), catalog.find("line", 2)
+    seen = [catalog.shadow_of(stable, f"user-{i}") for i in range(1000)]
+    assert {str(version) for version in seen} == {"None", "line/3"}
+    assert 200 < 1000 - seen.count(None) < 300
+    assert catalog.shadow_of(other, "user-1") is None
+    repository.remove_label("line", "next")
+    assert not look().has_shadows
+
+
+# --------------------------------------------------------------------------------------- how many versions are live
+
+
+def test_the_newest_versions_and_those_with_a_label_are_live_and_the_others_are_retired(tmp_path, workers):
+    repository, retired = three(tmp_path), []
+    catalog = Catalog(repository, workers.prove, keep=2, retire=retired.append)
+    asyncio.run(catalog.refresh())
+    assert list(catalog.live()["line"]) == [1, 2, 3]
+    tiny.publish(tmp_path, "line")
+    asyncio.run(catalog.refresh())
+    assert list(catalog.live()["line"]) == [1, 3, 4]
+    assert list(map(str, retired)) == ["line/2"]
+    repository.set_label("line", "stable", 2)  # rolled back to a version that is not open: it is, before it is asked
+    asyncio.run(catalog.refresh())
+    assert list(catalog.live()["line"]) == [2, 3, 4]
+    assert catalog.find("line").number == 2
+
+
+def test_bad_versions_do_not_push_a_good_one_out(tmp_path, workers):
+    three(tmp_path).remove_label("line", "stable")
+    catalog = Catalog(Repository(tmp_path), workers.prove, keep=1)
+    asyncio.run(catalog.refresh())
+    workers.refuse = {"line/4", "line/5"}
+    tiny.publish(tmp_path, "line")
+    tiny.publish(tmp_path, "line")
+    asyncio.run(catalog.refresh())
+    assert catalog.find("line").number == 3
+
+
+def test_a_good_version_is_found_below_a_thousand_bad_ones(tmp_path, workers):
+    tiny.publish(tmp_path, "line")
+    for number in range(2, 1001):
+        tiny_copy(tmp_path, number).rename(tmp_path / f"line/{number}")
+    catalog = Catalog(Repository(tmp_path), workers.prove, keep=1)
+    asyncio.run(catalog.refresh())
+    assert len(catalog.failures) == 999  # each copy is refused, being none of its number
+    assert workers.asked == ["line/1"]
+
+
+def tiny_copy(root, number):
+    folder = root / f"copy-{number}"
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes((root / "line/1/manifest.json").read_bytes())
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------ load and unload
+
+
+def test_an_unloaded_model_is_not_served_until_it_is_loaded_again(tmp_path, workers):
+    tiny.publish(tmp_path, "line")
+    tiny.publish(tmp_path, "coin")
+    unloaded, retired = set(), []
+    catalog = Catalog(Repository(tmp_path), workers.prove, unloaded=lambda: frozenset(unloaded), retire=retired.append)
+    asyncio.run(catalog.refresh())
+    unloaded.add("line")
+    asyncio.run(catalog.refresh())
+    assert list(catalog.live()) == ["coin"]
+    assert list(map(str, retired)) == ["line/1"]
+    tiny.publish(tmp_path, "line")
+    asyncio.run(catalog.refresh())
+    with pytest.raises(NotReady, match="model 'line' was unloaded by request"):
+        catalog.find("line")
+    unloaded.clear()
+    asyncio.run(catalog.refresh())
+    assert catalog.find("line").number == 2
+
+
+def test_a_server_whose_last_model_was_unloaded_is_ready(tmp_path, workers):
+    tiny.publish(tmp_path, "line")
+    catalog = Catalog(Repository(tmp_path), workers.prove, unloaded=lambda: frozenset({"line"}))
+    asyncio.run(catalog.refresh())
+    assert catalog.why_not_ready() is None
+    with pytest.raises(UnknownModel):
+        catalog.find(None)
+
+
+def test_what_was_refused_is_opened_again_when_asked_to_and_what_serves_serves_on(tmp_path, workers):
+    tiny.publish(tmp_path, "line")
+    catalog = Catalog(Repository(tmp_path), workers.prove)
+    asyncio.run(catalog.refresh())
+    workers.refuse = {"line/2"}
+    tiny.publish(tmp_path, "line")
+    asyncio.run(catalog.refresh())
+    before = catalog.find("line")
+    workers.refuse = set()
+    asyncio.run(catalog.refresh("coin"))
+    assert catalog.find("line") is before
+    asyncio.run(catalog.refresh("line"))
+    assert catalog.find("line").number == 2
+    assert catalog.find("line", 1) is before
+    assert catalog.failures == {}

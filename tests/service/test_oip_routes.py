@@ -205,7 +205,7 @@ def test_probes_say_live_and_ready(client):
 
 
 def test_probes_say_why_not(client, front):
-    front.not_ready = lambda: "no inference worker is up; one is being started"
+    front.not_ready = front.cannot_compute = lambda: "no inference worker is up; one is being started"
     for path in ("/v2/health/ready", f"{LINE}/ready"):
         assert "no inference worker" in problem(client.get(path), 503, "not_ready")["error"]
     assert client.get("/v2/health/live").status_code == 200

@@ -52,14 +52,14 @@ class Breaking(Honest):
 
 def test_a_version_is_proven_before_it_answers(root, versions):
     engine = Engine(Repository(root), Honest)
-    engine.open_all()
+    engine.open_all(keep=4)
     answers = engine.run(versions["pair"].key, PAIR_ROW)
     np.testing.assert_array_equal(answers["prediction"], [[7, 3]])
 
 
 def test_when_all_versions_are_refused_the_worker_says_so_in_one_sentence(root):
     with pytest.raises(NothingToServe) as refused:
-        Engine(Repository(root), Lying).open_all()
+        Engine(Repository(root), Lying).open_all(keep=4)
     assert str(refused.value).startswith(f"no version in {root} can be served: coin/1: the proof does not come out")
     assert str(refused.value).endswith("(and 4 more)")
 
@@ -69,14 +69,14 @@ def test_a_bad_version_does_not_stop_the_others(root, tmp_path, versions):
     graph = tmp_path / "published/coin/1/model.onnx"
     graph.write_bytes(graph.read_bytes()[:-1])
     engine = Engine(Repository(tmp_path / "published"), Honest)
-    engine.open_all()
+    engine.open_all(keep=4)
     assert engine.answer(Request(What.PREDICT, versions["pair"].key, PAIR_ROW)).status is Status.OK
     refused = engine.answer(Request(What.OPEN, versions["coin"].key, PAIR_ROW))
     assert (refused.status, refused.sentence.startswith("coin/1: model.onnx is not the file")) == (Status.REFUSED, True)
 
 
 def test_an_empty_repository_opens(tmp_path):
-    Engine(Repository(tmp_path), Honest).open_all()
+    Engine(Repository(tmp_path), Honest).open_all(keep=4)
 
 
 def test_a_version_published_later_is_opened_when_asked_for(root, versions):
@@ -115,16 +115,48 @@ def test_a_row_whose_answer_is_not_finite_leaves_its_batch_mates_alone(root, ver
     np.testing.assert_array_equal(reply.answers["prediction"], [[7, 3], [np.inf, 0], [2, 0]])
 
 
+def test_the_newest_versions_and_those_with_a_label_are_opened_at_the_start(tmp_path):
+    for _ in range(5):
+        tiny.publish(tmp_path, "pair")
+    tiny.publish(tmp_path, "coin")
+    Repository(tmp_path).set_label("pair", "stable", 2)
+    graph = tmp_path / "pair/5/model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    opened = []
+    engine = Engine(Repository(tmp_path), lambda version: opened.append(str(version)) or Honest(version))
+    engine.open_all(keep=2, unloaded={"coin"})
+    assert opened == ["pair/4", "pair/3", "pair/2"]
+
+
+def test_a_retired_version_is_closed_after_a_minute_unless_it_is_opened_again(tmp_path, monkeypatch):
+    one, other = tiny.publish(tmp_path, "pair"), tiny.publish(tmp_path, "pair")
+    opened = []
+    engine = Engine(Repository(tmp_path), lambda version: opened.append(str(version)) or Honest(version))
+    engine.open_all(keep=4)
+    for version in (one, other):
+        engine.retire(version.key)
+    engine.open(one.key)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    engine.forget_retired()
+    del opened[:]
+    engine.run(one.key, PAIR_ROW)
+    assert opened == []
+    engine.run(other.key, PAIR_ROW)
+    assert opened == ["pair/2"]
+
+
 def test_a_deleted_version_is_kept_while_it_is_asked_for_and_then_forgotten(tmp_path, monkeypatch):
     version = tiny.publish(tmp_path, "pair")
     engine = Engine(Repository(tmp_path), Honest)
-    engine.open_all()
+    engine.open_all(keep=4)
     shutil.rmtree(version.folder)
-    engine.forget_deleted()
+    engine.retire(version.key)
+    engine.forget_retired()
     np.testing.assert_array_equal(engine.run(version.key, PAIR_ROW)["prediction"], [[7, 3]])
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 61)
-    engine.forget_deleted()
+    engine.forget_retired()
     with pytest.raises(BadVersion):
         engine.run(version.key, PAIR_ROW)
 

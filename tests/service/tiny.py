@@ -71,8 +71,13 @@ def answer(name: str, matrix: np.ndarray, shift: float = 0.0) -> dict[str, np.nd
     return {"probabilities": likely / likely.sum(axis=1, keepdims=True), "label": scores.argmax(axis=1)}
 
 
-def publish(root: Path, name: str, model: bytes | None = None, shift: float = 0.0) -> Version:
-    """Publish one more version of a model; `model`, if given, instead of its graph, `shift` added to its scores."""
+def publish(
+    root: Path, name: str, model: bytes | None = None, shift: float = 0.0, *, called: str | None = None
+) -> Version:
+    """Publish one more version of a model, `called` otherwise if given.
+
+    `model`, if given, stands instead of its graph; `shift` is added to its scores.
+    """
     schema, classes = SCHEMAS[name], CLASSES[name]
     rows = [ROWS[name], dict.fromkeys(ROWS[name])]
     answers = {output: values.tolist() for output, values in answer(name, schema.encode(rows), shift).items()}
@@ -84,7 +89,7 @@ def publish(root: Path, name: str, model: bytes | None = None, shift: float = 0.
 
     def describe(version: int, files: dict[str, FileDigest]) -> Manifest:
         return Manifest(
-            name=name,
+            name=called or name,
             version=version,
             task=TASKS[name],
             input=schema,
@@ -105,7 +110,7 @@ def publish(root: Path, name: str, model: bytes | None = None, shift: float = 0.
             ),
         )
 
-    return Repository(root).open(name, Repository(root).publish(name, fill))
+    return Repository(root).open(called or name, Repository(root).publish(called or name, fill))
 
 
 def graph(name: str, shift: float = 0.0) -> onnx.ModelProto:
