@@ -24,6 +24,8 @@ from service.description import describe, example_row
 from service.front import Front
 from service.ledger import check_key, count, open_ledger, problem_of
 from service.oip_routes import OipRoutes
+from service.pages import assets
+from service.pages.routes import PageRoutes
 from service.problems import BadBody, MethodNotAllowed, NotFound, NotReady, Refused
 from service.wire import plain
 
@@ -31,7 +33,7 @@ FREE = oip_routes.FREE | {"/health", "/health/live", "/health/ready"}
 """What needs no key: probes."""
 
 REPLACED = frozenset({"/", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
-"""Pages of FastAPI and LitServe that are ours or, because they need a CDN, nobody's."""
+"""Pages of FastAPI and LitServe that are ours, or nobody's because they need a CDN."""
 
 
 def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
@@ -40,7 +42,7 @@ def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
     `front` is called per request, in the process that answers it.
     """
     theirs: list[BaseRoute] = [route for route in app.router.routes if getattr(route, "path", None) not in REPLACED]
-    app.router.routes[:] = [*_Routes(front).all(), *OipRoutes(front).all(), *theirs]
+    app.router.routes[:] = [*_Routes(front).all(), *OipRoutes(front).all(), *PageRoutes(front).all(), *theirs]
     app.router.redirect_slashes = False  # a redirect would be built from the client's Host header
     app.add_exception_handler(HTTPException, _raise_as_problem)
     app.add_exception_handler(RequestValidationError, _raise_as_problem)
@@ -113,7 +115,9 @@ class _Routes:
         paths, needs_key = openapi.prediction_paths(front.catalog), front.settings.api_key is not None
         return _json(await asyncio.to_thread(openapi.document, paths, needs_key=needs_key))
 
-    async def _index(self, _: Request) -> Response:
+    async def _index(self, request: Request) -> Response:
+        if assets.wants_page(self._front().settings, dict(request.scope["headers"])):
+            return assets.answer(assets.PAGES["/"], request)
         return _json(
             {
                 "name": "rowcast",
@@ -177,8 +181,9 @@ class Edge:
 
         problem: RowcastError | None = None
         try:
-            if scope["path"] not in FREE:
-                check_key(self._front(), headers)
+            front = self._front()
+            if scope["path"] not in FREE and not assets.is_free(front.settings, scope["path"], headers):
+                check_key(front, headers)
             await self._app(scope, receive, send_with_id)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
             problem = problem_of(error, ledger, scope["path"])

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     api_key: Annotated[
         SecretStr | None, Field(min_length=8, description="If set, every request but a health probe must carry it.")
     ] = None
+    page: Annotated[bool, Field(description="The web page at / and /docs.")] = True
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="The least important lines that are logged.")
     ] = "info"

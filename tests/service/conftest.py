@@ -112,7 +112,9 @@ def counts(tmp_path, monkeypatch):
 def front(root, counts):
     assert counts.is_dir()
     return SimpleNamespace(
-        settings=SimpleNamespace(max_body_bytes=100_000, max_rows=1000, deadline_s=5.0, api_key=None),
+        settings=SimpleNamespace(
+            max_body_bytes=100_000, max_rows=1000, deadline_s=5.0, api_key=None, page=True, default_model=None
+        ),
         catalog=Shelf(root),
         coalescer=Answering(),
         metrics=metrics.Metrics(),

@@ -7,6 +7,7 @@ coin     classes false and true, by the sign of x
 Missing counts as 0.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def answer(name: str, matrix: np.ndarray, shift: float = 0.0) -> dict[str, np.nd
     return {"probabilities": likely / likely.sum(axis=1, keepdims=True), "label": scores.argmax(axis=1)}
 
 
-def publish(root: Path, name: str, model: bytes | None = None, shift: float = 0.0) -> Version:
+def publish(
+    root: Path, name: str, model: bytes | None = None, shift: float = 0.0, report: Mapping[str, bytes] | None = None
+) -> Version:
     """Publish one more version of a model; `model`, if given, instead of its graph, `shift` added to its scores."""
     schema, classes = SCHEMAS[name], CLASSES[name]
     rows = [ROWS[name], dict.fromkeys(ROWS[name])]
@@ -80,6 +83,9 @@ def publish(root: Path, name: str, model: bytes | None = None, shift: float = 0.
     def fill(draft: Path) -> Any:
         (draft / "model.onnx").write_bytes(model or graph(name, shift).SerializeToString())
         (draft / "proof.json").write_bytes(Proof(rows=rows, answers=answers).to_json())
+        for file, content in (report or {}).items():
+            (draft / "report").mkdir(exist_ok=True)
+            (draft / "report" / file).write_bytes(content)
         return describe
 
     def describe(version: int, files: dict[str, FileDigest]) -> Manifest:
