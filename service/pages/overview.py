@@ -6,7 +6,7 @@ from models.manifest import Manifest
 from models.repository import LABELS
 from service.catalog import Catalog
 from service.front import Front
-from service.problems import NotReady
+from service.problems import NotReady, UnknownModel
 
 _PARTS = ("test", "validation", "train")  # what says most about new rows comes first
 
@@ -28,10 +28,10 @@ def overview(front: Front) -> dict[str, Any]:
 
 def _model(catalog: Catalog, name: str, refused: dict[str, str]) -> dict[str, Any]:
     live = catalog.live().get(name, {})
-    numbers = sorted({*live, *(int(what) for what in refused if what != LABELS)})
+    numbers = sorted({*live, *(int(what) for what in refused if what.isdecimal())})
     try:
         answering = catalog.find(name)
-    except NotReady:  # none is live, or not the one labelled stable
+    except (NotReady, UnknownModel):  # none is live, or not the one labelled stable
         answering = None
     return {
         "name": name,

@@ -26,7 +26,7 @@ export async function showModels(view, signal) {
   async function refresh() {
     const all = await json("page/overview", { signal });
     say(all.not_ready);
-    search.hidden = all.models.length < 6;
+    search.hidden = all.models.length < 4;
     const text = JSON.stringify(all);
     if (text === shown) return; // what is focused stays focused
     shown = text;
