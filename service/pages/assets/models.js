@@ -66,7 +66,7 @@ function rowOf(model, isStandard) {
   const found = [model.name, ...(model.targets ?? [])].join("\n").toLowerCase();
   const predicts = model.targets
     ? [model.targets.slice(0, 4).map((target, place) => [place ? ", " : "", name(target)]), model.targets.length > 4 && ` and ${model.targets.length - 4} more`,
-      el("span", { class: "quiet" }, ` ${model.classes === null ? "number" : show.count(model.classes, "class", "classes")}`)]
+      el("span", { class: "quiet" }, ` ${model.classes === null ? (model.targets.length === 1 ? "number" : "numbers") : show.count(model.classes, "class", "classes")}`)]
     : el("span", { class: "quiet" }, "nothing now");
   const reasons = [
     ...model.versions.filter((version) => version.reason).map((version) => version.reason),

@@ -17,6 +17,7 @@ export function sweepOf(about, predict, set) {
   const first = choice("Vary", features.map((feature) => feature.name), update);
   const second = choice("and", ["nothing else", ...features.map((feature) => feature.name)], update);
   const of = choice(classes ? "Show" : "Target", classes ? ["likeliest class", ...answers] : answers, update);
+  second.element.hidden = features.length === 1;
   first.select.value = String(Math.max(0, features.findIndex(({ kind }) => kind === "number")));
   const isPlane = features.length === 2 && features.every(({ kind }) => kind === "number");
   second.select.value = isPlane ? "2" : "0";

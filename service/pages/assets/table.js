@@ -15,8 +15,8 @@ export function tablePanel(about, predict, signal) {
   const drop = el("div", { class: "drop", dragover: (event) => { event.preventDefault(); drop.classList.add("over"); }, dragleave: () => drop.classList.remove("over"),
     drop: (event) => { event.preventDefault(); drop.classList.remove("over"); if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]); } },
     el("label", { for: id }, "Choose a CSV file, or drop one here"), input);
-  const needed = el("p", { class: "quiet" }, "Columns by their names, in any order; others are kept as they are. An empty cell is a missing value: ",
-    about.features.map((feature, place) => [place ? ", " : "", name(feature.name)]), ".");
+  const needed = el("p", { class: "quiet" }, "Columns, in any order: ",
+    about.features.map((feature, place) => [place ? ", " : "", name(feature.name)]), ". Others are kept as they are. An empty cell is a missing value.");
   let running = null;
 
   async function take(file) {
