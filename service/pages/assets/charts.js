@@ -7,16 +7,18 @@ const LEFT = 58, RIGHT = 14, TOP = 12, BOTTOM = 44;
 const COLOURS = 7;
 
 // axis: { label, values, isOrdered, text(value) }; `values` are numbers where it is ordered, else names.
-// series: [{ label, values }]; marker: the place on the axis, a number between 0 and values.length - 1, or null.
-export function lineChart({ axis, series, label, range, marker, pick }) {
+// series: [{ label, values }]; band: [low, high] at each place, or nothing; marker: the place on the axis, a number between 0 and values.length - 1, or null.
+export function lineChart({ axis, series, label, range, band = [], marker, pick }) {
   return chart((width) => {
     const height = 280;
     const across = scaleOf(axis, LEFT, width - RIGHT);
-    const [low, high] = range ?? reach(series.flatMap(({ values }) => values));
+    const [low, high] = range ?? reach([...series.flatMap(({ values }) => values), ...band.flat()]);
     const up = (value) => height - BOTTOM - ((height - BOTTOM - TOP) * (value - low)) / (high - low || 1);
     const cursor = svg("g", { class: "cursor" });
     const drawing = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${label} over ${axis.label}` },
       gridOf(ticks(low, high, 5), up, width), axisOf(axis, across, width, height), titles(label, axis.label, width, height),
+      band.length > 0 && (axis.isOrdered ? svg("path", { class: "band s0", d: `${pathOf(band.map(([, top]) => top), across.at, up)}L${pathOf(band.map(([end]) => end).reverse(), (place) => across.at(band.length - 1 - place), up).slice(1)}Z` })
+        : band.map(([end, top], at) => svg("line", { class: "band s0", x1: across.at(at), x2: across.at(at), y1: up(end), y2: up(top) }))),
       series.map(({ values }, place) => svg("g", { class: `series s${place % COLOURS}` },
         axis.isOrdered ? svg("path", { d: pathOf(values, across.at, up) })
           : values.map((value, at) => svg("circle", { cx: across.at(at), cy: up(value), r: 4.5 })))),
@@ -26,7 +28,7 @@ export function lineChart({ axis, series, label, range, marker, pick }) {
       cursor.replaceChildren(
         svg("line", { x1: across.at(at), x2: across.at(at), y1: TOP, y2: height - BOTTOM }),
         ...series.map(({ values }, place) => svg("circle", { class: `s${place % COLOURS}`, cx: across.at(at), cy: up(values[at]), r: 4 })));
-      return [axis.text(axis.values[at]), ...series.map(({ label: of, values }) => `${series.length > 1 ? `${of}: ` : ""}${range ? show.share(values[at]) : show.number(values[at])}`)].join("   ");
+      return [axis.text(axis.values[at]), ...series.map(({ label: of, values }) => `${series.length > 1 ? `${of}: ` : ""}${range ? show.share(values[at]) : show.number(values[at])}`), ...(band[at] ? [`(${show.number(band[at][0])} to ${show.number(band[at][1])})`] : [])].join("   ");
     }
     return { drawing, point, places: [axis.values.length, 1], nearest: (x) => [across.nearest(x), 0], pick: (at) => pick(axis.values[at]), clear: () => cursor.replaceChildren() };
   }, series.length > 1 && legend(series.map(({ label: of }, place) => [`s${place % COLOURS}`, of])));

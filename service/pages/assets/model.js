@@ -9,6 +9,7 @@ import { snippetPanel } from "./snippets.js";
 import { sweepOf } from "./sweep.js";
 import { tablePanel } from "./table.js";
 import { watchTraffic } from "./traffic.js";
+import { whyPanel } from "./why.js";
 import * as show from "./show.js";
 
 const WAIT_MS = 90; // after a key, before it predicts
@@ -20,8 +21,12 @@ export async function showModel(view, signal, model, kind, which, tab) {
   document.title = `${about.name} – Rowcast`;
   say(all.not_ready);
   const traffic = watchTraffic(signal, { model: about.name, version: about.version });
-  const predict = (rows, mine) => json(`${path}:predict`, {
-    body: { instances: rows.map((row) => (row instanceof Map ? about.features.map((feature) => row.get(feature.name)) : row)) }, signal: mine,
+  const predict = (rows, mine, level) => json(`${path}:predict`, {
+    body: {
+      instances: rows.map((row) => (row instanceof Map ? about.features.map((feature) => row.get(feature.name)) : row)),
+      ...(level ? { parameters: { interval: level } } : {}),
+    },
+    signal: mine,
   });
   view.replaceChildren(
     headOf(about, all, named),
@@ -52,7 +57,9 @@ function headOf(about, all, named) {
     el("div", { class: "head" }, el("h1", {}, name(about.name), el("span", { class: "chip on" }, `version ${about.version}`)),
       el("span", { class: "choice" }, el("label", { for: id }, "Version"), select)),
     el("p", { class: "about" }, "Predicts ", predicts, among, ` from ${show.count(about.features.length, "feature")}`, scoresOf(about)),
-    reasons.map((reason) => el("p", { class: "problem" }, name(reason))));
+    reasons.map((reason) => el("p", { class: "problem" }, name(reason))),
+    about.warnings?.length > 0 && el("details", { class: "warnings" }, el("summary", {}, show.count(about.warnings.length, "thing"), " to look at before relying on it"),
+      el("ul", {}, about.warnings.map((warning) => el("li", {}, name(warning))))));
 }
 
 function scoresOf({ scores }) {
@@ -97,8 +104,10 @@ function predictPage(about, path, predict, signal) {
   const result = el("div", { class: "answer", "aria-live": "polite" }, el("p", { class: "quiet" }, "…"));
   const took = el("span", { class: "quiet" });
   const form = formOf(about.features, about.example, changed);
-  const sweep = sweepOf(about, predict, form.set);
+  const sure = levelOf(about, () => ask());
+  const sweep = sweepOf(about, (rows, mine) => predict(rows, mine, about.classes ? null : sure.level()), form.set);
   const snippets = snippetPanel(`${path}:predict`);
+  const why = whyPanel(about, path, signal);
   const soon = later(() => ask(), WAIT_MS);
   let running = null;
 
@@ -114,11 +123,12 @@ function predictPage(about, path, predict, signal) {
       return;
     }
     snippets.show(row);
+    why?.show(row);
     running = new AbortController();
     const mine = AbortSignal.any([signal, running.signal]);
     const started = performance.now();
     try {
-      const answer = await predict([row], mine);
+      const answer = await predict([row], mine, sure.level());
       took.textContent = `answered in ${show.seconds((performance.now() - started) / 1000)}`;
       result.replaceChildren(resultOf(about, answer));
       result.classList.remove("old");
@@ -134,18 +144,38 @@ function predictPage(about, path, predict, signal) {
   return el("div", { class: "predict" },
     el("section", { class: "panel row-panel" }, el("h2", {}, "One row"), form.element),
     el("div", { class: "results" },
-      el("section", { class: "panel answer-panel" }, el("div", { class: "panel-head" }, el("h2", {}, "Prediction"), took), result),
-      sweep.element, snippets.element));
+      el("section", { class: "panel answer-panel" }, el("div", { class: "panel-head" }, el("h2", {}, "Prediction"), took, sure.element), result),
+      why?.element, sweep.element, snippets.element));
+}
+
+// How sure the answer shall be, of the levels that the version was calibrated for.
+function levelOf(about, changed) {
+  const levels = about.intervals?.levels ?? [];
+  if (levels.length === 0) return { element: null, level: () => null };
+  const id = fresh("level");
+  const select = el("select", { id, change: changed }, levels.map((level) => el("option", { value: level, selected: level === 0.9 }, show.share(level))));
+  return { element: el("span", { class: "choice" }, el("label", { for: id }, about.classes ? "Classes sure to" : "Interval of"), select), level: () => Number(select.value) };
 }
 
 // ------------------------------------------------------------------------------------------------ the features
 
 function featurePanel(about) {
-  const heads = ["Feature", "Kind", "Values in training", "Missing"];
+  const importances = new Map((about.importances ?? []).map((one) => [one.feature, one]));
+  const most = Math.max(...[...importances.values()].map(({ value }) => value), 1e-12);
+  const heads = ["Feature", "Kind", "Values in training", "Missing", ...(importances.size ? ["Importance"] : [])];
   return el("section", { class: "panel" }, el("h2", {}, show.count(about.features.length, "feature")),
     el("div", { class: "wide" }, el("table", { class: "features" },
       el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col", class: head === "Missing" ? "number" : "" }, head)))),
-      el("tbody", {}, about.features.map((feature) => el("tr", {}, el("th", { scope: "row" }, name(feature.name)), el("td", {}, feature.kind), el("td", {}, valuesOf(feature)), el("td", { class: "number" }, show.share(feature.missing_share))))))));
+      el("tbody", {}, about.features.map((feature) => el("tr", {}, el("th", { scope: "row" }, name(feature.name)), el("td", {}, feature.kind), el("td", {}, valuesOf(feature)), el("td", { class: "number" }, show.share(feature.missing_share)),
+        importances.size > 0 && el("td", { class: "importance" }, importanceOf(importances.get(feature.name), most))))))),
+    importances.size > 0 && el("p", { class: "quiet" }, `Importance: ${about.classes ? "what is added to the log loss" : "what is lost of R²"} when the feature's values are shuffled among the rows.`));
+}
+
+function importanceOf(one, most) {
+  if (!one) return "–";
+  const filled = el("span");
+  filled.style.inlineSize = `${Math.max(0, 100 * one.value) / most}%`;
+  return [el("span", { class: "bar", "aria-hidden": "true" }, filled), el("span", { title: `${show.number(one.low)} to ${show.number(one.high)}` }, show.number(one.value))];
 }
 
 function valuesOf(feature) {

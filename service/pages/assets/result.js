@@ -18,13 +18,12 @@ function numbers({ targets }, answer) {
     ]));
 }
 
-// The interval that goes with a number, where the server gives one: [lowest, highest] for each target.
+// The interval that goes with a number, where it was asked for: [lowest, highest], or one such for each target.
 function rangeOf(answer, place) {
   const ends = answer.intervals?.[0];
-  const [low, high] = (Array.isArray(ends?.[0]) ? ends[place] : ends) ?? [];
-  if (typeof low !== "number" || typeof high !== "number") return null;
-  const coverage = answer.coverage ? ` in ${show.share(answer.coverage)} of cases` : "";
-  return el("span", { class: "quiet range" }, `${show.number(low)} to ${show.number(high)}${coverage}`);
+  if (!ends) return null;
+  const [low, high] = Array.isArray(ends[0]) ? ends[place] : ends;
+  return el("span", { class: "quiet range" }, `${show.number(low)} to ${show.number(high)}`);
 }
 
 function classes(answer) {
@@ -38,6 +37,7 @@ function classes(answer) {
         el("th", { scope: "row" }, name(label)),
         el("td", { class: "bar", "aria-hidden": "true" }, bar(probability)),
         el("td", { class: "number" }, show.share(probability)))))),
+    answer.prediction_sets && el("p", { class: "quiet" }, answer.prediction_sets[0].length ? ["It is one of: ", answer.prediction_sets[0].map((label, place) => [place ? ", " : "", name(label)])] : "No class is likely enough: the row is unlike what training saw."),
     rest.length > 0 && el("p", { class: "quiet" }, `${show.count(rest.length, "other class", "other classes")}: ${show.share(rest.reduce((sum, one) => sum + one.probability, 0))} together`));
 }
 

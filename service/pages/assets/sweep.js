@@ -61,7 +61,8 @@ export function sweepOf(about, predict, set) {
 
   function targetLines(answer) {
     const place = Number(of.select.value);
-    return { series: [{ label: targets[place], values: answer.predictions.map((value) => [value].flat()[place]) }], label: targets[place], range: null };
+    const ends = (answer.intervals ?? []).map((both) => (Array.isArray(both[0]) ? both[place] : both));
+    return { series: [{ label: targets[place], values: answer.predictions.map((value) => [value].flat()[place]) }], label: targets[place], range: null, band: ends };
   }
 
   async function plane(x, y, signal) {
