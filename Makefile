@@ -55,6 +55,10 @@ coverage: $(VENV)/.dev  ## Which branches the tests never take
 test-faults: $(VENV)/.dev  ## Kill, stop and corrupt what serves, under load, for minutes (FAULT_S=60 for each, not 20)
 	$(TEST_ENV) $(BIN)/python -m pytest -m faults -s tests/faults
 
+screenshots: $(VENV)/.dev  ## Take the pictures of the web page anew, docs/images (needs chromium)
+	$(BIN)/python -m training --unpublished penguins rings auto_mpg
+	$(BIN)/python -m tests.browser.screenshots docs/images
+
 test-container: $(VENV)/.dev  ## Build both images and run them (needs podman, runc and debootstrap)
 	$(BIN)/python -m pytest -m container tests/container
 
@@ -94,5 +98,5 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet -c requirements.lock --group dev
 	@touch $@
 
-.PHONY: help serve train reproduce bench check lint types imports test test-fast coverage test-faults test-container \
-        setup lock clean
+.PHONY: help serve train reproduce bench check lint types imports test test-fast coverage test-faults screenshots \
+        test-container setup lock clean

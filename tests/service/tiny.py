@@ -73,7 +73,7 @@ def answer(name: str, matrix: np.ndarray, shift: float = 0.0) -> dict[str, np.nd
 
 
 def publish(
-    root: Path, name: str, model: bytes | None = None, shift: float = 0.0, report: Mapping[str, bytes] | None = None
+    root: Path, name: str, model: bytes | None = None, shift: float = 0.0, *, report: Mapping[str, bytes] | None = None
 ) -> Version:
     """Publish one more version of a model; `model`, if given, instead of its graph, `shift` added to its scores."""
     schema, classes = SCHEMAS[name], CLASSES[name]

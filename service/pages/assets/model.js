@@ -153,8 +153,8 @@ function levelOf(about, changed) {
   const levels = about.intervals?.levels ?? [];
   if (levels.length === 0) return { element: null, level: () => null };
   const id = fresh("level");
-  const select = el("select", { id, change: changed }, levels.map((level) => el("option", { value: level, selected: level === 0.9 }, show.share(level))));
-  return { element: el("span", { class: "choice" }, el("label", { for: id }, about.classes ? "Classes sure to" : "Interval of"), select), level: () => Number(select.value) };
+  const select = el("select", { id, change: changed }, levels.map((level) => el("option", { value: level, selected: level === 0.9 }, `${Number((100 * level).toFixed(2))} %`)));
+  return { element: el("span", { class: "choice" }, el("label", { for: id }, about.classes ? "Sure to" : "Interval of"), select), level: () => Number(select.value) };
 }
 
 // ------------------------------------------------------------------------------------------------ the features
@@ -175,7 +175,7 @@ function importanceOf(one, most) {
   if (!one) return "–";
   const filled = el("span");
   filled.style.inlineSize = `${Math.max(0, 100 * one.value) / most}%`;
-  return [el("span", { class: "bar", "aria-hidden": "true" }, filled), el("span", { title: `${show.number(one.low)} to ${show.number(one.high)}` }, show.number(one.value))];
+  return [el("span", { class: "bar", "aria-hidden": "true" }, filled), el("span", { title: `${show.brief(one.low)} to ${show.brief(one.high)}` }, show.brief(one.value))];
 }
 
 function valuesOf(feature) {

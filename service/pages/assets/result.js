@@ -37,7 +37,7 @@ function classes(answer) {
         el("th", { scope: "row" }, name(label)),
         el("td", { class: "bar", "aria-hidden": "true" }, bar(probability)),
         el("td", { class: "number" }, show.share(probability)))))),
-    answer.prediction_sets && el("p", { class: "quiet" }, answer.prediction_sets[0].length ? ["It is one of: ", answer.prediction_sets[0].map((label, place) => [place ? ", " : "", name(label)])] : "No class is likely enough: the row is unlike what training saw."),
+    answer.prediction_sets && el("p", { class: "quiet" }, answer.prediction_sets[0].length ? [`Among these, sure to ${Number((100 * answer.interval).toFixed(2))} %: `, answer.prediction_sets[0].map((label, place) => [place ? ", " : "", name(label)])] : "No class is likely enough: the row is unlike what training saw."),
     rest.length > 0 && el("p", { class: "quiet" }, `${show.count(rest.length, "other class", "other classes")}: ${show.share(rest.reduce((sum, one) => sum + one.probability, 0))} together`));
 }
 

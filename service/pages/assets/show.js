@@ -9,6 +9,11 @@ export function number(value) {
   return String(Number(value.toPrecision(5)));
 }
 
+// A number with three digits that count.
+export function brief(value) {
+  return number(Number(value.toPrecision(3)));
+}
+
 export function share(value) {
   const percent = 100 * value;
   return `${percent >= 99.95 || percent === 0 ? percent.toFixed(0) : percent < 0.1 ? "<0.1" : percent.toFixed(1)} %`;

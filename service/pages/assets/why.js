@@ -46,7 +46,7 @@ function chartOf([what, { answer, base, values }], method) {
     el("tbody", {}, bars.map(([feature, value]) => el("tr", {},
       el("th", { scope: "row" }, name(feature)),
       el("td", { class: "adds", "aria-hidden": "true" }, bar(value / most)),
-      el("td", { class: "number" }, `${value >= 0 ? "+" : "−"}${show.number(Math.abs(value))}`)))));
+      el("td", { class: "number" }, `${value >= 0 ? "+" : "−"}${show.brief(Math.abs(value))}`)))));
 }
 
 function bar(share) {
