@@ -50,7 +50,8 @@ h3 { font-size: 1rem; margin: 1.5rem 0 0.5rem; } p { margin: 0.5rem 0; max-width
 .facts small { font-size: 0.85rem; font-weight: 400; color: var(--quiet); }
 table { border-collapse: collapse; font-size: 0.9rem; } .wide { overflow-x: auto; margin: 0.5rem 0; }
 th, td { padding: 0.25rem 1.25rem 0.25rem 0; text-align: left; vertical-align: top; }
-th { border-bottom: 1px solid var(--line); font-weight: 500; color: var(--quiet); white-space: nowrap; }
+th { border-bottom: 1px solid var(--line); font-weight: 500; color: var(--quiet); vertical-align: bottom; }
+td { overflow-wrap: break-word; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 tr.network td { font-weight: 650; border-top: 1px solid var(--line); }
 .plots { display: flex; flex-wrap: wrap; gap: 1.5rem 2rem; align-items: flex-start; }
@@ -58,7 +59,8 @@ figure { margin: 0.5rem 0; max-width: 100%; overflow-x: auto; break-inside: avoi
 figure svg { display: block; max-width: 100%; height: auto; } figcaption { color: var(--quiet);
   font-size: 0.9rem; contain: inline-size; }
 pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: 0.8rem; }
-@media print { figure svg { min-width: 0 !important; }
+@media print { figure svg { min-width: 0 !important; } .wide { overflow: visible; }
+  table { font-size: 8.5pt; } th, td { padding-right: 0.75rem; }
   body { max-width: none; margin: 0; font-size: 10.5pt; } pre { white-space: pre-wrap; }
   h2, h3 { break-after: avoid; } tr { break-inside: avoid; } }
 """
@@ -135,8 +137,12 @@ def _score_table(scores: dict[Part, Scores]) -> str:
             kind = ' class="network"' if number == 0 else ""
             cells = "".join(f'<td class="number">{_figure(values.get(metric))}</td>' for metric in metrics)
             rows.append(f"<tr{kind}><td>{_escaped(label)}</td><td>{_escaped(name)}</td>{cells}</tr>")
-    header = "".join(f'<th class="number">{_escaped(metric)}</th>' for metric in metrics)
+    header = "".join(f'<th class="number">{_escaped(_spaced(metric))}</th>' for metric in metrics)
     return _table(f"<th>part</th><th>answers of</th>{header}", rows)
+
+
+def _spaced(metric: str) -> str:
+    return metric.replace("_", " ")  # so that a heading may have two lines
 
 
 def _calibration(fitted: "Fitted") -> str:
