@@ -217,7 +217,7 @@ def test_a_table_comes_back_with_its_predictions(tab):
     page = tab.open("/#/models/flowers?tab=table")
     lines = [["seen", "note", "width", "length", "color", "wild"]]
     lines += [["2024-05-31", 'a "note", and\nmore', str(row % 7), "3.5", "red", "true"] for row in range(4500)]
-    lines.append(["", "", "", "", "", ""])
+    lines.append(["null", "", "NA", "", "", ""])
     text = io.StringIO()
     csv.writer(text).writerows(lines)
 
@@ -234,6 +234,13 @@ def test_a_table_comes_back_with_its_predictions(tab):
     assert [line[6] for line in got[1:8]] == ["tulip"] * 4 + ["rose"] * 3
     assert got[-1][6] == "daisy"
     assert float(got[1][7]) + float(got[1][8]) + float(got[1][9]) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_row_of_one_missing_value_is_a_row(tab):
+    page = tab.open("/#/models/line?tab=table")
+    upload(page, 'x;note\n1;a\n"";b\n')
+    expect(page.get_by_text("2 rows answered.")).to_be_visible()
+    expect(page.locator("td.predicted")).to_have_text(["3", "1"])
 
 
 @pytest.mark.parametrize(

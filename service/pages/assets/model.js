@@ -23,7 +23,7 @@ export async function showModel(view, signal, model, kind, which, tab) {
   const traffic = watchTraffic(signal, { model: about.name, version: about.version });
   const predict = (rows, mine, level) => json(`${path}:predict`, {
     body: {
-      instances: rows.map((row) => (row instanceof Map ? about.features.map((feature) => row.get(feature.name)) : row)),
+      instances: rows.map((row) => about.features.map((feature) => row.get(feature.name))),
       ...(level ? { parameters: { interval: level } } : {}),
     },
     signal: mine,
@@ -33,7 +33,7 @@ export async function showModel(view, signal, model, kind, which, tab) {
     traffic.element,
     tabsOf(`./#/models/${model}${named}`, tab, [
       ["predict", "Predict", () => predictPage(about, path, predict, signal)],
-      ["table", "Table", () => tablePanel(about, predict, signal)],
+      ["table", "Table", () => tablePanel(about, path, signal)],
       ["features", "Features", () => featurePanel(about)],
       ["card", "Card", () => cardPanel(path, signal)],
     ]));

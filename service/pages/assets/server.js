@@ -19,11 +19,11 @@ export async function read(path, options = {}) {
   return (await ask(path, options)).text();
 }
 
-// The JSON at a path; with `body`, what is answered to it.
-export async function json(path, { body, signal } = {}) {
+// The JSON at a path; with `body`, what is answered to it, or to the text of another type.
+export async function json(path, { body, text, type = "application/json", signal } = {}) {
   const options = { signal };
-  if (body !== undefined) {
-    Object.assign(options, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+  if (body !== undefined || text !== undefined) {
+    Object.assign(options, { method: "POST", body: text ?? JSON.stringify(body), headers: { "content-type": type, accept: "application/json" } });
   }
   return (await ask(path, options)).json();
 }

@@ -1,13 +1,15 @@
-// A whole table: a CSV file in, the same rows with their predictions out. Its rows go to the server some at a time.
+// A whole table: a CSV file in, the same rows with their predictions out. The page takes the columns of the features out
+// of it; what a cell means is for the server to say, which gets some rows at a time.
 
 import { el, fresh, name } from "./dom.js";
+import { json } from "./server.js";
 import * as show from "./show.js";
 
 const ROWS_AT_ONCE = 2000;
 const PREVIEW = 10;
 const MOST_TRIES = 5;
 
-export function tablePanel(about, predict, signal) {
+export function tablePanel(about, path, signal) {
   const id = fresh("file");
   const said = el("p", { class: "said-of-table", role: "status" });
   const out = el("div");
@@ -16,7 +18,7 @@ export function tablePanel(about, predict, signal) {
     drop: (event) => { event.preventDefault(); drop.classList.remove("over"); if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]); } },
     el("label", { for: id }, "Choose a CSV file, or drop one here"), input);
   const needed = el("p", { class: "quiet" }, "Columns, in any order: ",
-    about.features.map((feature, place) => [place ? ", " : "", name(feature.name)]), ". Others are kept as they are. An empty cell is a missing value.");
+    about.features.map((feature, place) => [place ? ", " : "", name(feature.name)]), ". Others are kept as they are. Empty cells, NA and null are missing values.");
   let running = null;
 
   async function take(file) {
@@ -32,8 +34,9 @@ export function tablePanel(about, predict, signal) {
       out.replaceChildren(bar);
       const answers = [];
       for (let start = 0; start < table.rows.length; start += ROWS_AT_ONCE) {
-        const rows = table.rows.slice(start, start + ROWS_AT_ONCE).map((cells) => columns.map(({ place, value }) => value(cells[place])));
-        answers.push(...linesOf(about, await patiently(() => predict(rows, mine), mine, start)));
+        const rows = table.rows.slice(start, start + ROWS_AT_ONCE).map((cells) => columns.map((place) => cells[place]));
+        const asked = { text: sentOf(rows), type: "text/csv; header=absent", signal: mine };
+        answers.push(...linesOf(about, await patiently(() => json(`${path}:predict`, asked), mine, start)));
         bar.value = answers.length;
         said.textContent = `${answers.length.toLocaleString("en")} of ${show.count(table.rows.length, "row")}`;
       }
@@ -74,23 +77,21 @@ async function patiently(act, signal, start) {
   }
 }
 
-// Which column holds which feature, and how its cells are read; what is no value is sent as it is, for the server to say.
+// Which column holds which feature.
 function columnsOf(features, header) {
   const missing = features.filter((feature) => !header.includes(feature.name));
   if (missing.length) {
     throw new Error(`The file has no column ${missing.slice(0, 5).map((feature) => `'${feature.name}'`).join(", ")}${missing.length > 5 ? ` and ${missing.length - 5} more` : ""}; it has ${header.slice(0, 8).map((head) => `'${head}'`).join(", ")}${header.length > 8 ? ", …" : ""}`);
   }
-  return features.map((feature) => ({ place: header.indexOf(feature.name), value: READ[feature.kind] }));
+  return features.map((feature) => header.indexOf(feature.name));
 }
 
-const TRUE = /^(true|1)$/i, FALSE = /^(false|0)$/i;
-const NUMBER = /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i;
-const READ = {
-  number: (cell) => (cell.trim() === "" ? null : NUMBER.test(cell) ? Number(cell) : cell),
-  category: (cell) => (cell === "" ? null : cell),
-  boolean: (cell) => (cell.trim() === "" ? null : TRUE.test(cell.trim()) ? true : FALSE.test(cell.trim()) ? false : cell),
-  datetime: (cell) => (cell.trim() === "" ? null : cell.trim()),
-};
+const NUMBER = /^-?\d+(\.\d+)?(e[+-]?\d+)?$/;
+
+// The cells of some rows, each quoted: a line of one empty cell is a row, too.
+function sentOf(rows) {
+  return rows.map((cells) => cells.map((cell) => `"${cell.replaceAll('"', '""')}"`).join(",")).join("\n");
+}
 
 function headsOf({ targets, classes }, taken) {
   const heads = [...targets.map((target) => `predicted ${target}`), ...(classes ?? []).map((label) => `probability of ${label}`)];
