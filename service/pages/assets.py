@@ -15,7 +15,7 @@ from starlette.responses import Response
 from service.problems import NotFound
 from service.settings import Settings
 
-FOLDER = Path(__file__).parent / "assets"
+FOLDER = Path(__file__).parent / "files"
 PREFIX = "/page/"
 PAGES: Mapping[str, str] = MappingProxyType({"/": "index.html", "/docs": "index.html"})
 """Paths that are answered with a page; it looks at its own address."""

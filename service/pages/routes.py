@@ -42,7 +42,7 @@ class PageRoutes:
 
     async def _page(self, request: Request) -> Response:
         self._check(request)
-        return assets.answer(assets.PAGES[request.url.path], request)
+        return assets.answer(assets.PAGES["/docs"], request)
 
     async def _file(self, request: Request) -> Response:
         self._check(request)
