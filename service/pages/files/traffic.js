@@ -15,7 +15,7 @@ export function watchTraffic(signal, of) {
     median: tile("Latency", "median"),
     slow: tile("Latency", "99th percentile"),
     batch: tile("Batch", "mean rows"),
-    queue: tile("In flight", "rows, all models"),
+    queue: tile("In flight", "rows, server"),
     errors: tile("Errors", "per second"),
   };
   const element = el("section", { class: "traffic", "aria-label": "Traffic, last half minute" }, Object.values(tiles).map(({ element }) => element));
