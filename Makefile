@@ -58,6 +58,10 @@ test-faults: $(VENV)/.dev  ## Kill, stop and corrupt what serves, under load, fo
 test-faults-long: $(VENV)/.dev  ## The same as it was measured: a minute for each, 20 ends of each kind, a million bodies, an hour of use
 	$(MAKE) test-faults FAULT_S=60 FAULT_RUNS=20 FAULT_BODIES=1000000 FAULT_SOAK_MIN=60
 
+screenshots: $(VENV)/.dev  ## Take the pictures of the web page anew, docs/images (needs chromium)
+	$(BIN)/python -m training --unpublished penguins rings auto_mpg
+	$(BIN)/python -m tests.browser.screenshots docs/images
+
 test-container: $(VENV)/.dev  ## Build both images and run them (needs podman, runc and debootstrap)
 	$(BIN)/python -m pytest -m container tests/container
 
@@ -97,5 +101,5 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet -c requirements.lock --group dev
 	@touch $@
 
-.PHONY: help serve train reproduce bench check lint types imports test test-fast coverage test-faults test-faults-long test-container \
-        setup lock clean
+.PHONY: help serve train reproduce bench check lint types imports test test-fast coverage test-faults test-faults-long \
+        screenshots test-container setup lock clean

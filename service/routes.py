@@ -37,6 +37,8 @@ from service.description import describe, example_row
 from service.front import Front
 from service.ledger import Ledger, admit, count, observe, open_ledger, problem_of
 from service.oip_routes import OipRoutes
+from service.pages import assets
+from service.pages.routes import PageRoutes
 from service.problems import BadBody, KeyExpired, MethodNotAllowed, NotFound, NotReady, Refused, Unauthorized
 from service.scoring_routes import ScoringRoutes, form_headers
 from service.wire import forms, plain
@@ -46,7 +48,7 @@ FREE = oip_routes.FREE | scoring_routes.FREE | {"/health", "/health/live", "/hea
 """What needs no key and has no limit: probes."""
 
 REPLACED = frozenset({"/", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
-"""Pages of FastAPI and LitServe that are ours or, because they need a CDN, nobody's."""
+"""Pages of FastAPI and LitServe that are ours, or nobody's because they need a CDN."""
 
 
 def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
@@ -55,8 +57,14 @@ def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
     `front` is called per request, in the process that answers it.
     """
     theirs: list[BaseRoute] = [route for route in app.router.routes if getattr(route, "path", None) not in REPLACED]
-    ours = [*_Routes(front).all(), *OipRoutes(front).all(), *ScoringRoutes(front).all(), *ControlRoutes(front).all()]
-    app.router.routes[:] = [*ours, *theirs]
+    app.router.routes[:] = [
+        *_Routes(front).all(),
+        *OipRoutes(front).all(),
+        *ScoringRoutes(front).all(),
+        *ControlRoutes(front).all(),
+        *PageRoutes(front).all(),
+        *theirs,
+    ]
     app.router.redirect_slashes = False  # a redirect would be built from the client's Host header
     app.add_exception_handler(HTTPException, _raise_as_problem)
     app.add_exception_handler(RequestValidationError, _raise_as_problem)
@@ -139,7 +147,9 @@ class _Routes:
         paths, needs_key = openapi.prediction_paths(front.catalog), front.gate.needs_key
         return _json(await asyncio.to_thread(openapi.document, paths, needs_key=needs_key))
 
-    async def _index(self, _: Request) -> Response:
+    async def _index(self, request: Request) -> Response:
+        if assets.wants_page(self._front().settings, dict(request.scope["headers"])):
+            return assets.answer(assets.PAGES["/"], request)
         return _json(
             {
                 "name": "rowcast",
@@ -207,7 +217,7 @@ class Edge:
 
         problem: RowcastError | None = None
         try:
-            if path not in FREE:
+            if path not in FREE and not assets.is_free(front.settings, path, headers):
                 _admit(front, ledger, scope, headers)
             await self._app(scope, receive, send_with_id)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem

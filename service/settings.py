@@ -59,6 +59,7 @@ class Settings(BaseSettings):
             description="A key with all scopes. With it or a file of keys, all requests but probes must carry one.",
         ),
     ] = None
+    page: Annotated[bool, Field(description="The web page at / and /docs.")] = True
     health_path: Annotated[
         str | None, Field(pattern=PATH, description="One more path that answers as `/ping` does.")
     ] = None

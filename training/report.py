@@ -1,313 +1,94 @@
-"""The model card and its plots: what a version predicts, from what, how well, and how its fit went.
+"""The model card: what a version predicts, from what, how well, where it fails, and how its fit went.
 
-`write_report` fills the `report/` folder of a version: `index.html`, which needs nothing but the PNG files beside it.
-The same network gives the same bytes: no times, no paths, no names of machines.
+`write_report` writes one HTML file that needs nothing beside it, its plots included. It follows the reader's light or
+dark screen, and prints. The same network gives the same bytes: no times, no paths, no names of machines.
 """
 
 import html
 import json
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib import colormaps, rc_context
-from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from models.manifest import Part, Scores
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
+from training.drawing import plain_drawing, svg_of
+from training.evaluate import MAIN
+from training.failures import worst_kinds, worst_rows
+from training.plots import draw_plots, judged
 
 if TYPE_CHECKING:
-    from training.recipe import Fitted, PartRows  # recipe tells the story and imports this file
+    from training.recipe import Fitted  # recipe tells the story and imports this file
 
 INDEX = "index.html"
-MOST_POINTS = 2000
-"""Rows drawn as points; more hide what is under them."""
-MOST_COUNTS = 12
-"""Classes up to which a confusion matrix shows its numbers."""
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")  # apart for the colour-blind
-_INK, _PALE = "#222222", "#B8BEC6"
-_LOOK: dict[Any, Any] = {
-    "text.parse_math": False,  # a dollar in a name is a dollar
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _PALE,
-    "axes.labelcolor": _INK,
-    "axes.axisbelow": True,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
-}
+MOST_SHOWN = 8
+"""Features of a row that is shown."""
 
 
 def write_report(folder: Path, fitted: "Fitted") -> None:
-    """Write `index.html` and its plots into a folder, which is made if it is absent."""
+    """Write `index.html` into a folder, which is made if it is absent."""
     folder.mkdir(parents=True, exist_ok=True)
-    plots = []
-    with _plain_drawing():
-        for name, caption, figure in draw_plots(fitted):
-            figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})
-            plots.append((f"{name}.png", caption))
+    with plain_drawing():
+        plots = [(name, caption, svg_of(figure, name)) for name, caption, figure in draw_plots(fitted)]
     (folder / INDEX).write_text(card(fitted, plots), "utf-8")
 
 
-# ------------------------------------------------------------------------------------------------ plots
-
-
-def draw_plots(fitted: "Fitted") -> Iterator[tuple[str, str, Figure]]:
-    """The plots that suit the network: file name without its suffix, caption, figure.
-
-    Data and fit for one number in and a regression; the decision surface for two numbers in and a classification;
-    otherwise predicted against actual values, or the confusion matrix. Last, the loss curves, if epochs were run.
-    """
-    part = _judged(fitted)
-    rows = fitted.parts[part]
-    numbers = all(isinstance(feature, NumberFeature) for feature in fitted.schema.features)
-    inputs = len(fitted.schema.features) if numbers else None
-    if fitted.data.classes is None:
-        if inputs == 1:
-            yield "fit", f"What the network answers, over rows of the {part} part", _draw_fit(fitted, rows)
-        else:
-            yield "predicted", f"Predicted against actual values of the {part} part", _draw_predicted(fitted, rows)
-    elif inputs == 2:
-        caption = f"The likeliest class at each point, paler where it is less certain; rows of the {part} part"
-        yield "surface", caption, _draw_surface(fitted, rows)
-    else:
-        yield (
-            "confusion",
-            f"Rows of the {part} part by their class and the likeliest one",
-            _draw_confusion(fitted, rows),
-        )
-    if any(fitted.history):
-        yield "loss", "Loss after each epoch; pale: members that are not in the network", _draw_losses(fitted)
-
-
-def _judged(fitted: "Fitted") -> Part:
-    """The part that says most about new rows."""
-    return "test" if "test" in fitted.parts else "validation"
-
-
-def _draw_fit(fitted: "Fitted", rows: "PartRows") -> Figure:
-    """One panel per target: points, and the network as a line."""
-    drawn = _some(len(rows.matrix))
-    x, y = rows.matrix[drawn, 0], rows.y[drawn]
-    present = x[np.isfinite(x)]
-    line = np.linspace(present.min(), present.max(), 600) if len(present) else np.zeros(1)
-    answers = fitted.predict(line.astype(rows.matrix.dtype)[:, None])["prediction"]
-    figure, panels = _panels(len(fitted.data.targets))
-    for k, (axes, target) in enumerate(zip(panels, fitted.data.targets, strict=False)):
-        axes.plot(x, y[:, k], ".", color=_PALE, markersize=4, label="rows", rasterized=True)
-        axes.plot(line, answers[:, k], color=_COLOURS[0], linewidth=2, label="network")
-        axes.set_xlabel(_with_unit(fitted.schema.features[0]))
-        axes.set_ylabel(shortened(target))
-        axes.legend()
-    return figure
-
-
-def _draw_predicted(fitted: "Fitted", rows: "PartRows") -> Figure:
-    """One panel per target: every row at (actual, predicted), and the diagonal where both agree."""
-    drawn = _some(len(rows.matrix))
-    answers, y = fitted.predict(rows.matrix[drawn])["prediction"], rows.y[drawn]
-    size = 8 if len(y) < 50 else 5
-    figure, panels = _panels(len(fitted.data.targets))
-    for k, (axes, target) in enumerate(zip(panels, fitted.data.targets, strict=False)):
-        both = np.concatenate([answers[:, k], y[:, k]])
-        ends = [float(both.min()), float(both.max())]
-        axes.plot(ends, ends, color=_PALE, linewidth=1.5, zorder=1)
-        axes.plot(y[:, k], answers[:, k], ".", color=_COLOURS[0], markersize=size, alpha=0.6)
-        axes.set_xlabel(f"actual {shortened(target)}")
-        axes.set_ylabel(f"predicted {shortened(target)}")
-    return figure
-
-
-def _draw_surface(fitted: "Fitted", rows: "PartRows") -> Figure:
-    """Each class's probability as a filled contour of its colour where it is the likeliest, rows as points on top."""
-    classes = fitted.data.classes
-    assert classes is not None
-    drawn = _some(len(rows.matrix), most=1000)
-    points, y = rows.matrix[drawn], rows.y[drawn]
-    points = np.where(np.isfinite(points), points, np.nanmedian(points, axis=0))
-    low, high = points.min(axis=0), points.max(axis=0)
-    margin = 0.05 * (high - low) + 1e-9
-    across, up = (np.linspace(low[i] - margin[i], high[i] + margin[i], 200) for i in range(2))
-    grid = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2).astype(rows.matrix.dtype)
-    probabilities = fitted.predict(grid)["probabilities"].reshape(200, 200, -1)
-    best = probabilities.argmax(axis=-1)
-    levels = np.linspace(1 / len(classes), 1, 8)
-    figure, axes = _panel(6.0, 4.6)
-    for code in np.unique(np.concatenate([best.ravel(), y])):
-        colour = _colour(int(code))
-        shades = ListedColormap([_mixed(colour, share) for share in np.linspace(0.1, 0.45, len(levels) - 1)])
-        certainty = np.ma.masked_where(best != code, probabilities[..., code])
-        if certainty.count() > 0:
-            axes.contourf(across, up, certainty, levels=levels, cmap=shades, extend="neither", corner_mask=False)
-        mine = y == code
-        label = shortened(classes[int(code)])
-        axes.plot(*points[mine].T, "o", color=colour, markersize=3.5, markeredgewidth=0, alpha=0.8, label=label)
-    spans = high - low
-    if 0.8 <= (spans[0] + 1e-9) / (spans[1] + 1e-9) <= 1.25:
-        axes.set_aspect("equal")  # a circle is a circle
-    axes.locator_params(nbins=6)
-    axes.set_xlabel(_with_unit(fitted.schema.features[0]))
-    axes.set_ylabel(_with_unit(fitted.schema.features[1]))
-    if len(classes) <= MOST_COUNTS:
-        title = shortened(fitted.data.targets[0])
-        figure.legend(title=title, loc="outside right upper", markerscale=2)
-    return figure
-
-
-def _draw_confusion(fitted: "Fitted", rows: "PartRows") -> Figure:
-    """Rows by actual and predicted class, shaded by their share of the actual class."""
-    classes = fitted.data.classes
-    assert classes is not None
-    count = len(classes)
-    labels = fitted.predict(rows.matrix)["label"]
-    counts = np.bincount(rows.y * count + labels, minlength=count * count).reshape(count, count)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(3.2 + 0.45 * count, 8.0)
-    figure, axes = _panel(side + 0.6, side)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel(f"likeliest {shortened(fitted.data.targets[0])}")
-    axes.set_ylabel(f"actual {shortened(fitted.data.targets[0])}")
-    axes.tick_params(length=0)
-    if count > MOST_COUNTS:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        return figure
-    names = [shortened(label, most=16) for label in classes]
-    slanted = max(map(len, names)) * count > 40
-    axes.set_xticks(range(count), names, rotation=30 if slanted else 0, ha="right" if slanted else "center")
-    axes.set_yticks(range(count), names)
-    for actual, likeliest in np.ndindex(count, count):
-        colour = "white" if shares[actual, likeliest] > 0.6 else _INK
-        axes.text(likeliest, actual, f"{counts[actual, likeliest]:,}", ha="center", va="center", color=colour)
-    return figure
-
-
-def _draw_losses(fitted: "Fitted") -> Figure:
-    """Training and validation loss of every member."""
-    figure, axes = _panel(6.0, 3.6)
-    chosen = {id(member) for member in fitted.chosen}
-    members = sorted(fitted.members, key=lambda member: id(member) in chosen)  # the chosen ones on top
-    losses = []
-    named = False
-    for member in members:
-        epochs = [epoch.number for epoch in member.history]
-        is_chosen = id(member) in chosen
-        for k, curve in enumerate(("train_loss", "validation_loss")):
-            values = [getattr(epoch, curve) for epoch in member.history]
-            losses += values
-            label = ("training", "validation")[k] if is_chosen and epochs and not named else None
-            colour = _COLOURS[k] if is_chosen else _PALE
-            marker = "o" if len(epochs) == 1 else None
-            axes.plot(epochs, values, color=colour, linewidth=1.2, alpha=0.8, marker=marker, label=label)
-        named = named or (is_chosen and bool(epochs))
-    if min(losses) > 0:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("loss")
-    axes.grid(visible=True, axis="y", color="#EEF0F2")
-    if named:
-        axes.legend()
-    return figure
-
-
-# ------------------------------------------------------------------------------------------------ drawing
-
-
-@contextmanager
-def _plain_drawing() -> Iterator[None]:
-    """The look of every plot; names in scripts that the font lacks are drawn as boxes, the card spells them out."""
-    with rc_context(_LOOK), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
-        yield
-
-
-def _panel(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    """Up to four panels in a row of two or in one column of pairs."""
-    count = min(count, 4)
-    if count == 1:
-        figure, axes = _panel(6.0, 4.0)
-        return figure, [axes]
-    rows = (count + 1) // 2
-    figure = Figure(figsize=(9.0, 3.8 * rows), layout="constrained")
-    return figure, [figure.add_subplot(rows, 2, place + 1) for place in range(count)]
-
-
-def _some(rows: int, most: int = MOST_POINTS) -> npt.NDArray[np.int64]:
-    """Numbers of at most `most` rows, evenly spread."""
-    return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(np.int64))
-
-
-def _colour(code: int) -> Any:
-    return _COLOURS[code] if code < len(_COLOURS) else colormaps["tab20"](code % 20)
-
-
-def _mixed(colour: Any, share: float) -> tuple[float, ...]:
-    """So much of a colour, the rest white."""
-    return tuple(1 - share * (1 - part) for part in to_rgb(colour))
-
-
-def _with_unit(feature: Feature) -> str:
-    unit = feature.unit if isinstance(feature, NumberFeature) else None
-    return shortened(feature.name) + (f" ({shortened(unit)})" if unit else "")
-
-
-def shortened(value: object, most: int = 40) -> str:
-    """A name as a plot shows it: on one line of at most `most` characters."""
-    text = " ".join("".join(mark if mark.isprintable() else " " for mark in str(value)).split())
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-# ------------------------------------------------------------------------------------------------ the card
-
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem; margin: 2rem auto;
-  padding: 0 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; font-size: 1.2rem; }
-table { border-collapse: collapse; font-size: 0.9rem; } .wide { overflow-x: auto; }
-th, td { padding: 0.25rem 0.75rem 0.25rem 0; text-align: left; vertical-align: top; }
-th { border-bottom: 1px solid #b8bec6; font-weight: 600; }
+:root { color-scheme: light dark; --page: #fff; --ink: #1a1f26; --quiet: #586273; --line: #dde1e7; --soft: #f1f4f8; }
+@media screen and (prefers-color-scheme: dark) { :root {
+  --page: #181c23; --ink: #e6e9ee; --quiet: #9ea8b6; --line: #2f3641; --soft: #222833; } }
+body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; color: var(--ink);
+  background: var(--page); max-width: 62rem; margin: 1.5rem auto; padding: 0 1rem; }
+h1 { margin: 0 0 0.25rem; line-height: 1.2; overflow-wrap: anywhere; }
+h2 { margin: 2.5rem 0 0.75rem; padding-top: 1rem; font-size: 1.15rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.5rem 0 0.5rem; } p { margin: 0.5rem 0; max-width: 75ch; overflow-wrap: anywhere; }
+.facts { display: flex; flex-wrap: wrap; gap: 0.75rem 2.5rem; margin: 1.25rem 0 0; }
+.facts dt { color: var(--quiet); font-size: 0.85rem; }
+.facts dd { margin: 0; font-size: 1.5rem; font-weight: 650; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.facts small { font-size: 0.85rem; font-weight: 400; color: var(--quiet); }
+table { border-collapse: collapse; font-size: 0.9rem; } .wide { overflow-x: auto; margin: 0.5rem 0; }
+th, td { padding: 0.25rem 1.25rem 0.25rem 0; text-align: left; vertical-align: top; }
+th { border-bottom: 1px solid var(--line); font-weight: 500; color: var(--quiet); vertical-align: bottom; }
+td { overflow-wrap: break-word; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-tr.network td { font-weight: 600; border-top: 1px solid #e4e7ea; }
-img { max-width: 100%; height: auto; } figure { margin: 1rem 0; } figcaption { color: #555; font-size: 0.9rem; }
-pre { background: #f5f6f7; padding: 1rem; overflow-x: auto; font-size: 0.8rem; }
+tr.network td { font-weight: 650; border-top: 1px solid var(--line); }
+.plots { display: flex; flex-wrap: wrap; gap: 1.5rem 2rem; align-items: flex-start; }
+figure { margin: 0.5rem 0; max-width: 100%; overflow-x: auto; break-inside: avoid; }
+figure svg { display: block; max-width: 100%; height: auto; } figcaption { color: var(--quiet);
+  font-size: 0.9rem; contain: inline-size; }
+pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: 0.8rem; }
+@media print { figure svg { min-width: 0 !important; } .wide { overflow: visible; }
+  table { font-size: 8.5pt; } th, td { padding-right: 0.75rem; }
+  body { max-width: none; margin: 0; font-size: 10.5pt; } pre { white-space: pre-wrap; }
+  h2, h3 { break-after: avoid; } tr { break-inside: avoid; } }
 """
 
 
-def card(fitted: "Fitted", plots: Sequence[tuple[str, str]]) -> str:
-    """The model card, as a whole page; `plots` are files beside it and their captions."""
+def card(fitted: "Fitted", plots: Sequence[tuple[str, str, str]]) -> str:
+    """The model card, as a whole page; `plots` are names, captions and SVG elements."""
     name = _escaped(fitted.plan.name)
     sections = [
         f"<h1>{name}</h1>",
         f"<p>{_escaped(fitted.plan.about)}</p>" if fitted.plan.about else "",
         f"<p>{_what_it_does(fitted)}</p>",
+        _facts(fitted),
         "<h2>How well</h2>",
         _score_table(fitted.scores),
         _calibration(fitted),
-        *(_figure_of(file, caption) for file, caption in plots),
+        '<div class="plots">',
+        *(_figure_of(*plot) for plot in plots),
+        "</div>",
+        "<h2>Where it fails</h2>",
+        _failures(fitted),
         "<h2>From what</h2>",
         _feature_table(fitted.schema.features),
         "<h2>How it was trained</h2>",
         f"<p>{_how(fitted)}</p>",
         _notes(fitted.notes),
+        "<h2>How to make it again</h2>",
+        f"<p>{_again(fitted)}</p>",
         f"<pre>{_escaped(_plan_text(fitted))}</pre>",
     ]
     body = "\n".join(section for section in sections if section)
@@ -329,6 +110,23 @@ def _what_it_does(fitted: "Fitted") -> str:
     return f"Predicts {targets} ({', '.join(classes)}{f' and {more} more' if more else ''}) from {source}."
 
 
+def _facts(fitted: "Fitted") -> str:
+    """The main metric beside its baselines', and the rows it stands on."""
+    part = judged(fitted)
+    scores, metric = fitted.scores[part], MAIN[fitted.data.task]
+    beside = [f"{who} {_figure(theirs.get(metric))}" for who, theirs in scores.baselines.items()]
+    value = f"{_figure(scores.metrics.get(metric))} <small>{_escaped(', '.join(beside))}</small>"
+    facts = {
+        f"{metric} on {part} rows": value,
+        f"{part} rows": f"{scores.rows:,}",
+        "training rows": f"{len(fitted.parts['train'].y):,}",
+        "features": f"{len(fitted.schema.features):,}",
+    }
+    return (
+        '<dl class="facts">' + "".join(f"<div><dt>{what}</dt><dd>{n}</dd></div>" for what, n in facts.items()) + "</dl>"
+    )
+
+
 def _score_table(scores: dict[Part, Scores]) -> str:
     metrics = list(next(iter(scores.values())).metrics)
     rows = []
@@ -339,8 +137,12 @@ def _score_table(scores: dict[Part, Scores]) -> str:
             kind = ' class="network"' if number == 0 else ""
             cells = "".join(f'<td class="number">{_figure(values.get(metric))}</td>' for metric in metrics)
             rows.append(f"<tr{kind}><td>{_escaped(label)}</td><td>{_escaped(name)}</td>{cells}</tr>")
-    header = "".join(f'<th class="number">{_escaped(metric)}</th>' for metric in metrics)
+    header = "".join(f'<th class="number">{_escaped(_spaced(metric))}</th>' for metric in metrics)
     return _table(f"<th>part</th><th>answers of</th>{header}", rows)
+
+
+def _spaced(metric: str) -> str:
+    return metric.replace("_", " ")  # so that a heading may have two lines
 
 
 def _calibration(fitted: "Fitted") -> str:
@@ -348,6 +150,46 @@ def _calibration(fitted: "Fitted") -> str:
         return ""
     temperature, rows = fitted.calibration.temperature, fitted.calibration.rows
     return f"<p>Calibrated on {rows:,} validation rows: logits are divided by {temperature:.3g}.</p>"
+
+
+def _failures(fitted: "Fitted") -> str:
+    """Kinds of rows with errors beyond chance, and the rows with the largest."""
+    part = judged(fitted)
+    rows = fitted.parts[part]
+    is_regression = fitted.data.classes is None
+    error = "mean error in standard deviations of the target" if is_regression else "mean probability of other classes"
+    sections = []
+    if kinds := worst_kinds(fitted, rows):
+        header = "<th>feature</th><th>value</th>"
+        header += "".join(f'<th class="number">{text}</th>' for text in ("rows", "error", "error of the others"))
+        lines = [
+            f"<tr><td>{_escaped(kind.feature)}</td><td>{_escaped(kind.values)}</td>"
+            f'<td class="number">{kind.rows:,}</td><td class="number">{_figure(kind.error)}</td>'
+            f'<td class="number">{_figure(kind.rest)}</td></tr>'
+            for kind in kinds
+        ]
+        sections += [f"<p>Kinds of {part} rows on which it errs more than on the others, beyond chance ({error}):</p>"]
+        sections += [_table(header, lines)]
+    else:
+        sections.append(
+            f"<p>On no kind of {part} rows does it err more than on the others beyond chance ({error}).</p>"
+        )
+    if misses := worst_rows(fitted, rows):
+        names = fitted.schema.names[:MOST_SHOWN]
+        header = "<th>predicted</th><th>actual</th>" + "".join(f"<th>{_escaped(name)}</th>" for name in names)
+        lines = []
+        for miss in misses:
+            values = (_escaped(_value(rows.frame[name][miss.row])) for name in names)
+            cells = "".join(f"<td>{cell}</td>" for cell in (_escaped(miss.predicted), _escaped(miss.actual), *values))
+            lines.append(f"<tr>{cells}</tr>")
+        more = len(fitted.schema.names) - len(names)
+        said = f", with the first {len(names)} of {len(names) + more} features" if more > 0 else ""
+        sections += [f"<p>The {part} rows with the largest errors{said}:</p>", _table(header, lines)]
+    return "\n".join(sections)
+
+
+def _value(value: object) -> str:
+    return "missing" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _feature_table(features: Iterable[Feature]) -> str:
@@ -376,9 +218,8 @@ def _values_of(feature: Feature) -> str:
             return ", ".join(categories[:12]) + (f" and {more} more" if more > 0 else "")
 
 
-def _figure_of(file: str, caption: str) -> str:
-    name, said = _escaped(file), _escaped(caption)
-    return f'<figure><img src="{name}" alt="{said}"><figcaption>{said}.</figcaption></figure>'
+def _figure_of(name: str, caption: str, svg: str) -> str:
+    return f'<figure>{svg}<figcaption id="{name}">{_escaped(caption)}.</figcaption></figure>'
 
 
 def _how(fitted: "Fitted") -> str:
@@ -387,6 +228,15 @@ def _how(fitted: "Fitted") -> str:
     network = f"{len(fitted.chosen) - linear} of {fitted_ones} fitted members" + (" and a linear model" * linear)
     judged = " The test rows chose nothing." if "test" in fitted.parts else ""
     return f"Rows: {parts}.{judged} In the network: {network}. Device: {_escaped(fitted.device)}."
+
+
+def _again(fitted: "Fitted") -> str:
+    """What gives the same network: the plan below on the same table, from the same seed."""
+    source = "" if fitted.plan.table.path is None else f" of {_escaped(Path(fitted.plan.table.path).name)}"
+    return (
+        f"This plan on the {fitted.data.rows_read:,} rows{source} whose digest is <code>{fitted.data.sha256}</code>, "
+        f"from the seed {fitted.plan.fit.seed}. The manifest has the commit and the packages."
+    )
 
 
 def _notes(notes: Sequence[str]) -> str:

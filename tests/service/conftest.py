@@ -140,7 +140,14 @@ def limits(tmp_path):
 def front(root, counts, limits):
     assert counts.is_dir()
     settings = SimpleNamespace(
-        max_body_bytes=100_000, max_rows=1000, max_connections=100, deadline_s=5.0, receive_s=5.0, control=False
+        max_body_bytes=100_000,
+        max_rows=1000,
+        max_connections=100,
+        deadline_s=5.0,
+        receive_s=5.0,
+        page=True,
+        default_model=None,
+        control=False,
     )
     return SimpleNamespace(
         settings=settings,

@@ -7,6 +7,7 @@ coin     classes false and true, by the sign of x
 Missing counts as 0.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,17 @@ def answer(name: str, matrix: np.ndarray, shift: float = 0.0) -> dict[str, np.nd
 
 
 def publish(
-    root: Path, name: str, model: bytes | None = None, shift: float = 0.0, *, called: str | None = None
+    root: Path,
+    name: str,
+    model: bytes | None = None,
+    shift: float = 0.0,
+    *,
+    called: str | None = None,
+    report: Mapping[str, bytes] | None = None,
 ) -> Version:
     """Publish one more version of a model, `called` otherwise if given.
 
-    `model`, if given, stands instead of its graph; `shift` is added to its scores.
+    `model`, if given, stands instead of its graph; `shift` is added to its scores; `report` are files of its report.
     """
     schema, classes = SCHEMAS[name], CLASSES[name]
     rows = [ROWS[name], dict.fromkeys(ROWS[name])]
@@ -85,6 +92,9 @@ def publish(
     def fill(draft: Path) -> Any:
         (draft / "model.onnx").write_bytes(model or graph(name, shift).SerializeToString())
         (draft / "proof.json").write_bytes(Proof(rows=rows, answers=answers).to_json())
+        for file, content in (report or {}).items():
+            (draft / "report").mkdir(exist_ok=True)
+            (draft / "report" / file).write_bytes(content)
         return describe
 
     def describe(version: int, files: dict[str, FileDigest]) -> Manifest:

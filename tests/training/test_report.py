@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import recipe, report
+from training import drawing, recipe, report
 from training.plan import FitPlan, Plan
 
 QUICK = FitPlan(epochs=3, members=2, averaged=1, linear=False)
@@ -28,8 +28,13 @@ def rows(count=60, **columns):
     return pl.DataFrame(numbers | columns)
 
 
-def files(folder):
-    return sorted(path.name for path in folder.iterdir())
+def plots(folder):
+    """The names of the plots in a report, which is one file."""
+    assert [path.name for path in folder.iterdir()] == ["index.html"]
+    page = (folder / "index.html").read_text("utf-8")
+    names = re.findall(r'<figcaption id="(\w+)">', page)
+    assert page.count("<svg role") == len(names)
+    return names
 
 
 class Page(HTMLParser):
@@ -37,13 +42,14 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.texts, self.sources = [], [], [], []
+        self.open, self.tags, self.texts, self.sources, self.names = [], [], [], [], []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        self.sources += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+        self.names += [value for name, value in attributes if name == "id"]
         if tag not in ("meta", "img"):
             self.open.append(tag)
 
@@ -57,33 +63,33 @@ class Page(HTMLParser):
 def test_one_number_to_one_number_shows_data_and_fit(tmp_path):
     frame = rows().with_columns(y=pl.col("x") * 2)
     report.write_report(tmp_path / "report", fitted(frame, ["y"], tmp_path))
-    assert files(tmp_path / "report") == ["fit.png", "index.html", "loss.png"]
+    assert plots(tmp_path / "report") == ["fit", "residuals", "loss"]
 
 
 def test_two_numbers_to_a_class_show_the_decision_surface(tmp_path):
     frame = rows(numbers=("a", "b")).with_columns(side=pl.col("a") > pl.col("b"))
     report.write_report(tmp_path / "report", fitted(frame, ["side"], tmp_path))
-    assert files(tmp_path / "report") == ["index.html", "loss.png", "surface.png"]
+    assert plots(tmp_path / "report") == ["surface", "confusion", "curves", "reliability", "loss"]
 
 
 def test_a_surface_is_drawn_although_coordinates_are_missing_or_all_equal(tmp_path):
     frame = rows(numbers=("a", "b")).with_columns(side=pl.col("a") > 0)
     frame = frame.with_columns(b=pl.when(pl.int_range(pl.len()) % 9 == 0).then(None).otherwise(1.0))
     report.write_report(tmp_path / "report", fitted(frame, ["side"], tmp_path))
-    assert "surface.png" in files(tmp_path / "report")
+    assert "surface" in plots(tmp_path / "report")
 
 
 def test_other_regressions_show_predicted_against_actual(tmp_path):
     frame = rows(numbers=("a", "b", "c")).with_columns(y=pl.col("a") + pl.col("b"), z=pl.col("c"))
     report.write_report(tmp_path / "report", fitted(frame, ["y", "z"], tmp_path))
-    assert files(tmp_path / "report") == ["index.html", "loss.png", "predicted.png"]
+    assert plots(tmp_path / "report") == ["predicted", "residuals", "loss"]
 
 
 @pytest.mark.parametrize("classes", [2, 5, 15])
 def test_other_classifications_show_the_confusion_matrix(tmp_path, classes):
     frame = rows(300, numbers=("a", "b", "c"), kind=[f"class {row % classes}" for row in range(300)])
     report.write_report(tmp_path / "report", fitted(frame, ["kind"], tmp_path))
-    assert files(tmp_path / "report") == ["confusion.png", "index.html", "loss.png"]
+    assert plots(tmp_path / "report") == ["confusion", "curves", "reliability", "loss"]
 
 
 def test_every_kind_of_feature_is_described(tmp_path, mixed):
@@ -109,13 +115,30 @@ def test_the_card_shows_every_score_beside_the_baselines(tmp_path):
     assert {"network", "mean", "linear"} <= set(texts)
 
 
-def test_the_card_needs_nothing_but_the_files_beside_it(tmp_path):
+def test_the_report_needs_nothing_beside_it(tmp_path):
     frame = rows().with_columns(y=pl.col("x") * 2)
     report.write_report(tmp_path / "report", fitted(frame, ["y"], tmp_path))
-    page = Page((tmp_path / "report" / "index.html").read_text())
-    assert sorted(page.sources) == ["fit.png", "loss.png"]
-    assert "script" not in page.tags
-    assert "link" not in page.tags
+    text = (tmp_path / "report" / "index.html").read_text("utf-8")
+    page = Page(text)
+    assert all(source.startswith(("#", "data:image/png;base64,")) for source in page.sources)
+    assert len(set(page.names)) == len(page.names)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert set(re.findall(r"url\((.)", text)) <= {"#"}
+
+
+def test_a_report_is_read_on_a_dark_screen(tmp_path):
+    frame = rows().with_columns(y=pl.col("x") * 2)
+    report.write_report(tmp_path / "report", fitted(frame, ["y"], tmp_path))
+    text = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert "prefers-color-scheme: dark" in text
+    assert not re.search(drawing.INK, text, re.IGNORECASE)  # the ink of the plots is the page's
+    assert "currentColor" in text
+
+
+def test_two_numbers_to_a_number_show_the_surface(tmp_path):
+    frame = rows(numbers=("a", "b")).with_columns(y=pl.col("a") * pl.col("b"))
+    report.write_report(tmp_path / "report", fitted(frame, ["y"], tmp_path))
+    assert plots(tmp_path / "report") == ["surface", "predicted", "residuals", "loss"]
 
 
 def test_the_card_does_not_tell_where_the_table_was(tmp_path):
@@ -131,9 +154,8 @@ def test_one_network_has_one_report_byte_for_byte(tmp_path):
     one = fitted(frame, ["side"], tmp_path)
     report.write_report(tmp_path / "first", one)
     report.write_report(tmp_path / "second", one)
-    assert files(tmp_path / "first") == files(tmp_path / "second")
-    for name in files(tmp_path / "first"):
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    first, second = ((tmp_path / folder / "index.html").read_bytes() for folder in ("first", "second"))
+    assert first == second
 
 
 HOSTILE = ["<script>x</script>", "a&b", "$x$ $\\frac{$", '"', "'", "人口", "%s{0}", "a\tb", "_" * 90, "\\"]
@@ -153,6 +175,6 @@ def test_a_name_is_only_a_name(tmp_path, inputs):
 
 @given(st.text(max_size=200))
 def test_a_plot_shows_any_text_on_one_short_line(text):
-    drawn = report.shortened(text)
+    drawn = drawing.shortened(text)
     assert len(drawn) <= 40
     assert drawn.isprintable()
