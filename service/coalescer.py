@@ -63,6 +63,10 @@ class Job:
             tell(outcome)
 
 
+Sampler = Callable[[list["Job"], Answers], None]
+"""Shown every batch of one version with its answers, of which it may keep copies."""
+
+
 class Lane(Protocol):
     """What carries a batch to a session and back."""
 
@@ -96,9 +100,17 @@ class _Queue:
 class Coalescer:
     """Makes batches of jobs of one version and sends them over whichever lane is free."""
 
-    def __init__(self, lanes: Lanes, observe: Observer, max_batch_rows: int, max_waiting_rows: int) -> None:
+    def __init__(
+        self,
+        lanes: Lanes,
+        observe: Observer,
+        max_batch_rows: int,
+        max_waiting_rows: int,
+        sample: Sampler = lambda _batch, _answers: None,
+    ) -> None:
         self._lanes = lanes
         self._observe = observe
+        self._sample = sample
         self._max_batch_rows = max_batch_rows
         self._max_waiting_rows = max_waiting_rows
         self._queues: dict[str, _Queue] = {}  # of versions with jobs waiting or out, whose turn it is first
@@ -217,6 +229,7 @@ class Coalescer:
         else:
             assert reply.answers is not None
             _scatter(batch, reply.answers)
+            self._sample(batch, reply.answers)
             rows = sum(len(job.matrix) for job in batch)
             self._observe(batch[0].version, rows, reply.seconds, [sent - job.arrived for job in batch])
             elapsed = asyncio.get_running_loop().time() - sent

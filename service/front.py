@@ -9,9 +9,13 @@ from pathlib import Path
 from models.repository import Repository
 from service.catalog import Catalog
 from service.coalescer import Coalescer
+from service.drift import Drift
 from service.lanes import Lanes
-from service.metrics import Metrics
+from service.metrics import Metrics, counts_folder, slot
 from service.settings import Settings
+from service.vitals import Vitals
+
+_FOLD_S = 2.0  # how often sampled rows are counted; a scrape comes every 15 s or so
 
 
 @dataclass
@@ -28,6 +32,8 @@ class Front:
     coalescer: Coalescer
     lanes: Lanes
     metrics: Metrics
+    drift: Drift
+    vitals: Vitals
     draining: bool = False
     open_requests: int = 0
 
@@ -47,16 +53,18 @@ async def open_front(settings: Settings, sockets: list[Path]) -> AsyncIterator[F
     """A front whose catalogue has been read once and is watched from now on."""
     metrics = Metrics()
     lanes = Lanes(sockets)
-    coalescer = Coalescer(lanes, metrics.batch, settings.max_batch_rows, settings.max_waiting_rows)
+    drift = Drift(counts_folder(), slot(), settings.drift_rows)
+    coalescer = Coalescer(lanes, metrics.batch, settings.max_batch_rows, settings.max_waiting_rows, drift.sample)
     lanes.start(coalescer.wake)
     await lanes.someone_is_up()
     catalog = Catalog(Repository(settings.repository), lanes.open, settings.default_model)
     await catalog.refresh()
-    watch = asyncio.create_task(catalog.watch(settings.poll_s))
-    front = Front(settings, catalog, coalescer, lanes, metrics)
+    tasks = [asyncio.create_task(catalog.watch(settings.poll_s)), asyncio.create_task(drift.keep_up(_FOLD_S))]
+    front = Front(settings, catalog, coalescer, lanes, metrics, drift, Vitals(settings, sockets))
     try:
         yield front
     finally:
         front.draining = True
-        watch.cancel()
+        for task in tasks:
+            task.cancel()
         await lanes.stop()

@@ -9,12 +9,14 @@ What is live is not counted but looked up when the page is read. docs/reference/
 
 import asyncio
 import importlib.metadata
+import os
 import platform
 import time
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -50,6 +52,16 @@ def use_slot(slot: str) -> None:
     """
     global _slot  # noqa: PLW0603 - which files this process writes to is a fact about the process
     _slot = slot
+
+
+def slot() -> str:
+    """The slot of this process."""
+    return _slot
+
+
+def counts_folder() -> Path:
+    """Where all processes of this server write their counts."""
+    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 
 
 def forget_process(slot: str) -> None:
@@ -200,17 +212,21 @@ class Metrics:
                     of_version.add(sample.name, labels, sample.value)
         return totals
 
-    def page(self, live: Sequence[Version], refused: Sequence[str], *, is_ready: bool) -> bytes:
+    def page(
+        self, live: Sequence[Version], refused: Sequence[str], *, is_ready: bool, more: Sequence[Collector] = ()
+    ) -> bytes:
         """The page in Prometheus' text format: counts summed over all processes, and what is so in this one.
 
-        `live` are the live versions, `refused` the places, `<model>/<version>`, of those that could not be opened.
+        `live` are the live versions, `refused` the places, `<model>/<version>`, of those that could not be opened;
+        `more` is what else stands on the page.
         """
         for version in live:  # a rate needs its zero before the first request
             self._outcome((version.name, str(version.number), OK))
             self._rows.labels(version.name, str(version.number))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # has no annotations
-        registry.register(_State(live, refused, is_ready=is_ready))
+        for collector in (_State(live, refused, is_ready=is_ready), *more):
+            registry.register(collector)
         return generate_latest(registry)
 
     def _outcome(self, key: tuple[str, str, str]) -> Counter:

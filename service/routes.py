@@ -105,7 +105,9 @@ class _Routes:
         live = [version for versions in front.catalog.live().values() for version in versions.values()]
         refused = list(front.catalog.failures)
         front.metrics.write_what_is_kept()
-        page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=front.not_ready() is None)
+        more = [front.drift.collector(live), front.vitals]
+        is_ready = front.not_ready() is None
+        page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=is_ready, more=more)
         return Response(page, headers={"content-type": metrics.CONTENT_TYPE})
 
     async def _openapi(self, _: Request) -> Response:

@@ -15,6 +15,7 @@ RECORDS = [
     manifest.FileDigest,
     manifest.Scores,
     manifest.Calibration,
+    manifest.Predictions,
     manifest.Provenance,
     proof.Proof,
     schema.Schema,

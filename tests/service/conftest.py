@@ -11,8 +11,10 @@ from pydantic import SecretStr
 
 from models.repository import Repository
 from service import metrics
+from service.drift import Drift
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
 from service.routes import add_routes
+from service.vitals import Vitals
 from tests.service import tiny
 
 settings.register_profile("rowcast", deadline=None)  # a busy machine is no bug
@@ -116,6 +118,8 @@ def front(root, counts):
         catalog=Shelf(root),
         coalescer=Answering(),
         metrics=metrics.Metrics(),
+        drift=Drift(counts, "api-0", 0),
+        vitals=Vitals(SimpleNamespace(max_waiting_rows=1000, api_processes=1), []),
         not_ready=lambda: None,
         open_requests=0,
     )
