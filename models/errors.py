@@ -72,6 +72,24 @@ class BadName(RowcastError):  # noqa: N818
         return f"{shown(self.name)} cannot name a {self.kind}: {self.rule}"
 
 
+class BadChange(RowcastError):  # noqa: N818
+    """A repository cannot be changed in this way; it is as it was.
+
+    Attributes:
+        place: the model, or the version as `<model>/<version>`.
+        reason: why not, and what to do instead.
+    """
+
+    code = "bad_change"
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(place, reason)
+        self.place, self.reason = place, reason
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
 def shown(value: object, limit: int = 60) -> str:
     """The value as a person would read it in a sentence, on one line, at most `limit` characters long."""
     if isinstance(value, dict):

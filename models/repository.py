@@ -1,8 +1,8 @@
 """Where published versions live: folders that appear whole, are never edited and prove themselves.
 
 <root>/<model>/<version>/     one version, see models/README.md
-<root>/<model>/labels.json    label to version, replaced atomically
-<root>/<model>/.draft-*/      a publish that is under way, or that died
+<root>/<model>/labels.json    labels, their versions and shares, replaced atomically
+<root>/<model>/.draft-*/      a publish or a deletion that is under way, or that died
 <root>/<model>/.last          the highest number ever given, so that a deleted version's number never comes back
 <root>/<model>/.lock          held for the moment in which a number is given
 """
@@ -10,26 +10,26 @@
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from models import manifest as manifests
 from models import proof as proofs
-from models.errors import BadVersion, shown
+from models.errors import BadChange, BadVersion, shown
+from models.labels import FILE as LABELS
+from models.labels import STABLE, Label, read_labels, what_is_wrong, write_labels
 from models.manifest import FileDigest, Manifest, check_name, is_name
 from models.proof import Proof
 from models.schema import Schema
 
-LABELS = "labels.json"
 REQUIRED = ("model.onnx", proofs.FILE)
 """The files without which a version could not be served."""
 
@@ -163,36 +163,125 @@ class Repository:
         Raises:
             BadVersion: labels.json is not what `set_label` writes.
         """
+        return {label: routed.version for label, routed in self.routes(name).items()}
+
+    def routes(self, name: str) -> dict[str, Label]:
+        """Label to version and shares; empty where none was set.
+
+        Raises:
+            BadVersion: labels.json is not what `set_label` writes.
+        """
         check_name("model", name)
-        place = f"{name}/{LABELS}"
         if not (self.root / name / LABELS).exists():
             return {}
-        try:
-            labels = json.loads(_read_plain_file(self.root / name, LABELS, name))
-        except (ValueError, RecursionError):
-            raise BadVersion(place, "is not JSON; remove the file and set the labels again") from None
-        if not isinstance(labels, dict) or not all(map(_is_label, labels.items())):
-            reason = 'must map labels to versions, like {"stable": 3}; remove the file and set the labels again'
-            raise BadVersion(place, reason)
-        return labels
+        return read_labels(_read_plain_file(self.root / name, LABELS, name), name)
 
-    def set_label(self, name: str, label: str, number: int | None) -> None:
-        """Point a label at a version that opens, or remove it with None.
+    def set_label(self, name: str, label: str, number: int, *, share: float = 0.0, shadow: float = 0.0) -> None:
+        """Point a label at a version that opens, and say what share of the traffic goes there; see `Label`.
 
         Raises:
             BadName: the label cannot stand in a URL.
             BadVersion: there is no such version, or it cannot be trusted.
+            BadChange: the shares cannot be together with those of the other labels.
         """
         check_name("label", label)
-        if number is not None:
-            self.open(name, number)
-        elif not self.versions(name):
+        self.open(name, number)
+        with _locked(self.root / name):
+            self._replace_labels(name, self.routes(name) | {label: Label(number, share, shadow)})
+
+    def remove_label(self, name: str, label: str) -> None:
+        """Forget a label; one that was never set is no error.
+
+        Raises:
+            BadName: it could not be a label.
+            BadVersion: the model has no versions.
+            BadChange: it is `stable`, and others have shares.
+        """
+        check_name("label", label)
+        if not self.versions(name):
             raise BadVersion(name, "has no versions")
         with _locked(self.root / name):
-            labels = {key: value for key, value in self.labels(name).items() if key != label}
-            if number is not None:
-                labels[label] = number
-            _replace(self.root / name / LABELS, (json.dumps(labels, indent=1, sort_keys=True) + "\n").encode())
+            labels = self.routes(name)
+            if labels.pop(label, None) is not None:
+                self._replace_labels(name, labels)
+
+    def roll_back(self, name: str) -> int:
+        """Point `stable` at the newest version that is older than the one that answers now, and return its number.
+
+        Versions that do not open are passed over. Shares of other labels stay as they are.
+
+        Raises:
+            BadChange: there is no such version.
+        """
+        now = self.labels(name).get(STABLE) or max(self.versions(name), default=0)
+        for number in reversed([number for number in self.versions(name) if number < now]):
+            try:
+                self.set_label(name, STABLE, number)
+            except BadVersion:
+                continue
+            return number
+        raise BadChange(name, f"no version older than {now} opens" if now else "has no versions")
+
+    def delete(self, name: str, number: int) -> None:
+        """Remove a version; its number never comes back. Who has opened it goes on with what was read.
+
+        The folder vanishes at once, and then its files. A crash leaves the version, or a draft that the next publish
+        clears.
+
+        Raises:
+            BadVersion: there is no such version.
+            BadChange: a label names it.
+            OSError: the disk fails.
+        """
+        check_name("model", name)
+        folder = self.root / name / str(number)
+        if not folder.is_dir():
+            raise BadVersion(f"{name}/{number}", "is not there")
+        with _locked(self.root / name):
+            naming = sorted(label for label, named in self.labels(name).items() if named == number)
+            if naming:
+                reason = f"label {shown(naming[0])} names it; point the label elsewhere or remove it first"
+                raise BadChange(f"{name}/{number}", reason)
+            if _last_number(self.root / name) < number:  # somebody removed the file
+                _replace(self.root / name / ".last", str(number).encode())
+            gone = self.root / name / f".draft-{uuid.uuid4().hex}"
+            try:
+                folder.rename(gone)
+            except FileNotFoundError:  # somebody else was faster
+                raise BadVersion(f"{name}/{number}", "is not there") from None
+            _sync(self.root / name)
+        shutil.rmtree(gone, ignore_errors=True)  # by now another publish may be clearing it, too
+
+    def verify(self, name: str | None = None) -> dict[str, str]:
+        """What is wrong with a model, or with all: `<model>/<version>` or `<model>/labels.json` to the reason.
+
+        Reads every byte and checks every digest. Empty when all is well.
+        """
+        wrong: dict[str, str] = {}
+        for model in self.names() if name is None else [name]:
+            for number in self.versions(model):
+                try:
+                    self.open(model, number)
+                except BadVersion as error:
+                    wrong[f"{model}/{number}"] = error.reason
+            try:
+                missing = {label: number for label, number in self.labels(model).items() if not self.has(model, number)}
+            except BadVersion as error:
+                wrong[f"{model}/{LABELS}"] = error.reason
+            else:
+                for label, number in missing.items():
+                    wrong[f"{model}/{LABELS}"] = f"label {shown(label)} names version {number}, which is not there"
+        return wrong
+
+    def has(self, name: str, number: int) -> bool:
+        """Whether something stands where a version would; whether it opens is another question."""
+        check_name("model", name)
+        return number >= 1 and (self.root / name / str(number)).is_dir()
+
+    def _replace_labels(self, name: str, labels: Mapping[str, Label]) -> None:
+        if reason := what_is_wrong(labels):
+            raise BadChange(name, reason)
+        _replace(self.root / name / LABELS, write_labels(labels))
 
 
 # --------------------------------------------------------------------------------------------------- reading
@@ -240,11 +329,6 @@ def _folders_in(folder: Path) -> list[str]:
             return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _is_label(item: tuple[str, object]) -> bool:
-    label, number = item
-    return is_name(label) and type(number) is int and number >= 1
 
 
 def _files_below(folder: Path) -> list[str]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.errors import BadName, BadVersion
+from models.labels import FILE as LABELS
 from models.manifest import FILE
-from models.repository import LABELS, Repository, Version
+from models.repository import Repository, Version
 from service.problems import NotReady, UnknownLabel, UnknownModel, UnknownVersion
 
 STABLE = "stable"

@@ -24,6 +24,7 @@ STATUS: Mapping[str, int] = {
     "unknown_version": 404,
     "unknown_label": 404,
     "method_not_allowed": 405,
+    "bad_change": 409,
     "client_gone": 408,  # counted and logged; nobody is there to read it
     "too_slow": 408,
     "too_large": 413,

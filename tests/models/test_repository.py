@@ -1,13 +1,20 @@
 import contextlib
+import json
 import os
+import re
 import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
-from models.errors import BadName, BadVersion
+from models.difference import difference
+from models.errors import BadChange, BadName, BadVersion
+from models.labels import Label
+from models.manifest import Scores
 from models.repository import Repository, Version
+from models.schema import Schema
+from tests.models import sample
 from tests.models.sample import bytes_below, fill, manifest
 
 NAMES = ["..", "/", "", "größe", "x" * 200, "a/b", "../house", "house/1"]
@@ -252,6 +259,12 @@ def test_a_repository_that_does_not_exist_is_empty(tmp_path):
         lambda repository, name: repository.publish(name, fill),
         lambda repository, name: repository.set_label(name, "stable", 1),
         lambda repository, name: repository.set_label("house", name, 1),
+        lambda repository, name: repository.remove_label("house", name),
+        lambda repository, name: repository.remove_label(name, "stable"),
+        lambda repository, name: repository.routes(name),
+        lambda repository, name: repository.roll_back(name),
+        lambda repository, name: repository.delete(name, 1),
+        lambda repository, name: repository.verify(name),
     ],
 )
 def test_a_name_that_could_lead_elsewhere_is_refused_everywhere(repository, name, ask):
@@ -271,8 +284,8 @@ def test_labels_point_at_versions_and_move_and_go(repository):
     assert repository.labels("house") == {"stable": 1, "canary": 2}
 
     repository.set_label("house", "stable", 2)
-    repository.set_label("house", "canary", None)
-    repository.set_label("house", "never-set", None)
+    repository.remove_label("house", "canary")
+    repository.remove_label("house", "never-set")
 
     assert repository.labels("house") == {"stable": 2}
     assert (repository.root / "house/labels.json").read_text() == '{\n "stable": 2\n}\n'
@@ -290,9 +303,10 @@ def test_a_label_never_points_at_what_does_not_open(repository, folder):
 
 
 def test_a_label_of_a_model_that_nobody_published_is_refused(repository):
-    for number in (1, None):
-        with pytest.raises(BadVersion):
-            repository.set_label("barn", "stable", number)
+    with pytest.raises(BadVersion):
+        repository.set_label("barn", "stable", 1)
+    with pytest.raises(BadVersion):
+        repository.remove_label("barn", "stable")
     assert not (repository.root / "barn").exists()
 
 
@@ -309,6 +323,20 @@ def test_a_label_of_a_model_that_nobody_published_is_refused(repository):
         b'{"a": true}',
         b'{"a": 0}',
         b'{"../b": 1}',
+        b'{"a": null}',
+        b'{"a": {"share": 0.5}, "stable": 1}',
+        b'{"a": {"version": 1, "share": "0.5"}, "stable": 1}',
+        b'{"a": {"version": 1, "share": true}, "stable": 1}',
+        b'{"a": {"version": 1, "share": NaN}, "stable": 1}',
+        b'{"a": {"version": 1, "share": -0.1}, "stable": 1}',
+        b'{"a": {"version": 1, "share": 1.1}, "stable": 1}',
+        b'{"a": {"version": 1, "share": 1' + b"0" * 400 + b'}, "stable": 1}',
+        b'{"a": {"version": 1, "part": 0.5}, "stable": 1}',
+        b'{"a": {"version": 1, "share": 0.5}}',
+        b'{"stable": {"version": 1, "share": 0.5}}',
+        b'{"a": {"version": 1, "share": 0.5, "shadow": 0.5}, "stable": 1}',
+        b'{"a": {"version": 1, "share": 0.6}, "b": {"version": 1, "share": 0.6}, "stable": 1}',
+        b'{"a": {"version": 1, "shadow": 0.6}, "b": {"version": 1, "shadow": 0.6}, "stable": 1}',
         b"[" * 100_000,
     ],
 )
@@ -323,3 +351,124 @@ def test_labels_that_are_no_plain_file_are_refused_without_being_waited_for(repo
     os.mkfifo(repository.root / "house/labels.json")
     with pytest.raises(BadVersion, match=r"labels\.json is no plain file"):
         repository.labels("house")
+
+
+# ------------------------------------------------------------------------------------------------------- shares
+
+
+@pytest.fixture
+def three(repository):
+    """house 1, 2 and 3, of which 1 is stable."""
+    repository.publish("house", fill)
+    repository.publish("house", fill)
+    repository.set_label("house", "stable", 1)
+    return repository
+
+
+def test_a_label_has_a_share_of_the_traffic_or_is_a_shadow(three):
+    three.set_label("house", "canary", 2, share=0.05)
+    three.set_label("house", "next", 3, shadow=1)
+    assert three.routes("house") == {"stable": Label(1), "canary": Label(2, share=0.05), "next": Label(3, shadow=1.0)}
+    assert three.labels("house") == {"stable": 1, "canary": 2, "next": 3}
+    assert json.loads((three.root / "house/labels.json").read_text()) == {
+        "stable": 1,
+        "canary": {"version": 2, "share": 0.05},
+        "next": {"version": 3, "shadow": 1},
+    }
+    three.set_label("house", "canary", 3)  # moved without a share, it has none
+    assert three.routes("house")["canary"] == Label(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: r.set_label("house", "canary", 2, share=1.5), "the share of label 'canary' must be from 0 to 1"),
+        (lambda r: r.set_label("house", "canary", 2, share=float("nan")), "must be from 0 to 1, got nan"),
+        (lambda r: r.set_label("house", "stable", 2, share=0.5), "'stable' must have no share"),
+        (lambda r: r.set_label("house", "canary", 2, share=0.1, shadow=0.1), "a share or be a shadow, not both"),
+        (lambda r: r.set_label("house", "b", 2, share=0.6), "shares of all labels together must be at most 1"),
+        (lambda r: r.set_label("house", "b", 2, shadow=0.6), "one label alone may be a shadow, not 'b' and 'c'"),
+        (lambda r: r.remove_label("house", "stable"), "must have no share while no 'stable' answers the rest"),
+        (lambda r: r.delete("house", 2), "house/2: label 'a' names it"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_and_changes_nothing(three, change, reason):
+    three.set_label("house", "a", 2, share=0.5)
+    three.set_label("house", "c", 3, shadow=0.5)
+    before = bytes_below(three.root)
+    with pytest.raises(BadChange, match=re.escape(reason)):
+        change(three)
+    assert bytes_below(three.root) == before
+
+
+# ------------------------------------------------------------------------------------- roll back, delete, verify
+
+
+def test_rolling_back_names_the_next_older_version_that_opens(three):
+    three.remove_label("house", "stable")
+    assert three.roll_back("house") == 2  # 3 answered, as the latest
+    three.set_label("house", "stable", 3)
+    (three.root / "house/2/model.onnx").unlink()
+    assert three.roll_back("house") == 1
+    assert three.labels("house") == {"stable": 1}
+    with pytest.raises(BadChange, match="house: no version older than 1 opens"):
+        three.roll_back("house")
+    with pytest.raises(BadChange, match="barn: has no versions"):
+        three.roll_back("barn")
+
+
+def test_a_deleted_version_is_gone_at_once_and_its_number_never_comes_back(three):
+    version = three.open("house", 3)
+    (three.root / "house/.last").unlink()
+    three.delete("house", 3)
+    assert three.versions("house") == [1, 2]
+    assert [path.name for path in (three.root / "house").glob(".draft-*")] == []
+    with pytest.raises(BadVersion, match="house/3: is not there"):
+        three.delete("house", 3)
+    with pytest.raises(BadVersion):
+        version.read("model.onnx")
+    assert three.publish("house", fill) == 4
+
+
+def test_a_deletion_that_died_is_cleared_by_the_next_publish(three, monkeypatch):
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    three.delete("house", 3)
+    monkeypatch.undo()
+    assert len(list((three.root / "house").glob(".draft-*"))) == 1
+    three.publish("house", fill)
+    assert list((three.root / "house").glob(".draft-*")) == []
+
+
+def test_verifying_names_everything_that_is_wrong(three):
+    three.publish("barn", lambda draft: fill(draft, "barn"))
+    assert three.verify() == {}
+    three.set_label("house", "old", 2)
+    shutil.rmtree(three.root / "house/2")
+    (three.root / "house/3/proof.json").write_bytes(b"{}")
+    (three.root / "barn/labels.json").write_bytes(b"[]")
+    assert three.verify("house") == {
+        "house/3": "proof.json is not the file its manifest describes; publish it again",
+        "house/labels.json": "label 'old' names version 2, which is not there",
+    }
+    assert sorted(three.verify()) == ["barn/labels.json", "house/3", "house/labels.json"]
+
+
+def test_two_versions_differ_in_what_they_say_of_themselves(three):
+    old = three.open("house", 1)
+
+    def other(draft):
+        describe = fill(draft)
+        size, *rest = sample.EVERY_KIND.features
+        schema = Schema(datatype="FP64", features=(*rest, size.model_copy(update={"unit": "m"})))
+        scores = {"test": Scores(rows=10, metrics={"rmse": 0.4, "r2": None})}
+        changes = {"input": schema, "scores": scores, "weights": "cd" * 32}
+        return lambda number, files: sample.manifest(version=number, files=describe(number, files).files, **changes)
+
+    new = three.open("house", three.publish("house", other))
+    assert difference(old, three.open("house", 2)) == []
+    assert [(change.what, change.before, change.after) for change in difference(old, new)] == [
+        ("input.features.size.unit", None, "m"),
+        ("input.order", ["size", "place", "garden", "sold"], ["place", "garden", "sold", "size"]),
+        ("scores.test.metrics.rmse", 0.5, 0.4),
+        ("weights", "ab" * 32, "cd" * 32),
+    ]

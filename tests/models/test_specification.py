@@ -1,12 +1,13 @@
 """models/README.md specifies everything that the code reads."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from models import manifest, proof, repository, schema
+from models import labels, manifest, proof, repository, schema
 from tests.models import sample
 
 PAGE = (Path(__file__).parents[2] / "models/README.md").read_text("utf-8")
@@ -48,9 +49,15 @@ def outputs(task):
 
 
 def test_every_file_and_part_of_a_datetime_is_specified():
-    names = [*repository.REQUIRED, repository.LABELS, manifest.FILE, ".last", ".lock", ".draft-"]
+    names = [*repository.REQUIRED, labels.FILE, manifest.FILE, ".last", ".lock", ".draft-"]
     assert [name for name in names if name not in PAGE] == []
     assert [part for part in schema.DATETIME_PARTS if f"`<name>.{part}`" not in PAGE] == []
+
+
+def test_the_labels_on_the_page_are_some_and_every_field_is_specified():
+    (block,) = re.findall(r'^    (\{"stable".*)\n', PAGE, re.MULTILINE)
+    assert labels.read_labels(block.encode(), "the page")["canary"] == labels.Label(4, share=0.05)
+    assert [f.name for f in dataclasses.fields(labels.Label) if f"`{f.name}`" not in PAGE] == []
 
 
 def test_the_format_and_the_limits_are_those_of_the_code():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.errors import BadName, BadRow, BadVersion, RowcastError
+from models.errors import BadChange, BadName, BadRow, BadVersion, RowcastError
 from service import problems as p
 
 PAGE = Path(__file__).parents[2] / "docs/reference/errors.md"
@@ -14,6 +14,7 @@ EXAMPLES = [
     BadRow(3, "width", "must be a number", "'wide'"),
     BadName("model", "a/b", "use letters"),
     BadVersion("line/3", "model.onnx is absent; publish it again"),
+    BadChange("line/3", "label 'stable' names it"),
     p.UnknownModel("lin", ["line", "pair"]),
     p.UnknownModel(None, ["line"]),
     p.UnknownModel("x"),
