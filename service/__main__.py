@@ -1,13 +1,17 @@
-"""`python -m service`: serve every published model. `ROWCAST_*` variables say how; see service/settings.py."""
+"""`python -m service`: serve every published model. `ROWCAST_*` variables say how; see service/settings.py.
+
+With a word behind it, it is another command: see service/commands/app.py.
+"""
 
 import signal
+import sys
 
-if __name__ == "__main__":  # first of all: what comes while the rest is imported waits for the supervisor to read it
+if __name__ == "__main__" and sys.argv[1:] in ([], ["serve"]):
+    # first of all: what comes while the rest is imported waits for the supervisor to read it
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 
 import logging
 import socket
-import sys
 
 from service.process import BAD_SETTINGS, CANNOT_SERVE, start_logging
 from service.settings import BadSettings, Settings, read_settings
@@ -15,6 +19,15 @@ from service.supervisor import supervise
 
 
 def main() -> int:
+    """Serve, or run the command that is asked for; the exit status."""
+    if sys.argv[1:] in ([], ["serve"]):
+        return serve()
+    from service.commands import app  # noqa: PLC0415 - the server starts without what commands need
+
+    return app.main()
+
+
+def serve() -> int:
     """The exit status: 0 served and ended, 1 failed, 2 settings, 3 cannot start."""
     try:
         settings = read_settings()
