@@ -135,20 +135,15 @@ def latency() -> Iterator[timeseries.Panel | heatmap.Panel]:
 def saturation() -> Iterator[timeseries.Panel]:
     batch, queue, compute = ("rowcast_batch_rows", "rowcast_queue_duration_seconds", "rowcast_compute_duration_seconds")
     rows = ((mean(batch), "mean"), (quantile(0.99, batch), "99%"))
-    workers = f"sum({rate(compute + '_sum', JOB)}) / count(rowcast_worker_start_time_seconds{{{JOB}}})"
+    computing = f"sum by (instance) ({rate(compute + '_sum', JOB)})"
     fullest = f"max(rowcast_rows_in_flight{{{JOB}}} / rowcast_waiting_rows_limit{{{JOB}}})"
     in_flight = f"sum by (instance) (rowcast_rows_in_flight{{{JOB}}})"
     shed = rate("rowcast_requests_total", f'{JOB}, code=~"overloaded|not_ready"')
     yield graph("Rows per batch", "As many as arrive while the last batch is out.", "none", *rows)
     yield graph("Queue", "How long an encoded request waits for its batch.", "s", *quantiles(queue, 0.5, 0.99))
     yield graph("Compute", "How long the session computes a batch.", "s", *quantiles(compute, 0.5, 0.99))
-    yield graph(
-        "Saturation",
-        "Share of the time in which workers compute; share of the rows that may wait.",
-        "percentunit",
-        (workers, "workers"),
-        (fullest, "fullest queue"),
-    )
+    yield graph("Computing", "Batches computed at a time.", "none", (computing, "{{instance}}"))
+    yield graph("Fullest queue", "Share of the rows that may wait.", "percentunit", (fullest, "fullest"))
     yield graph("Rows in flight", "Encoded and not yet answered.", "none", (in_flight, "{{instance}}"))
     answered_503 = f"sum by (code) ({shed}) or vector(0)"
     yield graph("Shed", "Requests answered 503, per second.", "reqps", (answered_503, "{{code}}"))

@@ -1,6 +1,7 @@
 """`python -m service`: serve every published model. `ROWCAST_*` variables say how; see service/settings.py.
 
-With a word behind it, it is another command: see service/commands/app.py.
+`python -m service serve` is how SageMaker starts an image, see service/platforms.py; with another word behind it, it is
+a command of service/commands/app.py.
 """
 
 import signal
@@ -11,8 +12,10 @@ if __name__ == "__main__" and sys.argv[1:] in ([], ["serve"]):
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 
 import logging
+import os
 import socket
 
+from service.platforms import as_settings
 from service.process import BAD_SETTINGS, CANNOT_SERVE, start_logging
 from service.settings import BadSettings, Settings, read_settings
 from service.supervisor import supervise
@@ -30,6 +33,7 @@ def main() -> int:
 def serve() -> int:
     """The exit status: 0 served and ended, 1 failed, 2 settings, 3 cannot start."""
     try:
+        os.environ.update(as_settings(os.environ, sys.argv[1:]))
         settings = read_settings()
     except BadSettings as error:
         print(error, file=sys.stderr)  # noqa: T201 - logging is set up by the settings

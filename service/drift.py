@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,6 @@ from models.manifest import Manifest
 from models.proof import Answers
 from models.repository import Version
 from models.schema import BooleanFeature, CategoryFeature, Matrix, NumberFeature
-from service.frames import key_of
 
 MOST_FEATURES = 100
 """Of one version; further ones are not measured."""
@@ -48,20 +47,6 @@ _LEAST_SHARE = 0.001  # of a bin, in training and lately: else one row where the
 
 _Floats = npt.NDArray[np.float64]
 log = logging.getLogger(__name__)
-
-
-class Asked(Protocol):
-    """One request's rows [N, F]."""
-
-    @property
-    def version(self) -> Version:
-        """Whom it asked."""
-        ...
-
-    @property
-    def matrix(self) -> Matrix:
-        """Its rows."""
-        ...
 
 
 # --------------------------------------------------------------------------------------------------- bins
@@ -224,38 +209,30 @@ class Drift:
         self._before = read_counts(_files_in(folder, slot)) if window else {}
         self._versions: dict[str, _Sampled] = {}
 
-    def sample(self, batch: Sequence[Asked], answers: Answers) -> None:
-        """Keep a few rows of a batch of one version, and their predictions."""
+    def sample(self, version: Version, matrix: Matrix, answers: Answers) -> None:
+        """Keep a few rows of a batch [N, F], and their predictions."""
         if not self._window:
             return
-        version = batch[0].version
-        sampled = self._versions.get(key_of(version)) or self._add(version)
+        sampled = self._versions.get(version.key) or self._add(version)
         now = time.monotonic()
         sampled.may = min(BURST_ROWS, sampled.may + (now - sampled.asked) * ROWS_PER_S)
         sampled.asked = now
-        if sampled.may < 1 or not sampled.reference.all:
+        if sampled.may < 1 or not sampled.reference.all or not len(matrix):
             return
         predictions = answers["prediction"] if "prediction" in answers else answers["label"]
-        start = 0
-        for job in batch:
-            rows = len(job.matrix)
-            kept = slice(None, None, max(1, -(-rows // int(sampled.may))))  # spread over the rows of the request
-            matrix = job.matrix[kept].copy()
-            sampled.rows.append((matrix, predictions[start : start + rows][kept].copy()))
-            sampled.may -= len(matrix)
-            if sampled.may < 1:
-                return
-            start += rows
+        kept = slice(None, None, -(-len(matrix) // int(sampled.may)))  # spread over the batch
+        sampled.rows.append((matrix[kept].copy(), predictions[kept].copy()))
+        sampled.may -= len(sampled.rows[-1][0])
 
     def _add(self, version: Version) -> _Sampled:
         if len(self._versions) >= MOST_VERSIONS:
             del self._versions[min(self._versions, key=lambda key: self._versions[key].asked)]
         reference = Reference(version.manifest)
         counts = np.zeros(reference.places[-1])
-        before = self._before.get(key_of(version))
+        before = self._before.get(version.key)
         if before is not None and before.shape == counts.shape:
             counts = before
-        sampled = self._versions[key_of(version)] = _Sampled(reference, counts, asked=time.monotonic())
+        sampled = self._versions[version.key] = _Sampled(reference, counts, asked=time.monotonic())
         return sampled
 
     def fold(self) -> None:
@@ -317,7 +294,7 @@ class _Page(Collector):
             labels=["model", "version", "target"],
         )
         for version in self._live:
-            counted = counts.get(key_of(version))
+            counted = counts.get(version.key)
             reference = Reference(version.manifest)
             if counted is None or not reference.all or len(counted) != reference.places[-1]:
                 continue

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from models.repository import Repository
 from service.catalog import Catalog
 from service.coalescer import Coalescer
 from service.drift import Drift
+from service.inline import Inline, OpenSession
 from service.lanes import Lanes
 from service.metrics import Metrics, counts_folder, slot
+from service.request_ids import RequestIds
 from service.settings import Settings
 from service.vitals import Vitals
 
@@ -36,6 +39,13 @@ class Front:
     vitals: Vitals
     draining: bool = False
     open_requests: int = 0
+    ids: RequestIds = field(default_factory=RequestIds)
+
+    @cached_property
+    def key(self) -> bytes | None:
+        """The key that every request must carry; None when none is asked for."""
+        key = self.settings.api_key
+        return None if key is None else key.get_secret_value().encode()
 
     def not_ready(self) -> str | None:
         """Why this process cannot predict now, in one sentence; None when it can."""
@@ -49,18 +59,32 @@ class Front:
 
 
 @asynccontextmanager
-async def open_front(settings: Settings, sockets: list[Path]) -> AsyncIterator[Front]:
-    """A front whose catalogue has been read once and is watched from now on."""
+async def open_front(
+    settings: Settings, sockets: list[Path], open_session: OpenSession | None, waiting_rows_limit: int
+) -> AsyncIterator[Front]:
+    """A front whose catalogue has been read once and is watched from now on.
+
+    `open_session` opens a session in this process; None: all batches are computed by workers. `waiting_rows_limit` is
+    that of all API processes together.
+    """
     metrics = Metrics()
     lanes = Lanes(sockets)
     drift = Drift(counts_folder(), slot(), settings.drift_rows)
-    coalescer = Coalescer(lanes, metrics.batch, settings.max_batch_rows, settings.max_waiting_rows, drift.sample)
+    coalescer = Coalescer(
+        lanes,
+        Inline(open_session, settings.inline_s),
+        metrics.batch,
+        max_batch_rows=settings.max_batch_rows,
+        max_waiting_rows=settings.max_waiting_rows,
+        say_in_flight=metrics.rows_in_flight,
+        sample=drift.sample,
+    )
     lanes.start(coalescer.wake)
     await lanes.someone_is_up()
     catalog = Catalog(Repository(settings.repository), lanes.open, settings.default_model)
     await catalog.refresh()
     tasks = [asyncio.create_task(catalog.watch(settings.poll_s)), asyncio.create_task(drift.keep_up(_FOLD_S))]
-    front = Front(settings, catalog, coalescer, lanes, metrics, drift, Vitals(settings, sockets))
+    front = Front(settings, catalog, coalescer, lanes, metrics, drift, Vitals(waiting_rows_limit, sockets))
     try:
         yield front
     finally:
@@ -68,3 +92,4 @@ async def open_front(settings: Settings, sockets: list[Path]) -> AsyncIterator[F
         for task in tasks:
             task.cancel()
         await lanes.stop()
+        metrics.write_what_is_kept()

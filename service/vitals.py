@@ -8,17 +8,15 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.settings import Settings
-
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Vitals(Collector):
     """One server's; it is asked in an API process, whose parent is the parent of all others."""
 
-    def __init__(self, settings: Settings, sockets: Sequence[Path]) -> None:
+    def __init__(self, waiting_rows_limit: int, sockets: Sequence[Path]) -> None:
         """`sockets` are those on which the inference workers listen."""
-        self._settings, self._sockets = settings, sockets
+        self._limit, self._sockets = waiting_rows_limit, sockets
 
     def collect(self) -> Iterator[Metric]:
         processes = _family_of(os.getppid())
@@ -35,8 +33,9 @@ class Vitals(Collector):
             with contextlib.suppress(FileNotFoundError):  # it has not come up yet
                 started.add_metric([path.stem], path.stat().st_mtime)
         yield started
-        most = self._settings.max_waiting_rows * self._settings.api_processes
-        yield GaugeMetricFamily("rowcast_waiting_rows_limit", "Rows that may wait before requests are shed", value=most)
+        yield GaugeMetricFamily(
+            "rowcast_waiting_rows_limit", "Rows that may wait before requests are shed", value=self._limit
+        )
 
 
 def _family_of(main: int) -> list[int]:

@@ -27,7 +27,13 @@ MANIFEST = sample.manifest(
     ),
     predictions=Predictions(quantiles=(QUANTILES,)),
 )
-VERSION = SimpleNamespace(name="house", number=1, manifest=MANIFEST)
+
+
+def version_of(manifest, number=1):
+    return SimpleNamespace(name="house", number=number, manifest=manifest, key=f"house/{number}@{manifest.sha256}")
+
+
+VERSION = version_of(MANIFEST)
 
 
 def rows(count, *, width=0.0, unknown=0.0):
@@ -40,12 +46,10 @@ def rows(count, *, width=0.0, unknown=0.0):
 
 
 def ask(measured, matrix, answered=0.0, version=VERSION):
-    """Have rows sampled, however many, in batches of two requests."""
+    """Have rows sampled, however many, in batches of 200."""
     for start in range(0, len(matrix), 200):
-        jobs = [
-            SimpleNamespace(version=version, matrix=part) for part in np.array_split(matrix[start : start + 200], 2)
-        ]
-        measured.sample(jobs, {"prediction": RANDOM.normal(size=(len(matrix[start : start + 200]), 1)) + answered})
+        part = matrix[start : start + 200]
+        measured.sample(version, part, {"prediction": RANDOM.normal(size=(len(part), 1)) + answered})
         for sampled in measured._versions.values():
             sampled.may = drift.BURST_ROWS
     measured.fold()
@@ -115,9 +119,9 @@ def test_classes_are_measured_by_the_likeliest(tmp_path):
     manifest = sample.manifest(
         task="binary", classes=(False, True), input=MANIFEST.input, predictions=Predictions(shares=(0.9, 0.1))
     )
-    version = SimpleNamespace(name="house", number=2, manifest=manifest)
+    version = version_of(manifest, 2)
     measured = Drift(tmp_path, "api-0", 2000)
-    measured.sample([SimpleNamespace(version=version, matrix=rows(400))], {"label": np.arange(400) % 2})
+    measured.sample(version, rows(400), {"label": np.arange(400) % 2})
     measured.fold()
     assert page(measured, version)["rowcast_prediction_psi", "price"] > 0.5
 
@@ -138,15 +142,13 @@ def test_it_keeps_few_rows_whatever_comes(tmp_path):
     measured = Drift(tmp_path, "api-0", 2000)
     start = time.monotonic()
     for _ in range(50):
-        measured.sample([SimpleNamespace(version=VERSION, matrix=rows(10_000))], {"prediction": np.zeros((10_000, 1))})
+        measured.sample(VERSION, rows(10_000), {"prediction": np.zeros((10_000, 1))})
     (sampled,) = measured._versions.values()
     kept = sum(len(matrix) for matrix, _ in sampled.rows)
     assert kept <= drift.BURST_ROWS + drift.ROWS_PER_S * (time.monotonic() - start) + 1
     for number in range(100):
-        other = SimpleNamespace(
-            name="other", number=number, manifest=MANIFEST.model_copy(update={"sha256": f"{number:064}"})
-        )
-        measured.sample([SimpleNamespace(version=other, matrix=rows(1))], {"prediction": np.zeros((1, 1))})
+        other = version_of(MANIFEST.model_copy(update={"sha256": f"{number:064}"}))
+        measured.sample(other, rows(1), {"prediction": np.zeros((1, 1))})
     assert len(measured._versions) == drift.MOST_VERSIONS
     wide = sample.manifest(input=Schema(features=tuple(
         NumberFeature(name=str(place), quantiles=QUANTILES) for place in range(300))))  # fmt: skip
@@ -163,7 +165,7 @@ def test_a_window_of_nothing_turns_it_off(tmp_path):
 def test_copies_are_kept(tmp_path):
     measured = Drift(tmp_path, "api-0", 2000)
     matrix = rows(1)
-    measured.sample([SimpleNamespace(version=VERSION, matrix=matrix)], {"prediction": np.zeros((1, 1))})
+    measured.sample(VERSION, matrix, {"prediction": np.zeros((1, 1))})
     (sampled,) = measured._versions.values()
     matrix[:] = 99
     assert sampled.rows[0][0][0, 1] == 0

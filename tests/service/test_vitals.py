@@ -2,17 +2,14 @@ import os
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 from service import vitals
 from service.vitals import Vitals
 
-SETTINGS = SimpleNamespace(max_waiting_rows=1000, api_processes=2)
-
 
 def said(sockets=()):
     return {(sample.name, *sample.labels.values()): sample.value
-            for family in Vitals(SETTINGS, sockets).collect() for sample in family.samples}  # fmt: skip
+            for family in Vitals(2000, sockets).collect() for sample in family.samples}  # fmt: skip
 
 
 def test_processor_time_of_a_child_that_ended_is_not_lost():
