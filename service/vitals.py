@@ -33,9 +33,8 @@ class Vitals(Collector):
             with contextlib.suppress(FileNotFoundError):  # it has not come up yet
                 started.add_metric([path.stem], path.stat().st_mtime)
         yield started
-        yield GaugeMetricFamily(
-            "rowcast_waiting_rows_limit", "Rows that may wait before requests are shed", value=self._limit
-        )
+        what = "Rows that may wait before requests are shed"
+        yield GaugeMetricFamily("rowcast_waiting_rows_limit", what, value=self._limit)
 
 
 def _family_of(main: int) -> list[int]:
