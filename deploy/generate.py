@@ -31,7 +31,7 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 OF = 'job=~"$job", model=~"$model", version=~"$version"'
 JOB = 'job=~"$job"'
 WINDOW = "$__rate_interval"
-FAULTS = "internal|model_failed|bad_version|not_ready|overloaded|deadline_passed"
+FAULTS = "internal|model_failed|bad_version|not_ready|overloaded|too_many_connections|deadline_passed"
 PER_VERSION = "{{model}}/{{version}}"
 
 
@@ -138,7 +138,7 @@ def saturation() -> Iterator[timeseries.Panel]:
     computing = f"sum by (instance) ({rate(compute + '_sum', JOB)})"
     fullest = f"max(rowcast_rows_in_flight{{{JOB}}} / rowcast_waiting_rows_limit{{{JOB}}})"
     in_flight = f"sum by (instance) (rowcast_rows_in_flight{{{JOB}}})"
-    shed = rate("rowcast_requests_total", f'{JOB}, code=~"overloaded|not_ready"')
+    shed = rate("rowcast_requests_total", f'{JOB}, code=~"overloaded|too_many_connections|not_ready"')
     yield graph("Rows per batch", "As many as arrive while the last batch is out.", "none", *rows)
     yield graph("Queue", "How long an encoded request waits for its batch.", "s", *quantiles(queue, 0.5, 0.99))
     yield graph("Compute", "How long the session computes a batch.", "s", *quantiles(compute, 0.5, 0.99))

@@ -1,24 +1,35 @@
 """What one API process has, made once after LitServe forked it; the routes get it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from models.errors import RowcastError
 from models.repository import Repository
+from service.access.gate import Gate
+from service.admission import Admission
 from service.catalog import Catalog
 from service.coalescer import Coalescer
+from service.connections import Connections
 from service.drift import Drift
 from service.inline import Inline, OpenSession
 from service.lanes import Lanes
 from service.metrics import Metrics, counts_folder, slot
+from service.observing.tracing import Trace, read_trace
 from service.request_ids import RequestIds
 from service.settings import Settings
 from service.vitals import Vitals
 
 _FOLD_S = 2.0  # how often sampled rows are counted; a scrape comes every 15 s or so
+
+if TYPE_CHECKING:
+    from service.ledger import Ledger
+
+Observer = Callable[["Ledger", RowcastError | None], None]
+"""Told of every request that is no probe, once its answer is written, and of its problem."""
 
 
 @dataclass
@@ -26,6 +37,9 @@ class Front:
     """The parts of an API process.
 
     Attributes:
+        gate: who may ask.
+        open_trace: the trace of a request with these headers.
+        observers: the access log and OpenTelemetry, where they are on.
         draining: the server is ending: requests in flight are finished, new ones go elsewhere.
         open_requests: those that have begun and are not answered; both lanes count them.
     """
@@ -37,15 +51,13 @@ class Front:
     metrics: Metrics
     drift: Drift
     vitals: Vitals
+    gate: Gate
+    connections: Connections
+    open_trace: Callable[[Mapping[bytes, bytes]], Trace | None] = read_trace
+    observers: list[Observer] = field(default_factory=list)
     draining: bool = False
     open_requests: int = 0
     ids: RequestIds = field(default_factory=RequestIds)
-
-    @cached_property
-    def key(self) -> bytes | None:
-        """The key that every request must carry; None when none is asked for."""
-        key = self.settings.api_key
-        return None if key is None else key.get_secret_value().encode()
 
     def not_ready(self) -> str | None:
         """Why this process cannot predict now, in one sentence; None when it can."""
@@ -60,7 +72,7 @@ class Front:
 
 @asynccontextmanager
 async def open_front(
-    settings: Settings, sockets: list[Path], open_session: OpenSession | None, waiting_rows_limit: int
+    settings: Settings, sockets: list[Path], gate: Gate, open_session: OpenSession | None, waiting_rows_limit: int
 ) -> AsyncIterator[Front]:
     """A front whose catalogue has been read once and is watched from now on.
 
@@ -75,7 +87,7 @@ async def open_front(
         Inline(open_session, settings.inline_s),
         metrics.batch,
         max_batch_rows=settings.max_batch_rows,
-        max_waiting_rows=settings.max_waiting_rows,
+        admission=Admission(settings.max_wait_s, settings.max_waiting_rows),
         say_in_flight=metrics.rows_in_flight,
         sample=drift.sample,
     )
@@ -83,8 +95,10 @@ async def open_front(
     await lanes.someone_is_up()
     catalog = Catalog(Repository(settings.repository), lanes.open, settings.default_model)
     await catalog.refresh()
-    tasks = [asyncio.create_task(catalog.watch(settings.poll_s)), asyncio.create_task(drift.keep_up(_FOLD_S))]
-    front = Front(settings, catalog, coalescer, lanes, metrics, drift, Vitals(waiting_rows_limit, sockets))
+    vitals = Vitals(waiting_rows_limit, sockets)
+    front = Front(settings, catalog, coalescer, lanes, metrics, drift, vitals, gate, Connections(settings))
+    watches = (catalog.watch(settings.poll_s), front.connections.watch(), drift.keep_up(_FOLD_S))
+    tasks = [asyncio.create_task(watch) for watch in watches]
     try:
         yield front
     finally:

@@ -7,7 +7,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from models.errors import RowcastError
 from service import process
-from service.commands import bench, predict, versions
+from service.commands import bench, keys, predict, versions
 from service.commands.output import NotWell
 
 EPILOGUE = (
@@ -26,6 +26,7 @@ app = App(
 app.command(versions.app, name="models")
 app.command(predict.predict)
 app.command(bench.bench)
+app.command(keys.key)
 
 
 @app.command
