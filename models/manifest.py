@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from models.errors import BadName, BadVersion, shown
-from models.schema import Datatype, Schema
+from models.schema import Datatype, Schema, Share
 
 FORMAT = 1
 FILE = "manifest.json"
@@ -68,6 +68,18 @@ class Calibration(_Record):
     method: Literal["temperature"]
     temperature: Annotated[float, Field(gt=0)]
     rows: Annotated[int, Field(ge=0)]
+
+
+class Predictions(_Record):
+    """How the predictions for the training rows are distributed; later ones are compared with it.
+
+    Attributes:
+        quantiles: of a regression, for each target, at i / (len - 1), as those of a number feature; else empty.
+        shares: of a classification, for each class, the share of rows in which it is the likeliest; else empty.
+    """
+
+    quantiles: Annotated[tuple[tuple[float, ...], ...], Field(strict=False)] = ()
+    shares: Annotated[tuple[Share, ...], Field(strict=False)] = ()
 
 
 class Provenance(_Record):
@@ -130,6 +142,7 @@ class Manifest(_Record):
     files: dict[FileName, FileDigest]
     scores: dict[Part, Scores]
     calibration: Calibration | None = None
+    predictions: Predictions | None = None
     provenance: Provenance
 
     @model_validator(mode="after")

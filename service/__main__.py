@@ -1,19 +1,20 @@
 """`python -m service`: serve every published model. `ROWCAST_*` variables say how; see service/settings.py.
 
-`python -m service serve` is how SageMaker starts an image; see service/platforms.py.
-With arguments it is a command instead, see service/command.py.
+`python -m service serve` is how SageMaker starts an image, see service/platforms.py; with another word behind it, it is
+a command of service/commands/app.py.
 """
 
 import signal
+import sys
 
-if __name__ == "__main__":  # first of all: what comes while the rest is imported waits for the supervisor to read it
+if __name__ == "__main__" and sys.argv[1:] in ([], ["serve"]):
+    # first of all: what comes while the rest is imported waits for the supervisor to read it
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 
 import importlib.metadata
 import logging
 import os
 import socket
-import sys
 
 from service.platforms import as_settings
 from service.process import BAD_SETTINGS, CANNOT_SERVE, start_logging
@@ -22,11 +23,16 @@ from service.supervisor import supervise
 
 
 def main() -> int:
-    """The exit status: 0 served and ended, 1 failed, 2 settings, 3 cannot start."""
-    if sys.argv[1:] and sys.argv[1] != "serve":
-        from service.command import app  # noqa: PLC0415 - the server needs no command line
+    """Serve, or run the command that is asked for; the exit status."""
+    if sys.argv[1:] in ([], ["serve"]):
+        return serve()
+    from service.commands import app  # noqa: PLC0415 - the server starts without what commands need
 
-        return int(app(result_action="return_value"))
+    return app.main()
+
+
+def serve() -> int:
+    """The exit status: 0 served and ended, 1 failed, 2 settings, 3 cannot start."""
     try:
         os.environ.update(as_settings(os.environ, sys.argv[1:]))
         settings = read_settings()

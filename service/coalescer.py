@@ -76,11 +76,12 @@ class Job:
 class Batch:
     """Jobs of one version that are computed together, and what was answered to them."""
 
-    __slots__ = ("_written", "answers", "jobs", "rows", "sent", "version")
+    __slots__ = ("_written", "answers", "jobs", "matrix", "rows", "sent", "version")
 
     def __init__(self, version: Version, jobs: Sequence[Job], rows: int) -> None:
         self.version, self.jobs, self.rows = version, jobs, rows
         self.sent = 0.0
+        self.matrix: Matrix | None = None
         self.answers: Answers = {}
         self._written: dict[WriteRows, list[bytes]] = {}
 
@@ -102,6 +103,10 @@ class Batch:
         if written is None:
             written = self._written[write_rows] = write_rows(self.version, self.answers)
         return written
+
+
+Sampler = Callable[[Version, Matrix, Answers], None]
+"""Shown every batch with its answers, of which it may keep copies."""
 
 
 class Lane(Protocol):
@@ -147,11 +152,13 @@ class Coalescer:
         max_batch_rows: int,
         admission: Admission,
         say_in_flight: Callable[[int], None] = lambda _: None,
+        sample: Sampler = lambda _version, _matrix, _answers: None,
     ) -> None:
         """Hold no job yet. `say_in_flight` is told whenever another number of rows is waiting or out."""
         self._lanes = lanes
         self._inline = inline
         self._observe = observe
+        self._sample = sample
         self._max_batch_rows = max_batch_rows
         self._admission = admission
         self._say_in_flight = say_in_flight
@@ -325,7 +332,7 @@ class Coalescer:
         if matrix is None:
             self.wake()
             return
-        batch.sent = time.perf_counter()
+        batch.matrix, batch.sent = matrix, time.perf_counter()
         try:
             answers = run(matrix)
             reply = Reply(Status.OK, time.perf_counter() - batch.sent, answers=answers)
@@ -340,7 +347,7 @@ class Coalescer:
             return
         queue.out.append(batch)
         self._rows_out += batch.rows
-        batch.sent = time.perf_counter()
+        batch.matrix, batch.sent = matrix, time.perf_counter()
 
         def done(reply: Reply | None) -> None:
             queue.out.remove(batch)
@@ -359,6 +366,8 @@ class Coalescer:
             batch.answers = reply.answers
             elapsed = time.perf_counter() - batch.sent
             _scatter(batch)
+            assert batch.matrix is not None
+            self._sample(batch.version, batch.matrix, batch.answers)
             waited_s = [batch.sent - job.arrived for job in batch.jobs]
             self._observe(batch.version, batch.rows, reply.seconds, waited_s)
             self._admission.learn(batch.version.key, batch.rows, elapsed)

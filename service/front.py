@@ -15,14 +15,18 @@ from service.admission import Admission
 from service.catalog import Catalog
 from service.coalescer import Coalescer
 from service.connections import Connections
+from service.drift import Drift
 from service.inline import Inline, OpenSession
 from service.lanes import Lanes
-from service.metrics import Metrics
+from service.metrics import Metrics, counts_folder
 from service.observing.tracing import Trace, read_trace
 from service.request_ids import RequestIds
 from service.settings import Settings
 from service.shadow import Counts, Shadows
+from service.vitals import Vitals
 from service.worker import shadow_path
+
+_FOLD_S = 2.0  # how often sampled rows are counted; a scrape comes every 15 s or so
 
 if TYPE_CHECKING:
     from service.ledger import Ledger
@@ -51,6 +55,8 @@ class Front:
     metrics: Metrics
     shadows: Shadows
     runtime: Path
+    drift: Drift
+    vitals: Vitals
     gate: Gate
     connections: Connections
     open_trace: Callable[[Mapping[bytes, bytes]], Trace | None] = read_trace
@@ -83,14 +89,17 @@ async def open_front(
     *,
     gate: Gate,
     open_session: OpenSession | None,
+    waiting_rows_limit: int,
 ) -> AsyncIterator[Front]:
     """A front whose catalogue has been read once and is watched from now on.
 
     `runtime` is the server's private folder, `slot` what tells this API process from the others.
-    `open_session` opens a session in this process; None: all batches are computed by workers.
+    `open_session` opens a session in this process; None: all batches are computed by workers. `waiting_rows_limit` is
+    that of all API processes together.
     """
     metrics = Metrics()
     lanes = Lanes(sockets)
+    drift = Drift(counts_folder(), f"api-{slot}", settings.drift_rows)
     inline = Inline(open_session, settings.inline_s)
     coalescer = Coalescer(
         lanes,
@@ -99,6 +108,7 @@ async def open_front(
         max_batch_rows=settings.max_batch_rows,
         admission=Admission(settings.max_wait_s, settings.max_waiting_rows),
         say_in_flight=metrics.rows_in_flight,
+        sample=drift.sample,
     )
     lanes.start(coalescer.wake)
     await lanes.someone_is_up()
@@ -123,17 +133,20 @@ async def open_front(
         Counts(metrics.registry),
         settings.hang_s,
     )
+    vitals = Vitals(waiting_rows_limit, sockets)
     async with control.listen(runtime, slot, catalog.refresh):
         await catalog.refresh()
-        watch = asyncio.create_task(catalog.watch(settings.poll_s))
-        front = Front(settings, catalog, coalescer, lanes, metrics, shadows, runtime, gate, Connections(settings))
-        bounds = asyncio.create_task(front.connections.watch())
+        front = Front(
+            settings, catalog, coalescer, lanes, metrics, shadows, runtime, drift, vitals, gate, Connections(settings)
+        )
+        watches = (catalog.watch(settings.poll_s), front.connections.watch(), drift.keep_up(_FOLD_S))
+        tasks = [asyncio.create_task(watch) for watch in watches]
         try:
             yield front
         finally:
             front.draining = True
-            watch.cancel()
-            bounds.cancel()
+            for task in tasks:
+                task.cancel()
             await shadows.stop()
             await lanes.stop()
             metrics.write_what_is_kept()

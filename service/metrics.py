@@ -71,6 +71,16 @@ def _make_room(slot: str) -> None:
                 os.posix_fallocate(file.fileno(), 0, size)
 
 
+def slot() -> str:
+    """The slot of this process."""
+    return _slot
+
+
+def counts_folder() -> Path:
+    """Where all processes of this server write their counts."""
+    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+
+
 def forget_process(slot: str) -> None:
     """Drop what only a living process has, its rows in flight. The parent calls this when a slot's process died."""
     mark_process_dead(slot)  # type: ignore[no-untyped-call]  # has no annotations
@@ -215,18 +225,26 @@ class Metrics:
         return totals
 
     def page(
-        self, live: Sequence[Version], refused: Sequence[str], *, is_ready: bool, is_readable: bool = True
+        self,
+        live: Sequence[Version],
+        refused: Sequence[str],
+        *,
+        is_ready: bool,
+        is_readable: bool = True,
+        more: Sequence[Collector] = (),
     ) -> bytes:
         """The page in Prometheus' text format: counts summed over all processes, and what is so in this one.
 
-        `live` are the live versions, `refused` the places, `<model>/<version>`, of those that could not be opened.
+        `live` are the live versions, `refused` the places, `<model>/<version>`, of those that could not be opened;
+        `more` is what else stands on the page.
         """
         for version in live:  # a rate needs its zero before the first request
             self._outcome((version.name, str(version.number), OK))
             self._rows.labels(version.name, str(version.number))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # has no annotations
-        registry.register(_State(live, refused, is_ready=is_ready, is_readable=is_readable))
+        for collector in (_State(live, refused, is_ready=is_ready, is_readable=is_readable), *more):
+            registry.register(collector)
         return generate_latest(registry)
 
     def _outcome(self, key: tuple[str, str, str]) -> Counter:

@@ -139,7 +139,10 @@ class _Routes:
         front.metrics.write_what_is_kept()
         await asyncio.sleep(2 * metrics.KEPT_BACK_S)  # the other processes write theirs
         is_ready, is_readable = front.not_ready() is None, front.catalog.unreadable is None
-        page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=is_ready, is_readable=is_readable)
+        more = [front.drift.collector(live), front.vitals]
+        page = await asyncio.to_thread(
+            front.metrics.page, live, refused, is_ready=is_ready, is_readable=is_readable, more=more
+        )
         return Response(page, headers={"content-type": metrics.CONTENT_TYPE})
 
     async def _openapi(self, _: Request) -> Response:

@@ -155,7 +155,13 @@ def _open_front(
     server: "Server", settings: Settings, gate: Gate, open_session: OpenSession | None
 ) -> AbstractAsyncContextManager[Front]:
     return open_front(
-        settings, server.worker_sockets, server.runtime, server.slot, gate=gate, open_session=open_session
+        settings,
+        server.worker_sockets,
+        server.runtime,
+        server.slot,
+        gate=gate,
+        open_session=open_session,
+        waiting_rows_limit=settings.max_waiting_rows * server.api_processes,
     )
 
 

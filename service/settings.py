@@ -119,6 +119,14 @@ class Settings(BaseSettings):
             "that is stopped for a fiftieth of it."
         ),
     ] = 10.0
+    drift_rows: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Drift is measured over about so many of the latest rows of a version; 0 turns it off.",
+        ),
+    ] = 2000
     poll_s: Annotated[Seconds, Field(description="How often the repository is looked at for new versions.")] = 2.0
     keep_versions: Annotated[
         Count, Field(description="How many of a model's newest versions are live, beside those that labels name.")

@@ -48,6 +48,7 @@ def train(
     seed: int | None = None,
     unpublished: Annotated[bool, _Flag] = False,
     repository: Path | None = None,
+    json: Annotated[bool, _Flag] = False,
 ) -> int:
     """Train and publish.
 
@@ -62,6 +63,7 @@ def train(
         seed: Of every random choice.
         unpublished: Skip what has a version already.
         repository: Where versions are published; ROWCAST_REPOSITORY, or models/published.
+        json: Answer with one line of JSON for each version; what is shown meanwhile goes to stderr.
     """
     options = _Options(target, name, task, drop, kind, epochs, seed)
     where = Repository(repository or Path(os.environ.get("ROWCAST_REPOSITORY") or DEFAULT_REPOSITORY))
@@ -69,10 +71,11 @@ def train(
     failed = []
     for plan in wanted:
         if unpublished and where.versions(plan.name):
-            print(f"{plan.name}: version {where.versions(plan.name)[-1]} is published already")
+            said = f"{plan.name}: version {where.versions(plan.name)[-1]} is published already"
+            print(said, file=sys.stderr if json else sys.stdout)
             continue
         try:
-            _train_one(plan, where)
+            _train_one(plan, where, as_json=json)
         except RowcastError as error:
             print(f"{plan.name}: {error}", file=sys.stderr)
             failed.append(plan.name)
@@ -166,12 +169,19 @@ def _model_name(path: Path) -> str:
 # ------------------------------------------------------------------------------------------------ one plan
 
 
-def _train_one(plan: Plan, repository: Repository) -> None:
+def _train_one(plan: Plan, repository: Repository, *, as_json: bool) -> None:
     start = time.perf_counter()
-    with progress.shown(plan.name) as report:
+    with progress.shown(plan.name, sys.stderr if as_json else sys.stdout) as report:
         fitted, number = recipe.run(plan, repository, report)
     seconds = time.perf_counter() - start
-    print(_summary(fitted, number, seconds), flush=True)
+    print((_line if as_json else _summary)(fitted, number, seconds), flush=True)
+
+
+def _line(fitted: recipe.Fitted, number: int, seconds: float) -> str:
+    """What a program wants to know of a version."""
+    scores = {part: scored.model_dump(mode="json") for part, scored in fitted.scores.items()}
+    facts = {"model": fitted.plan.name, "version": number, "task": fitted.data.task, "seconds": round(seconds, 3)}
+    return json.dumps(facts | {"scores": scores, "notes": fitted.notes}, ensure_ascii=False)
 
 
 def _summary(fitted: recipe.Fitted, number: int, seconds: float) -> str:

@@ -69,14 +69,14 @@ def _feature(column: pl.Series, kind: str, unit: str | None) -> Feature:
     present = column.drop_nulls()
     match kind:
         case "number":
-            quantiles = _quantiles(present.cast(pl.Float64).to_numpy())
+            quantiles = quantiles_of(present.cast(pl.Float64).to_numpy())
             return NumberFeature(name=column.name, missing_share=missing, unit=unit, quantiles=quantiles)
         case "boolean":
             share = float(present.cast(pl.Float64).to_numpy().mean()) if len(present) else None
             return BooleanFeature(name=column.name, missing_share=missing, true_share=share)
         case "datetime":
             days = present.cast(pl.Int64).to_numpy() / 86_400e6
-            return DatetimeFeature(name=column.name, missing_share=missing, quantiles=_quantiles(days))
+            return DatetimeFeature(name=column.name, missing_share=missing, quantiles=quantiles_of(days))
         case _:
             counts = present.value_counts(name="count").sort(["count", column.name], descending=[True, False])
             counts = counts.head(MOST_CATEGORIES).sort(column.name)
@@ -85,7 +85,8 @@ def _feature(column: pl.Series, kind: str, unit: str | None) -> Feature:
             return CategoryFeature(name=column.name, missing_share=missing, categories=categories, shares=shares)
 
 
-def _quantiles(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+def quantiles_of(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """The quantiles that a manifest keeps of values [N]; none of no values."""
     if not len(values):
         return ()
     return tuple(float(value) for value in np.quantile(values, np.linspace(0, 1, QUANTILES + 1)))

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,14 +15,14 @@ LINES = 10
 
 
 @contextmanager
-def shown(name: str) -> Iterator[Callable[[str | Step], None]]:
+def shown(name: str, file: TextIO | None = None) -> Iterator[Callable[[str | Step], None]]:
     """A report for `recipe.run` that shows what it is given, each line beginning with the model's name."""
-    console = Console(file=sys.stdout)
+    console = Console(file=file or sys.stdout)
     if console.is_terminal:
         with _bar(console, name) as report:
             yield report
     else:
-        yield lambda event: _print(name, event)
+        yield lambda event: _print(name, event, file or sys.stdout)
 
 
 @contextmanager
@@ -47,14 +48,14 @@ def _bar(console: Console, name: str) -> Iterator[Callable[[str | Step], None]]:
         yield report
 
 
-def _print(name: str, event: str | Step) -> None:
+def _print(name: str, event: str | Step, file: TextIO) -> None:
     if isinstance(event, str):
-        print(f"{name}: {event}", flush=True)
+        print(f"{name}: {event}", file=file, flush=True)
         return
     every = max(1, event.epochs // LINES)
     if event.epoch.number % every == 0 or event.epoch.number == 1:
         of = f" {event.member}/{event.members}" if event.members > 1 else ""
-        print(f"{name}{of}: {_figures(event)}", flush=True)
+        print(f"{name}{of}: {_figures(event)}", file=file, flush=True)
 
 
 def _figures(step: Step) -> str:

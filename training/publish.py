@@ -14,10 +14,11 @@ import torch
 from pydantic import JsonValue
 
 from models import proof as proofs
-from models.manifest import FileDigest, Manifest, Provenance
+from models.manifest import FileDigest, Manifest, Predictions, Provenance
 from models.proof import Proof, prove
 from models.repository import Repository
 from models.schema import CategoryFeature, Schema
+from training.encoders import quantiles_of
 from training.export import ONNX, OnnxSession, awkward_rows, export
 from training.plan import Plan
 from training.report import write_report
@@ -67,10 +68,21 @@ def _describe(
         files=files,
         scores=fitted.scores,
         calibration=fitted.calibration,
+        predictions=_predictions(fitted),
         provenance=_provenance(fitted),
     )
     prove(manifest, proof, session)
     return manifest
+
+
+def _predictions(fitted: "Fitted") -> Predictions:
+    """How the predictions for the training rows are distributed."""
+    answers = fitted.predict(fitted.parts["train"].matrix)
+    if fitted.data.classes is None:
+        targets = answers["prediction"].astype(np.float64).T
+        return Predictions(quantiles=tuple(quantiles_of(target) for target in targets))
+    counts = np.bincount(answers["label"], minlength=len(fitted.data.classes))
+    return Predictions(shares=tuple((counts / counts.sum()).tolist()))
 
 
 def digest_weights(net: torch.nn.Module) -> str:

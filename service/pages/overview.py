@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from models.manifest import Manifest
 from models.labels import FILE as LABELS
+from models.manifest import Manifest
 from service.catalog import Catalog
 from service.front import Front
 from service.problems import NotReady, UnknownModel

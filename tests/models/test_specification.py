@@ -16,6 +16,7 @@ RECORDS = [
     manifest.FileDigest,
     manifest.Scores,
     manifest.Calibration,
+    manifest.Predictions,
     manifest.Provenance,
     proof.Proof,
     schema.Schema,

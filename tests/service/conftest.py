@@ -15,11 +15,13 @@ from service.access.gate import Gate
 from service.access.limits import Limits
 from service.coalescer import Batch
 from service.connections import Connections
+from service.drift import Drift
 from service.observing.tracing import read_trace
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
 from service.request_ids import RequestIds
 from service.routes import add_routes
 from service.settings import Settings
+from service.vitals import Vitals
 from tests.service import tiny
 
 settings.register_profile("rowcast", deadline=None)  # a busy machine is no bug
@@ -156,6 +158,8 @@ def front(root, counts, limits):
         catalog=Shelf(root),
         coalescer=Answering(),
         metrics=metrics.Metrics(),
+        drift=Drift(counts, "api-0", 0),
+        vitals=Vitals(1000, []),
         gate=Gate(Settings(), limits),
         open_trace=read_trace,
         observers=[],

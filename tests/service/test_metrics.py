@@ -8,10 +8,16 @@ import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from models.manifest import Predictions
+from models.schema import NumberFeature, Schema
 from service import metrics
+from service.drift import Drift
+from service.vitals import Vitals
+from tests.models import sample as contract
 
 PAGE = Path(__file__).parents[2] / "docs/reference/metrics.md"
 VERSION = SimpleNamespace(
@@ -200,25 +206,38 @@ def test_a_new_process_in_a_slot_has_no_rows_in_flight():
     assert sample(scrape(metrics.Metrics()), "rowcast_rows_in_flight") == 0
 
 
-def full_page():
+@pytest.fixture
+def full_page(counts, tmp_path):
     counting = metrics.Metrics()
     counting.request(VERSION, "ok", 3, 0.0002)
     counting.batch(VERSION, 64, 0.001, [0.0001])
-    return counting.page([VERSION], REFUSED, is_ready=True)
+    measured = Drift(counts, "api-0", 2000)
+    number = NumberFeature(name='wi"dth\n', quantiles=(0.0, 1.0))
+    manifest = contract.manifest(input=Schema(features=(number,)), predictions=Predictions(quantiles=((0.0, 1.0),)))
+    version = SimpleNamespace(name="house", number=1, manifest=manifest, key="house/1@0")
+    matrix = np.ones((400, 1), dtype=np.float32)
+    measured.sample(version, matrix, {"prediction": matrix})
+    measured.fold()
+    (tmp_path / "worker-0.sock").touch()
+    vitals = Vitals(2000, [tmp_path / "worker-0.sock", tmp_path / "worker-1.sock"])
+    return counting.page([VERSION], REFUSED, is_ready=True, more=[measured.collector([version]), vitals])
 
 
-def test_every_metric_is_on_its_page_with_its_type_and_labels():
+def test_every_metric_is_on_its_page_with_its_type_and_labels(full_page):
     documented = PAGE.read_text()
-    for family in text_string_to_metric_families(full_page().decode()):
+    documented_names = set(re.findall(r"^\| `(\w+)` \|", documented, re.MULTILINE))
+    families = list(text_string_to_metric_families(full_page.decode()))
+    assert {family.name + ("_total" if family.type == "counter" else "") for family in families} == documented_names
+    for family in families:
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
-        row = re.search(rf"^\| `{name}` \| (\w+) \| (.*?) \|", documented, re.MULTILINE)
+        row = re.search(rf"^\| `{name}` \| (\w+) \| ([^|]*)\|", documented, re.MULTILINE)
         assert row, name
         assert row[1] == family.type
         assert sorted(re.findall(r"`(\w+)`", row[2])) == labels
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Debian's package prometheus")
-def test_promtool_has_nothing_to_say():
-    checked = subprocess.run(["promtool", "check", "metrics"], input=full_page(), capture_output=True, check=False)
+def test_promtool_has_nothing_to_say(full_page):
+    checked = subprocess.run(["promtool", "check", "metrics"], input=full_page, capture_output=True, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

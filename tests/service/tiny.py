@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.manifest import FileDigest, Manifest, Provenance, Scores, Task
+from models.manifest import FileDigest, Manifest, Predictions, Provenance, Scores, Task
 from models.proof import Proof
 from models.repository import Repository, Version
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
@@ -59,6 +59,12 @@ CLASSES: dict[str, tuple[Any, ...] | None] = {
     "pair": None,
     "flowers": ("rose", "tulip", "daisy"),
     "coin": (False, True),
+}
+PREDICTIONS = {
+    "line": Predictions(quantiles=((-19.0, 1.0, 21.0),)),
+    "pair": Predictions(quantiles=((-20.0, 0.0, 20.0),) * 2),
+    "flowers": Predictions(shares=(0.4, 0.4, 0.2)),
+    "coin": Predictions(shares=(0.5, 0.5)),
 }
 
 
@@ -108,6 +114,7 @@ def publish(
             weights="ab" * 32,
             files=files,
             scores={"test": Scores(rows=10, metrics={"rmse": 0.5}, baselines={"mean": {"rmse": 1.5}})},
+            predictions=PREDICTIONS[name],
             provenance=Provenance(
                 plan={},
                 data_sha256="0" * 64,

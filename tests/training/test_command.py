@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -34,6 +35,25 @@ def test_a_table_and_a_target_are_enough(table: Path, tmp_path: Path):
     assert '{"instances": [{"size": 1, "kind": "b"}]}' in lines[-1]
     assert len(lines) < 8 * 12 + 4  # about ten lines a member
     assert Repository(tmp_path / "published").versions("House-prices-2024") == [1]
+
+
+def test_json_is_one_line_for_each_version_and_nothing_else(table: Path, tmp_path: Path, capsys):
+    repository = Repository(tmp_path / "published")
+    for target in ("price", "kind"):
+        words = [str(table), "--target", target, "--epochs", "3", "--repository", str(repository.root), "--json"]
+        assert command.main(words) == 0
+    said = capsys.readouterr()
+    price, kind = map(json.loads, said.out.splitlines())
+    assert (price["model"], price["version"], price["task"]) == ("House-prices-2024", 1, "regression")
+    assert (kind["version"], kind["task"]) == (2, "binary")
+    assert price["scores"]["validation"]["metrics"].keys() >= {"rmse", "r2"}
+    assert "epoch 1/3" in said.err
+
+    regression, classification = (repository.open("House-prices-2024", number).manifest for number in (1, 2))
+    (quantiles,) = regression.predictions.quantiles
+    assert (len(quantiles), sorted(quantiles)) == (21, list(quantiles))
+    assert sum(classification.predictions.shares) == pytest.approx(1)
+    assert (len(classification.predictions.shares), regression.predictions.shares) == (2, ())
 
 
 def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path):

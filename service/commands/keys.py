@@ -1,24 +1,17 @@
-"""The commands beside serving: `python -m service key NAME` makes an API key."""
+"""`python -m service key NAME` makes an API key."""
 
 import sys
 from datetime import datetime
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from pydantic import ValidationError
 
 from service.access.keys import SCOPES, Key, Scope, make_key
 
 _Flag = Parameter(negative=())
 
-app = App(
-    name="python -m service",
-    help="Without a command: serve every published model. ROWCAST_* variables say how; see docs/reference/settings.md.",
-    version_flags=(),
-)
 
-
-@app.command
 def key(
     name: str,
     *,

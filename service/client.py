@@ -1,0 +1,355 @@
+"""A client of the service: rows in, predictions out, over one address and in as many requests as it takes.
+
+    from service.client import Client
+
+    with Client("http://localhost:8000") as client:
+        client.predict("rings", [[0.1, 0.2], [0.9, 0.9]]).predictions      # [2, 1]
+
+Rows are lists, records, one record, columns, a numpy array, or a frame of polars, pandas or Arrow. What a server sheds,
+or drops as it restarts, is asked again: a prediction may be computed twice. This file needs httpx and httpx-retries
+alone (and narwhals for frames), nothing of the server, and may be copied into other projects.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from httpx_retries import Retry, RetryTransport
+
+ROWS_PER_REQUEST = 10_000
+"""How many rows one request has; a larger table takes several."""
+
+_AGAIN = (429, 502, 503)  # shed, restarting, or a balancer that found nobody; a 504 has taken its whole time already
+
+
+class ClientError(Exception):
+    """A prediction that did not come.
+
+    Attributes:
+        sentence: what is wrong, for people.
+        status: of HTTP; None when there was no answer at all.
+        code: stable, see docs/reference/errors.md; "unreachable" when there was no answer.
+        request_id: to be found in the server's log.
+        details: the rest of the answer; of a bad row `row`, `feature`, `expected` and `got`.
+    """
+
+    def __init__(self, sentence: str, status: int | None = None, **details: Any) -> None:
+        super().__init__(sentence)
+        self.sentence, self.status, self.details = sentence, status, details
+        self.code = str(details.get("code", "unreachable"))
+        self.request_id = details.get("request_id")
+
+
+class Unreachable(ClientError):  # noqa: N818 - each is named after what its sentence says
+    """Nobody answered, or the connection broke, for as long as the client was patient."""
+
+
+class BadRequest(ClientError):  # noqa: N818
+    """The rows, or how they are sent, are wrong: asking again will not help."""
+
+    @property
+    def row(self) -> int | None:
+        """The row that is wrong, from 0 in the rows that were given; None when it is not one row."""
+        row = self.details.get("row")
+        return None if row is None else int(row)
+
+    @property
+    def feature(self) -> str | None:
+        """The feature that is wrong; None when it is not one feature."""
+        return self.details.get("feature")
+
+
+class Unauthorized(BadRequest):
+    """The server wants a key, or another one."""
+
+
+class NotServed(BadRequest):
+    """The model, version or label is not live."""
+
+
+class Overloaded(ClientError):  # noqa: N818
+    """The server could not take the request, for as long as the client was patient."""
+
+
+class DeadlinePassed(ClientError):  # noqa: N818
+    """The server did not answer within its own deadline."""
+
+
+class ServerFailed(ClientError):  # noqa: N818
+    """The server or the network failed on these rows; the request's id is in its log."""
+
+
+_KINDS: Mapping[int, type[ClientError]] = {
+    401: Unauthorized,
+    403: Unauthorized,
+    404: NotServed,
+    429: Overloaded,
+    502: Overloaded,
+    503: Overloaded,
+    504: DeadlinePassed,
+}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers to rows, in their order.
+
+    Attributes:
+        predictions: a number, a list of numbers (several targets) or a class for each row.
+        version: the number of the version that answered all of them.
+        probabilities: of a classification, for each row one for each of `classes`; else None.
+        targets: of a regression of several targets, their names; else None.
+    """
+
+    model: str
+    version: int
+    predictions: list[Any]
+    probabilities: list[list[float]] | None = None
+    classes: list[Any] | None = None
+    targets: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What both clients are told.
+
+    Attributes:
+        url: the server, or what stands before several.
+        key: its key, where it has one.
+        timeout_s: how long one request may take.
+        patience_s: how long retries may wait, added up, for one request; 0 tries once.
+        rows_per_request: how many rows one request has.
+    """
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    timeout_s: float = 40.0
+    patience_s: float = 30.0
+    rows_per_request: int = ROWS_PER_REQUEST
+
+    def transport(self) -> RetryTransport:
+        """Heeds Retry-After, else waits twice as long each time, with jitter."""
+        retry = Retry(
+            total=50 if self.patience_s else 0,
+            allowed_methods=("GET", "POST"),
+            status_forcelist=_AGAIN,
+            retry_on_exceptions=(httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.RemoteProtocolError),
+            backoff_factor=0.1,
+            max_backoff_wait=5.0,
+            total_timeout=self.patience_s or None,
+        )
+        return RetryTransport(retry=retry)
+
+    def headers(self) -> dict[str, str]:
+        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+
+
+class Client:
+    """A client for programs that wait; use it as a context, or `close` it."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        """`options` are `key`, `timeout_s`, `patience_s` and `rows_per_request`, see `_Options`."""
+        self._options = _Options(url, **options)
+        self._http = httpx.Client(
+            base_url=url,
+            headers=self._options.headers(),
+            timeout=self._options.timeout_s,
+            transport=self._options.transport(),
+        )
+
+    def predict(self, model: str, rows: Any, *, version: int | None = None, label: str | None = None) -> Predictions:
+        """The predictions for rows; all of them by one version, whichever the server has answer the first.
+
+        Raises:
+            BadRequest, Unauthorized, NotServed, Overloaded, DeadlinePassed, ServerFailed, Unreachable: see each.
+        """
+        parts: list[Predictions] = []
+        for first, body in _bodies(rows, self._options.rows_per_request):
+            asked = version if not parts else parts[0].version
+            parts.append(_read(self._ask("POST", _path(model, asked, label), body, first)))
+        return _joined(parts)
+
+    def models(self) -> list[str]:
+        """Names of the live models."""
+        return list(self._ask("GET", "/v1/models").json()["models"])
+
+    def describe(self, model: str) -> dict[str, Any]:
+        """A model's features, targets, classes, versions, labels, scores and an example row."""
+        return dict(self._ask("GET", f"/v1/models/{model}").json())
+
+    def _ask(self, method: str, path: str, body: bytes | None = None, first: int = 0) -> httpx.Response:
+        try:
+            return _checked(self._http.request(method, path, content=body), first)
+        except httpx.TransportError as error:
+            raise _unreachable(self._options.url, error) from None
+
+    def close(self) -> None:
+        """Hang up."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """The same for programs with an event loop; the requests of a large table go out several at once."""
+
+    def __init__(self, url: str, *, at_once: int = 4, **options: Any) -> None:
+        """`at_once`: how many requests of one call are out together; `options` as for `Client`."""
+        self._options = _Options(url, **options)
+        self._at_once = asyncio.Semaphore(at_once)
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers=self._options.headers(),
+            timeout=self._options.timeout_s,
+            transport=self._options.transport(),
+        )
+
+    async def predict(
+        self, model: str, rows: Any, *, version: int | None = None, label: str | None = None
+    ) -> Predictions:
+        """As `Client.predict`."""
+        bodies = _bodies(rows, self._options.rows_per_request)
+        first = await self._part(_path(model, version, label), *next(bodies))
+        path = _path(model, first.version, None)
+        try:
+            async with asyncio.TaskGroup() as group:
+                rest = [group.create_task(self._part(path, *one)) for one in bodies]
+        except BaseExceptionGroup as failed:  # the first that failed has cancelled the others
+            raise failed.exceptions[0] from None
+        return _joined([first, *(task.result() for task in rest)])
+
+    async def models(self) -> list[str]:
+        """As `Client.models`."""
+        return list((await self._ask("GET", "/v1/models")).json()["models"])
+
+    async def describe(self, model: str) -> dict[str, Any]:
+        """As `Client.describe`."""
+        return dict((await self._ask("GET", f"/v1/models/{model}")).json())
+
+    async def _part(self, path: str, first: int, body: bytes) -> Predictions:
+        async with self._at_once:
+            return _read(await self._ask("POST", path, body, first))
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None, first: int = 0) -> httpx.Response:
+        try:
+            return _checked(await self._http.request(method, path, content=body), first)
+        except httpx.TransportError as error:
+            raise _unreachable(self._options.url, error) from None
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+# --------------------------------------------------------------------------------------------------- asking
+
+
+def _path(model: str, version: int | None, label: str | None) -> str:
+    if version is not None:
+        return f"/v1/models/{model}/versions/{version}:predict"
+    return f"/v1/models/{model}/labels/{label}:predict" if label is not None else f"/v1/models/{model}:predict"
+
+
+def _bodies(rows: Any, size: int) -> Iterator[tuple[int, bytes]]:
+    """The number of its first row and the body of each request; one of no rows for no rows."""
+    columns = _columns(rows)
+    if columns is None:
+        listed = rows.tolist() if hasattr(rows, "tolist") else list(rows)
+        for start in range(0, max(len(listed), 1), size):
+            yield start, _json({"instances": listed[start : start + size]})
+        return
+    length = len(next(iter(columns.values()), ()))
+    for start in range(0, max(length, 1), size):
+        yield start, _json({"inputs": {name: _listed(values, start, size) for name, values in columns.items()}})
+
+
+def _columns(rows: Any) -> Mapping[str, Any] | None:
+    """The rows as columns, where they come as such: a mapping from name to values, or a frame."""
+    if isinstance(rows, Mapping):
+        return rows if all(map(_is_column, rows.values())) else {name: [value] for name, value in rows.items()}
+    if not hasattr(rows, "__dataframe__") and not hasattr(rows, "__arrow_c_stream__"):
+        return None
+    import narwhals  # noqa: PLC0415 - for frames alone
+
+    frame = narwhals.from_native(rows, eager_only=True)
+    return {name: frame[name] for name in frame.columns}
+
+
+def _is_column(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str)
+
+
+def _listed(values: Any, start: int, size: int) -> list[Any]:
+    part = values[start : start + size]
+    return list(part.to_list() if hasattr(part, "to_list") else part.tolist() if hasattr(part, "tolist") else part)
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, default=_plain).encode()  # NaN stays a bare token, which the server reads as missing
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: moments, numbers of numpy and Decimal, the missing values of pandas."""
+    if type(value).__name__ in {"NaTType", "NAType"}:
+        return None
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return value.item() if hasattr(value, "item") else float(value)
+
+
+# --------------------------------------------------------------------------------------------------- reading
+
+
+def _checked(response: httpx.Response, first: int) -> httpx.Response:
+    """The answer, or its problem; rows are counted from the `first` of its request."""
+    if response.status_code == 200:
+        return response
+    try:
+        said = dict(response.json())
+    except ValueError:  # something between that is no Rowcast
+        said = {"code": "", "error": f"{response.url} answered {response.status_code}"}
+    kind = _KINDS.get(response.status_code, ServerFailed if response.status_code >= 500 else BadRequest)
+    sentence = str(said.pop("error", response.status_code))
+    if said.get("row") is not None:
+        sentence = sentence.replace(f"row {said['row']}:", f"row {said['row'] + first}:", 1)
+        said["row"] += first
+    raise kind(sentence, response.status_code, **said)
+
+
+def _unreachable(url: str, error: httpx.TransportError) -> Unreachable:
+    return Unreachable(f"{url} does not answer: {str(error) or type(error).__name__}")
+
+
+def _read(response: httpx.Response) -> Predictions:
+    said = response.json()
+    known = {name: said.get(name) for name in ("probabilities", "classes", "targets")}
+    return Predictions(said["model_name"], int(said["model_version"]), said["predictions"], **known)
+
+
+def _joined(parts: list[Predictions]) -> Predictions:
+    one = parts[0]
+    probabilities = None
+    if one.probabilities is not None:
+        probabilities = list(chain.from_iterable(part.probabilities or [] for part in parts))
+    predictions = list(chain.from_iterable(part.predictions for part in parts))
+    return Predictions(one.model, one.version, predictions, probabilities, one.classes, one.targets)

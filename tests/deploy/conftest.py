@@ -1,0 +1,3 @@
+from tests.server.conftest import repository, start
+
+__all__ = ["repository", "start"]

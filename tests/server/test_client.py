@@ -1,0 +1,217 @@
+"""service/client.py against real servers: every kind of rows, every kind of error, overload and restart."""
+
+import asyncio
+import math
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from service.client import (
+    AsyncClient,
+    BadRequest,
+    Client,
+    NotServed,
+    Overloaded,
+    ServerFailed,
+    Unauthorized,
+    Unreachable,
+)
+from tests.server.conftest import CHECKOUT, START_S, free_port, until
+from tests.service import tiny
+
+pytestmark = pytest.mark.server
+
+
+def url_of(server):
+    return f"http://127.0.0.1:{server.port}"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A server of all tiny models; line 2 adds 1 to what line 1 says, which is stable."""
+    from models.repository import Repository  # noqa: PLC0415
+    from tests.server.conftest import Server  # noqa: PLC0415
+
+    root = tmp_path_factory.mktemp("published")
+    for name in ("line", "pair", "flowers", "coin"):
+        tiny.publish(root, name)
+    tiny.publish(root, "line", shift=1.0)
+    Repository(root).set_label("line", "stable", 1)
+    Repository(root).set_label("line", "canary", 2)
+    server = Server(root, tmp_path_factory.mktemp("log") / "server.log")
+    until(server.is_ready, START_S)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(served):
+    with Client(url_of(served)) as client:
+        yield client
+
+
+COLUMNS = {
+    "width": [5.0, None, 0.5],
+    "length": [2.0, 3.0, 0.25],
+    "color": ["red", None, "green"],
+    "wild": [True, False, None],
+    "seen": [datetime(2024, 5, 31, 9, 30, tzinfo=UTC), None, datetime(2024, 6, 1, tzinfo=UTC)],
+}
+TEXTS = COLUMNS | {"seen": ["2024-05-31T09:30:00Z", None, "2024-06-01"]}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        COLUMNS,
+        [dict(zip(TEXTS, row, strict=True)) for row in zip(*TEXTS.values(), strict=True)],
+        [list(row) for row in zip(*TEXTS.values(), strict=True)],
+        pl.DataFrame(COLUMNS),
+        pd.DataFrame(COLUMNS),
+        pd.DataFrame(COLUMNS).convert_dtypes(),
+        pa.table(COLUMNS),
+    ],
+    ids=["columns", "records", "lists", "polars", "pandas", "pandas nullable", "arrow"],
+)
+def test_rows_of_every_kind_get_the_same_answer(client, rows):
+    said = client.predict("flowers", rows)
+    assert said.predictions == ["rose", "tulip", "daisy"]
+    assert said.classes == ["rose", "tulip", "daisy"]
+    assert np.argmax(said.probabilities, axis=1).tolist() == [0, 1, 2]
+    assert (said.model, said.version, len(said)) == ("flowers", 1, 3)
+
+
+def test_an_array_one_record_and_no_rows_are_rows(client):
+    assert client.predict("pair", np.array([[5, 2], [1, math.nan]])).predictions == [[7.0, 3.0], [1.0, 1.0]]
+    assert client.predict("pair", {"a": 5, "b": np.float32(2)}).targets == ["sum", "difference"]
+    assert client.predict("line", []).predictions == []
+    assert client.predict("line", pl.DataFrame({"x": []}, schema={"x": pl.Float64})).predictions == []
+
+
+def test_a_table_goes_in_several_requests_that_one_version_answers_in_order(served):
+    rows = pl.DataFrame({"x": np.arange(2500.0)})
+    with Client(url_of(served), rows_per_request=1000) as client:
+        before = served.metric("rowcast_requests_total")
+        assert client.predict("line", rows).predictions == [2 * x + 1 for x in range(2500)]
+        assert served.metric("rowcast_requests_total") == before + 3
+        assert client.predict("line", rows, label="canary").predictions == [2 * x + 2 for x in range(2500)]
+        assert client.predict("line", rows, version=2).version == 2
+
+
+def test_async_sends_the_parts_together_and_keeps_their_order(served):
+    async def ask():
+        async with AsyncClient(url_of(served), rows_per_request=300) as client:
+            many = await asyncio.gather(*(client.predict("line", np.full((1000, 1), x)) for x in range(4)))
+            return many, await client.models(), (await client.describe("line"))["labels"]
+
+    many, models, labels = asyncio.run(ask())
+    assert [set(one.predictions) for one in many] == [{2 * x + 1} for x in range(4)]
+    assert [len(one) for one in many] == [1000] * 4
+    assert (models, labels) == (["coin", "flowers", "line", "pair"], {"canary": "2", "stable": "1"})
+
+
+def test_what_is_there_can_be_asked(client):
+    assert client.models() == ["coin", "flowers", "line", "pair"]
+    assert client.describe("line")["features"][0]["name"] == "x"
+
+
+@pytest.mark.parametrize("in_async", [False, True])
+def test_a_bad_row_is_named_by_its_place_in_the_whole_table(served, in_async):
+    rows = [{"x": 1.0}] * 1500 + [{"x": "wide"}]
+
+    async def ask():
+        async with AsyncClient(url_of(served), rows_per_request=1000) as client:
+            await client.predict("line", rows)
+
+    def ask_and_wait():
+        with Client(url_of(served), rows_per_request=1000) as client:
+            client.predict("line", rows)
+
+    with pytest.raises(BadRequest, match="row 1500: feature 'x' must be a number, got 'wide'") as caught:
+        asyncio.run(ask()) if in_async else ask_and_wait()
+    assert (caught.value.row, caught.value.feature, caught.value.status) == (1500, "x", 400)
+    assert (caught.value.code, len(caught.value.request_id)) == ("bad_row", 32)
+
+
+def test_each_problem_is_an_error_of_its_own(client):
+    for whom in ({"model": "lime"}, {"model": "line", "version": 9}, {"model": "line", "label": "none"}):
+        with pytest.raises(NotServed):
+            client.predict(rows=[[1.0]], **whom)
+    with pytest.raises(ServerFailed, match="row 0") as caught:
+        client.predict("line", [[3e38]])
+    assert caught.value.code == "model_failed"
+
+
+def test_nobody_there_is_unreachable_after_as_much_patience_as_was_asked():
+    with (
+        Client(f"http://127.0.0.1:{free_port()}", patience_s=0) as client,
+        pytest.raises(Unreachable, match="does not answer"),
+    ):
+        client.predict("line", [[1.0]])
+
+
+def test_a_key_is_sent_and_never_shown(start):
+    server = start(api_key="correct horse")
+    with Client(url_of(server)) as client, pytest.raises(Unauthorized):
+        client.predict("line", [[1.0]])
+    with Client(url_of(server), key="correct horse") as client:
+        assert client.predict("line", [[1.0]]).predictions == [3.0]
+        assert "horse" not in repr(client._options)
+
+
+def test_what_is_shed_is_asked_again_when_the_server_says(start):
+    server = start(max_rows=10, max_waiting_rows=10, hang_s=600)
+    os.kill(server.workers[0], signal.SIGSTOP)
+    with ThreadPoolExecutor(8) as pool, Client(url_of(server), patience_s=START_S) as client:
+        asked = [pool.submit(client.predict, "line", [[float(x)]] * 10) for x in range(8)]
+        until(lambda: server.metric("rowcast_requests_total") >= 4, what="requests are shed")
+        with Client(url_of(server), patience_s=0) as hasty, pytest.raises(Overloaded) as caught:
+            hasty.predict("line", [[0.0]] * 10)
+        assert (caught.value.code, caught.value.status) == ("overloaded", 503)
+        os.kill(server.workers[0], signal.SIGCONT)
+        assert [one.result().predictions for one in asked] == [[2.0 * x + 1] * 10 for x in range(8)]
+
+
+def test_a_restart_is_waited_out(start):
+    first = start()
+    with Client(url_of(first), patience_s=START_S) as client, ThreadPoolExecutor(1) as pool:
+        assert client.predict("line", [[1.0]]).predictions == [3.0]
+        os.kill(first.pid, signal.SIGTERM)
+        assert first.ended() == 0
+        asked = pool.submit(client.predict, "line", [[2.0]])
+        start(port=first.port)
+        assert asked.result().predictions == [5.0]
+
+
+def test_it_needs_nothing_of_the_server():
+    code = (
+        "import sys, service.client; print(sorted(name for name in sys.modules if name.split('.')[0] in "
+        "{'litserve', 'onnxruntime', 'torch', 'numpy', 'pydantic', 'fastapi', 'models', 'narwhals', 'uvicorn'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_an_answer_of_something_between_is_an_error_too():
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>")
+        await writer.drain()
+        writer.close()
+
+    async def ask():
+        between = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with between, AsyncClient(f"http://127.0.0.1:{between.sockets[0].getsockname()[1]}") as client:
+            await client.models()
+
+    with pytest.raises(ServerFailed, match="answered 500"):
+        asyncio.run(ask())

@@ -1,0 +1,159 @@
+"""`python -m service predict`: files of every kind, of every size, with every mistake."""
+
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from service.commands.predict import READ
+from tests.service import tiny
+from tests.service.test_commands import CHECKOUT, run
+
+__all__ = ["run"]
+
+FLOWERS = pl.DataFrame(
+    {
+        "id": ["a", "b", "c"],
+        "width": [5.0, 0.5, None],
+        "length": [2.0, 3.0, 0.25],
+        "color": ["red", "green", None],
+        "wild": [True, None, False],
+        "seen": ["2024-05-31", "2024-05-31T09:30:00", None],
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def published(tmp_path, monkeypatch):
+    for name in ("line", "line", "pair", "flowers", "coin"):
+        tiny.publish(tmp_path / "published", name)
+    monkeypatch.setenv("ROWCAST_REPOSITORY", str(tmp_path / "published"))
+    return tmp_path / "published"
+
+
+def write(frame, path):
+    {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".arrow": frame.write_ipc}.get(
+        path.suffix, lambda path: frame.write_csv(path, separator="\t")
+    )(path)
+    return path
+
+
+def read(path):
+    return {".csv": pl.read_csv, ".parquet": pl.read_parquet, ".arrow": pl.read_ipc}.get(
+        path.suffix, lambda path: pl.read_csv(path, separator="\t")
+    )(path)
+
+
+@pytest.mark.parametrize("result", READ)
+@pytest.mark.parametrize("source", READ)
+def test_every_kind_of_file_becomes_every_other(tmp_path, run, source, result):
+    rows = write(FLOWERS, tmp_path / f"rows{source}")
+    out = tmp_path / f"out{result}"
+    status, said, error = run("predict", "flowers", rows, out, "--probabilities")
+    assert (status, error) == (0, "")
+    assert said.startswith(f"{out}: 3 rows by flowers/1")
+    scored = read(out)
+    assert scored.columns == [
+        *FLOWERS.columns,
+        "prediction",
+        "probability_rose",
+        "probability_tulip",
+        "probability_daisy",
+    ]
+    assert scored["prediction"].to_list() == ["rose", "tulip", "daisy"]
+    assert scored["id"].to_list() == ["a", "b", "c"]
+    expected = tiny.answer("flowers", tiny.SCHEMAS["flowers"].encode(FLOWERS.drop("id").to_dicts()))["probabilities"]
+    np.testing.assert_allclose(scored[:, -3:].to_numpy(), expected, rtol=1e-5)
+
+
+def test_moments_and_types_of_columns_are_read_as_what_they_are(tmp_path, run):
+    frame = FLOWERS.with_columns(
+        pl.col("seen").str.to_datetime(strict=False).alias("seen"),
+        pl.col("width").cast(pl.Float32),
+        pl.col("color").cast(pl.Categorical),
+        pl.lit(None).alias("length"),
+    )
+    out = tmp_path / "out.parquet"
+    assert run("predict", "flowers", write(frame, tmp_path / "rows.parquet"), out)[0] == 0
+    assert read(out)["prediction"].to_list() == ["rose", "daisy", "daisy"]
+
+
+def test_cells_of_a_csv_are_read_as_the_trainer_reads_them(tmp_path, run):
+    path = tmp_path / "rows.csv"
+    path.write_text("wild,seen,color,length,width\n 1 ,2024-01-01, red , NA ,7\nfalse,n/a,,1e1, ? \nTRUE,,3.0,,\n")
+    out = tmp_path / "out.csv"
+    assert run("predict", "flowers", path, out, "--only")[0] == 0
+    assert out.read_text() == "prediction\nrose\ntulip\ndaisy\n"
+
+
+def test_a_large_file_streams_in_order(tmp_path, run):
+    rows = 300_000
+    source = write(
+        pl.DataFrame({"x": np.arange(rows, dtype=np.float64), "row": np.arange(rows)}), tmp_path / "rows.csv"
+    )
+    out = tmp_path / "out.parquet"
+    assert run("predict", "line", source, out)[1].startswith(f"{out}: 300,000 rows by line/2")
+    scored = read(out)
+    assert scored["row"].cast(pl.Int64).to_list() == list(range(rows))
+    np.testing.assert_array_equal(scored["prediction"].to_numpy(), 2 * np.arange(rows, dtype=np.float32) + 1)
+
+
+def test_several_targets_have_a_column_each_and_classes_their_own_type(tmp_path, run):
+    out = tmp_path / "out.parquet"
+    rows = write(pl.DataFrame({"a": [5.0], "b": [2.0]}), tmp_path / "rows.parquet")
+    assert run("predict", "pair/1", rows, out)[0] == 0
+    assert read(out).to_dicts() == [{"a": 5.0, "b": 2.0, "prediction_sum": 7.0, "prediction_difference": 3.0}]
+    rows = write(pl.DataFrame({"x": [5.0, -5.0]}), tmp_path / "rows.parquet")
+    assert run("predict", "coin", rows, out, "--only")[0] == 0
+    assert read(out)["prediction"].to_list() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "sentence"),
+    [
+        ("line", "y\n1\n", "has no column 'x', a feature of line/2; it has 'y'"),
+        ("line", "x\n1\nwide\n", "row 2: feature 'x' must be a number, got 'wide'"),
+        ("line", "x,prediction\n1,2\n", "has a column 'prediction' already; rename it, or write predictions --only"),
+        ("coin", "x\n1\n" * 1 + "1e999\n", "row 2: feature 'x' must be a finite number, got Infinity"),
+        ("line", "x\n1\n3e38\n", "row 2: line/2 computes a number that is not finite; look at this row"),
+        ("lines", "x\n1\n", "lines: is not in "),
+        ("line", "", "cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_and_leaves_no_file(tmp_path, run, model, text, sentence):
+    rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+    rows.write_text(text)
+    out.write_text("what was there before")
+    status, said, error = run("predict", model, rows, out)
+    assert (status, said, error.count("\n")) == (2, "", 1)
+    assert sentence in error
+    assert out.read_text() == "what was there before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "published", "rows.csv"]
+
+
+def test_no_rows_are_no_predictions(tmp_path, run):
+    rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+    rows.write_text("x\n")
+    assert run("predict", "line", rows, out)[0] == 0
+    assert out.read_text() == "x,prediction\n"
+
+
+def test_a_version_that_was_changed_predicts_nothing(tmp_path, run, published):
+    (published / "line/2/model.onnx").write_bytes(b"changed")
+    rows = write(pl.DataFrame({"x": [1.0]}), tmp_path / "rows.csv")
+    status, _, error = run("predict", "line/2", rows, tmp_path / "out.csv")
+    assert (status, error) == (2, "line/2: model.onnx is not the file its manifest describes; publish it again\n")
+
+
+def test_without_polars_one_sentence_says_so():
+    code = (
+        "import sys; sys.modules['polars'] = None; from service.commands import app; sys.exit(app.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", "line", "a.csv", "b.csv"],
+        cwd=CHECKOUT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("predict: needs polars, which is not installed")

@@ -1,0 +1,52 @@
+import os
+import subprocess
+import sys
+import time
+
+from service import vitals
+from service.vitals import Vitals
+
+
+def said(sockets=()):
+    return {(sample.name, *sample.labels.values()): sample.value
+            for family in Vitals(2000, sockets).collect() for sample in family.samples}  # fmt: skip
+
+
+def test_processor_time_of_a_child_that_ended_is_not_lost():
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    before = vitals._cpu_s(os.getpid())
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    assert vitals._cpu_s(os.getpid()) - before >= 0.25
+
+
+def test_memory_is_counted_once_for_pages_that_processes_share():
+    alone = vitals._memory_bytes(os.getpid())
+    ballast = b"x" * 50_000_000
+    whole = vitals._memory_bytes(os.getpid())
+    child = os.fork()
+    if not child:
+        time.sleep(30)
+        os._exit(0)
+    try:
+        family = vitals._family_of(os.getpid())
+        assert child in family
+        shared = sum(map(vitals._memory_bytes, family))
+        assert whole - alone > 40e6
+        assert abs(shared - whole) < 20e6 < len(ballast)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def test_a_worker_that_has_not_come_up_has_no_start(tmp_path):
+    (tmp_path / "worker-0.sock").touch()
+    page = said([tmp_path / "worker-0.sock", tmp_path / "worker-1.sock"])
+    assert abs(page["rowcast_worker_start_time_seconds", "worker-0"] - time.time()) < 60
+    assert ("rowcast_worker_start_time_seconds", "worker-1") not in page
+    assert page["rowcast_waiting_rows_limit",] == 2000
+
+
+def test_a_process_that_is_gone_counts_nothing():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert (vitals._cpu_s(gone.pid), vitals._memory_bytes(gone.pid)) == (0.0, 0.0)
