@@ -1,6 +1,7 @@
 """The story: a plan becomes a published version, step by step.
 
-    read -> columns -> split -> schema -> encode -> fit -> choose -> calibrate -> evaluate -> export -> prove -> publish
+    read -> columns -> split -> schema -> encode -> fit -> choose -> calibrate -> evaluate -> examine
+    -> export -> prove -> publish
 
 `train` goes as far as a scored network and touches no file but the table; `run` publishes it as well.
 """
@@ -8,7 +9,7 @@
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from training.calibrate import fit_temperature
 from training.columns import Data, read_columns
 from training.encoders import Preprocessing, encode, learn_schema
 from training.evaluate import Targets, answers_of, make_baselines, score_parts
+from training.findings import Findings, examine
 from training.fit import (
     Epoch,
     Member,
@@ -38,6 +40,7 @@ from training.fit import (
     objective_of,
 )
 from training.fit import Rows as TensorRows
+from training.leaks import find_leaks
 from training.linear import STRENGTHS, solve_linear
 from training.net import Averaged, Net, make_member
 from training.plan import BadPlan, FitPlan, Loss, Plan
@@ -88,6 +91,8 @@ class Fitted:
         notes: what was done that nobody asked for, a sentence each.
         device: what the members were fitted on.
         seconds: from reading the table to the scores.
+        warnings: what a careful person would look at before relying on the scores, a sentence each.
+        findings: what else is known of the network; None until somebody looked.
     """
 
     plan: Plan
@@ -102,6 +107,8 @@ class Fitted:
     notes: tuple[str, ...]
     device: str
     seconds: float
+    warnings: tuple[str, ...] = ()
+    findings: Findings | None = None
 
     @property
     def history(self) -> list[tuple[Epoch, ...]]:
@@ -121,6 +128,7 @@ def run(plan: Plan, repository: Repository, report: Report = lambda _: None) -> 
             published then.
     """
     fitted = train(plan, report)
+    fitted = replace(fitted, findings=examine(fitted))
     number = publish(fitted, repository)
     return fitted, number
 
@@ -138,6 +146,8 @@ def train(plan: Plan, report: Report = lambda _: None) -> Fitted:
     schema = learn_schema(data, split.train, plan.table)
     for note in (notes := (*data.notes, *split.notes)):
         report(note)
+    for warning in (warnings := find_leaks(data, split, plan.split)):
+        report(f"look at this: {warning}")
 
     plan = plan.model_copy(update={"task": data.task, "fit": plan.fit.for_rows(len(split.train))})
     matrix = encode(data.frame, schema)
@@ -161,7 +171,9 @@ def train(plan: Plan, report: Report = lambda _: None) -> Fitted:
     scores = score_parts(net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()})
     seconds = time.perf_counter() - start
     device = device_name(choose_device())
-    return Fitted(plan, data, schema, parts, net, members, chosen, scores, calibration, notes, device, seconds)
+    return Fitted(
+        plan, data, schema, parts, net, members, chosen, scores, calibration, notes, device, seconds, warnings
+    )
 
 
 def read(plan: Plan) -> Table:

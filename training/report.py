@@ -20,8 +20,10 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from models.manifest import Part, Scores
+from models.intervals import Intervals, PredictionSets
+from models.manifest import Importance, Part, Scores
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
+from training.explain import Explained
 
 if TYPE_CHECKING:
     from training.recipe import Fitted, PartRows  # recipe tells the story and imports this file
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 INDEX = "index.html"
 MOST_POINTS = 2000
 """Rows drawn as points; more hide what is under them."""
+MOST_BARS = 20
+"""Features whose importance is drawn."""
+MOST_REASONS = 8
+"""Features that are named in the explanation of a row."""
 MOST_COUNTS = 12
 """Classes up to which a confusion matrix shows its numbers."""
 
@@ -86,6 +92,9 @@ def draw_plots(fitted: "Fitted") -> Iterator[tuple[str, str, Figure]]:
             f"Rows of the {part} part by their class and the likeliest one",
             _draw_confusion(fitted, rows),
         )
+    if fitted.findings is not None and len(fitted.findings.importances) > 1:
+        caption = "How much worse the answers get when a feature's values are shuffled; lines hold the value with 95%"
+        yield "importance", caption, _draw_importances(fitted.findings.importances)
     if any(fitted.history):
         yield "loss", "Loss after each epoch; pale: members that are not in the network", _draw_losses(fitted)
 
@@ -190,6 +199,20 @@ def _draw_confusion(fitted: "Fitted", rows: "PartRows") -> Figure:
     for actual, likeliest in np.ndindex(count, count):
         colour = "white" if shares[actual, likeliest] > 0.6 else _INK
         axes.text(likeliest, actual, f"{counts[actual, likeliest]:,}", ha="center", va="center", color=colour)
+    return figure
+
+
+def _draw_importances(importances: Sequence[Importance]) -> Figure:
+    """A bar for each of the most important features, with its interval."""
+    drawn = importances[:MOST_BARS][::-1]
+    figure, axes = _panel(6.0, 0.9 + 0.28 * len(drawn))
+    values = np.array([one.value for one in drawn])
+    reach = values - np.array([one.low for one in drawn])
+    axes.barh(range(len(drawn)), values, color=_COLOURS[0], height=0.7)
+    axes.errorbar(values, range(len(drawn)), xerr=reach, fmt="none", ecolor=_INK, elinewidth=1)
+    axes.set_yticks(range(len(drawn)), [shortened(one.feature, most=30) for one in drawn])
+    axes.axvline(0, color=_PALE, linewidth=1)
+    axes.tick_params(axis="y", length=0)
     return figure
 
 
@@ -302,12 +325,14 @@ def card(fitted: "Fitted", plots: Sequence[tuple[str, str]]) -> str:
         "<h2>How well</h2>",
         _score_table(fitted.scores),
         _calibration(fitted),
+        _list("Look at this", fitted.warnings),
         *(_figure_of(file, caption) for file, caption in plots),
+        *_found(fitted),
         "<h2>From what</h2>",
         _feature_table(fitted.schema.features),
         "<h2>How it was trained</h2>",
         f"<p>{_how(fitted)}</p>",
-        _notes(fitted.notes),
+        _list("What was done to the table", fitted.notes),
         f"<pre>{_escaped(_plan_text(fitted))}</pre>",
     ]
     body = "\n".join(section for section in sections if section)
@@ -350,6 +375,86 @@ def _calibration(fitted: "Fitted") -> str:
     return f"<p>Calibrated on {rows:,} validation rows: logits are divided by {temperature:.3g}.</p>"
 
 
+def _found(fitted: "Fitted") -> Iterator[str]:
+    """How sure the answers are, and why some of them are what they are."""
+    found = fitted.findings
+    if found is None:
+        return
+    if found.intervals is not None or found.prediction_sets is not None:
+        yield "<h2>How sure</h2>"
+    if found.intervals is not None:
+        yield _interval_table(found.intervals, fitted.data.targets)
+    if found.prediction_sets is not None:
+        yield _set_table(found.prediction_sets)
+    if found.explained:
+        yield "<h2>Why</h2>"
+    for one in found.explained:
+        yield _explanation(fitted, one)
+
+
+def _interval_table(intervals: Intervals, targets: Sequence[str]) -> str:
+    header = '<th class="number">asked</th><th class="number">measured on test</th>'
+    header += "".join(f"<th>{_escaped(target)}, around the prediction</th>" for target in targets)
+    rows = []
+    for number, level in enumerate(intervals.levels):
+        cells = _level_cells(level, intervals.coverage, number)
+        for low, high in zip(intervals.low, intervals.high, strict=True):
+            ends = sorted((of_low[number], of_high[number]) for of_low, of_high in zip(low, high, strict=True))
+            narrow, wide = min(ends, key=_width), max(ends, key=_width)
+            said = f"{narrow[0]:+.4g} to {narrow[1]:+.4g}"
+            said += f", up to {wide[0]:+.4g} to {wide[1]:+.4g}" if wide != narrow else ""
+            cells += f"<td>{said}</td>"
+        rows.append(f"<tr>{cells}</tr>")
+    said = (
+        f"<p>The share of rows whose target lies in its interval, calibrated on {intervals.rows:,} validation rows.</p>"
+    )
+    return said + _table(header, rows)
+
+
+def _width(ends: tuple[float, float]) -> float:
+    return ends[1] - ends[0]
+
+
+def _set_table(sets: PredictionSets) -> str:
+    header = "".join(f'<th class="number">{name}</th>' for name in ("asked", "measured on test", "classes in a set"))
+    rows = []
+    for number, level in enumerate(sets.levels):
+        size = "" if sets.sizes is None else f"{sets.sizes[number]:.2f}"
+        rows.append(f'<tr>{_level_cells(level, sets.coverage, number)}<td class="number">{size}</td></tr>')
+    said = f"<p>The share of rows whose class is in its set, calibrated on {sets.rows:,} validation rows.</p>"
+    return said + _table(header, rows)
+
+
+def _level_cells(level: float, coverage: Sequence[float] | None, number: int) -> str:
+    measured = "" if coverage is None else f"{coverage[number]:.1%}"
+    return f'<td class="number">{level:.0%}</td><td class="number">{measured}</td>'
+
+
+def _explanation(fitted: "Fitted", one: Explained) -> str:
+    """The features that add most to the answer for a row, and what the others add together."""
+    rows = fitted.parts[_judged(fitted)]
+    names, values = fitted.schema.names, one.explanation.values[:, one.output]
+    order = np.argsort(-np.abs(values), kind="stable")
+    lines = []
+    for place in order[:MOST_REASONS]:
+        value = rows.frame[names[place]][one.row]
+        cells = f"<td>{_escaped(names[place])}</td><td>{_escaped(_cell(value))}</td>"
+        lines.append(f'<tr>{cells}<td class="number">{values[place]:+.4g}</td></tr>')
+    rest = order[MOST_REASONS:]
+    if len(rest):
+        total = f'<td class="number">{values[rest].sum():+.4g}</td>'
+        lines.append(f"<tr><td>{len(rest)} others</td><td></td>{total}</tr>")
+    classes = fitted.data.classes
+    what = fitted.data.targets[one.output] if classes is None else f"the probability of {classes[one.output]}"
+    base = one.explanation.base[one.output]
+    said = f"<p>Here {_escaped(what)} is {one.answer:.4g}; {base:.4g} is the mean for rows of the training part.</p>"
+    return said + _table('<th>feature</th><th>value</th><th class="number">adds</th>', lines)
+
+
+def _cell(value: object) -> str:
+    return "missing" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _feature_table(features: Iterable[Feature]) -> str:
     rows = []
     for feature in features:
@@ -389,8 +494,9 @@ def _how(fitted: "Fitted") -> str:
     return f"Rows: {parts}.{judged} In the network: {network}. Device: {_escaped(fitted.device)}."
 
 
-def _notes(notes: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{_escaped(note)}</li>" for note in notes) + "</ul>" if notes else ""
+def _list(title: str, sentences: Sequence[str]) -> str:
+    items = "".join(f"<li>{_escaped(sentence)}</li>" for sentence in sentences)
+    return f"<h3>{_escaped(title)}</h3>\n<ul>{items}</ul>" if sentences else ""
 
 
 def _plan_text(fitted: "Fitted") -> str:

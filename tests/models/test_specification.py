@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from models import manifest, proof, repository, schema
+from models import intervals, manifest, proof, reference, repository, schema, shapley
 from tests.models import sample
 
 PAGE = (Path(__file__).parents[2] / "models/README.md").read_text("utf-8")
@@ -16,6 +16,12 @@ RECORDS = [
     manifest.Scores,
     manifest.Calibration,
     manifest.Provenance,
+    manifest.Importance,
+    intervals.Intervals,
+    intervals.PredictionSets,
+    reference.Reference,
+    reference.Bins,
+    shapley.Background,
     proof.Proof,
     schema.Schema,
     schema.NumberFeature,
@@ -47,7 +53,7 @@ def outputs(task):
 
 
 def test_every_file_and_part_of_a_datetime_is_specified():
-    names = [*repository.REQUIRED, repository.LABELS, manifest.FILE, ".last", ".lock", ".draft-"]
+    names = [*repository.REQUIRED, shapley.FILE, repository.LABELS, manifest.FILE, ".last", ".lock", ".draft-"]
     assert [name for name in names if name not in PAGE] == []
     assert [part for part in schema.DATETIME_PARTS if f"`<name>.{part}`" not in PAGE] == []
 
