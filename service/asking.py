@@ -20,7 +20,7 @@ from service.front import Front
 from service.ledger import Ledger
 from service.problems import BadBody, ClientGone, TooLarge, TooSlow, UnknownVersion, UnsupportedEncoding
 from service.settings import Settings
-from service.wire import oip, oip_answer, oip_matrix, plain
+from service.wire import certainty, oip, oip_answer, oip_matrix, plain
 
 ASIDE_BYTES = 500_000
 """From this size on a body is read and encoded in a thread. Measured beside a client that sends 10 MB bodies: the
@@ -99,13 +99,20 @@ def plain_question(settings: Settings, version: Version, asked: plain.Request) -
 
     Raises:
         TooLarge, BadRow: as `plain.Request.encode` says.
+        BadBody, NotOffered: as `certainty.asked_level` says.
     """
+    level = certainty.asked_level(asked.parameters, version) if asked.parameters else None
     matrix = asked.encode(version.schema, settings.max_rows)
-    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version))
+    write = partial(_write_plain, version) if level is None else partial(_write_plain_and_level, version, level)
+    return Question(version, matrix, settings.deadline_s, write)
 
 
 def _write_plain(version: Version, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
     return plain.write(version, answers), _JSON
+
+
+def _write_plain_and_level(version: Version, level: float, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
+    return certainty.add_to_plain(plain.write(version, answers), version, answers, level), _JSON
 
 
 def oip_question(settings: Settings, version: Version, raw: bytes, header_length: str | None) -> Question:
@@ -113,16 +120,22 @@ def oip_question(settings: Settings, version: Version, raw: bytes, header_length
 
     Raises:
         BadBody, TooLarge, BadRow: as `oip.read`, `oip_answer.check_wanted` and `oip_matrix.encode` say.
+        BadBody, NotOffered: as `certainty.asked_level` says.
     """
     asked = oip.read(raw, header_length)
+    level = certainty.asked_level(asked.parameters, version)
     oip_answer.check_wanted(asked.wanted, version)
     matrix = oip_matrix.encode(asked, version, settings.max_rows)
     within_s = settings.deadline_s if asked.timeout_s is None else min(asked.timeout_s, settings.deadline_s)
-    return Question(version, matrix, within_s, partial(_write_oip, version, asked))
+    return Question(version, matrix, within_s, partial(_write_oip, version, asked, level))
 
 
-def _write_oip(version: Version, asked: oip.Request, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
+def _write_oip(
+    version: Version, asked: oip.Request, level: float | None, answers: Answers
+) -> tuple[bytes, Mapping[str, str]]:
     body, json_bytes = oip_answer.write(version, asked, answers)
+    if level is not None:
+        body, json_bytes = certainty.add_to_oip(body, json_bytes, version, answers, level, binary=asked.binary)
     if json_bytes is None:
         return body, _JSON
     return body, {OIP_LENGTH: str(json_bytes), "content-type": "application/octet-stream"}

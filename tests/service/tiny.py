@@ -18,6 +18,7 @@ from models.manifest import FileDigest, Manifest, Provenance, Scores, Task
 from models.proof import Proof
 from models.repository import Repository, Version
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.shapley import Background
 
 ROWS = {
     "line": {"x": 3.0},
@@ -71,8 +72,18 @@ def answer(name: str, matrix: np.ndarray, shift: float = 0.0) -> dict[str, np.nd
     return {"probabilities": likely / likely.sum(axis=1, keepdims=True), "label": scores.argmax(axis=1)}
 
 
-def publish(root: Path, name: str, model: bytes | None = None, shift: float = 0.0) -> Version:
-    """Publish one more version of a model; `model`, if given, instead of its graph, `shift` added to its scores."""
+def publish(
+    root: Path,
+    name: str,
+    model: bytes | None = None,
+    shift: float = 0.0,
+    background: list[dict[str, Any]] | None = None,
+    **said: Any,
+) -> Version:
+    """Publish one more version of a model.
+
+    `model`, if given, stands in for its graph, `shift` is added to its scores, `said` are more fields of its manifest.
+    """
     schema, classes = SCHEMAS[name], CLASSES[name]
     rows = [ROWS[name], dict.fromkeys(ROWS[name])]
     answers = {output: values.tolist() for output, values in answer(name, schema.encode(rows), shift).items()}
@@ -80,6 +91,8 @@ def publish(root: Path, name: str, model: bytes | None = None, shift: float = 0.
     def fill(draft: Path) -> Any:
         (draft / "model.onnx").write_bytes(model or graph(name, shift).SerializeToString())
         (draft / "proof.json").write_bytes(Proof(rows=rows, answers=answers).to_json())
+        if background:
+            (draft / "background.json").write_bytes(Background(rows=background).to_json())
         return describe
 
     def describe(version: int, files: dict[str, FileDigest]) -> Manifest:
@@ -103,6 +116,7 @@ def publish(root: Path, name: str, model: bytes | None = None, shift: float = 0.
                 device="cpu",
                 seconds=1.0,
             ),
+            **said,
         )
 
     return Repository(root).open(name, Repository(root).publish(name, fill))

@@ -1,7 +1,5 @@
 """Importances, explanations, the reference for drift, and what the report and the manifest make of them."""
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
