@@ -18,7 +18,9 @@ from models.repository import Repository
 from training import plan as plans
 from training import progress, recipe
 from training import reproduce as reproductions
+from training.checkpoint import EVERY_S, FOLDER, Checkpoint
 from training.evaluate import MAIN
+from training.faults import as_sentences
 from training.plan import PLANS, BadPlan, Plan
 from training.publish import table_rows
 from training.table import SUFFIXES
@@ -48,6 +50,7 @@ def train(
     seed: int | None = None,
     unpublished: Annotated[bool, _Flag] = False,
     repository: Path | None = None,
+    checkpoint_s: float = EVERY_S,
 ) -> int:
     """Train and publish.
 
@@ -62,6 +65,7 @@ def train(
         seed: Of every random choice.
         unpublished: Skip what has a version already.
         repository: Where versions are published; ROWCAST_REPOSITORY, or models/published.
+        checkpoint_s: How many seconds of work a kill may cost; the same command goes on from there.
     """
     options = _Options(target, name, task, drop, kind, epochs, seed)
     where = Repository(repository or Path(os.environ.get("ROWCAST_REPOSITORY") or DEFAULT_REPOSITORY))
@@ -72,7 +76,7 @@ def train(
             print(f"{plan.name}: version {where.versions(plan.name)[-1]} is published already")
             continue
         try:
-            _train_one(plan, where)
+            _train_one(plan, where, checkpoint_s)
         except RowcastError as error:
             print(f"{plan.name}: {error}", file=sys.stderr)
             failed.append(plan.name)
@@ -166,10 +170,17 @@ def _model_name(path: Path) -> str:
 # ------------------------------------------------------------------------------------------------ one plan
 
 
-def _train_one(plan: Plan, repository: Repository) -> None:
+def _train_one(plan: Plan, repository: Repository, checkpoint_s: float) -> None:
     start = time.perf_counter()
-    with progress.shown(plan.name) as report:
-        fitted, number = recipe.run(plan, repository, report)
+    checkpoint = Checkpoint(repository.root / FOLDER, checkpoint_s)
+    try:
+        with as_sentences(str(repository.root)), progress.shown(plan.name) as report:
+            fitted, number = recipe.run(plan, repository, report, checkpoint)
+    except KeyboardInterrupt:
+        if checkpoint.folder is not None:
+            kept = f"the same command goes on from the checkpoint in {checkpoint.folder}"
+            print(f"{plan.name}: {kept}", file=sys.stderr)
+        raise
     seconds = time.perf_counter() - start
     print(_summary(fitted, number, seconds), flush=True)
 

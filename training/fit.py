@@ -9,13 +9,14 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.errors import RowcastError
+from training.checkpoint import Checkpoint
 from training.plan import FitPlan, Loss
 
 Rows = tuple[Tensor, Tensor]
@@ -92,8 +93,9 @@ def fit(
     *,
     report: Callable[[Epoch], object] = print,
     seed: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Member:
-    """Fit one network, on the device that the rows are on.
+    """Fit one network, on the device that the rows are on; from where its checkpoint is, if there is one.
 
     Raises:
         Diverged: a loss is not finite.
@@ -101,14 +103,25 @@ def fit(
     plan = plan.for_rows(len(train[0]))
     assert plan.epochs is not None
     assert plan.batch is not None
-    with _seeded(plan.seed if seed is None else seed):
+    seed = plan.seed if seed is None else seed
+    checkpoint = checkpoint or Checkpoint()
+    with _seeded(seed):
         net = make_net().to(train[0].device)
         optimizer = make_optimizer(plan, net)
         best = Epoch(0, math.inf, math.inf, 0.0)
         best_weights = net.state_dict()
-        history = []
+        history: list[Epoch] = []
+        if (kept := checkpoint.load(f"member-{seed}")) is not None:
+            net.load_state_dict(kept["weights"])
+            optimizer.load_state_dict(kept["optimizer"])
+            history = [Epoch(**fields) for fields in kept["history"]]
+            best, best_weights = Epoch(**kept["best"]), kept["best_weights"]
+            torch.set_rng_state(kept["random"])
+        is_over = bool(history) and _is_over(plan, history[-1], best)
         with _threads_for(net, min(plan.batch or len(train[0]), len(train[0]))):
-            for number in range(1, plan.epochs + 1):
+            for number in range(len(history) + 1, plan.epochs + 1):
+                if is_over:
+                    break
                 start = time.perf_counter()
                 train_loss = _one_pass(net, train, optimizer, objective, plan=plan, number=number)
                 seconds = time.perf_counter() - start
@@ -118,12 +131,27 @@ def fit(
                 _check(epoch)
                 if epoch.validation_loss < best.validation_loss:
                     best, best_weights = epoch, copy.deepcopy(net.state_dict())
-                elif plan.patience and number - best.number >= plan.patience:
-                    break
+                is_over = _is_over(plan, epoch, best)
+                checkpoint.save(
+                    f"member-{seed}",
+                    lambda best=best, best_weights=best_weights: {  # type: ignore[misc]  # mypy cannot infer these
+                        "weights": net.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "history": [asdict(epoch) for epoch in history],
+                        "best": asdict(best),
+                        "best_weights": best_weights,
+                        "random": torch.get_rng_state(),
+                    },
+                    is_final=is_over or number == plan.epochs,
+                )
     if plan.keep == "best":
         net.load_state_dict(best_weights)
-    kept = best if plan.keep == "best" else history[-1]
-    return Member(net.eval(), tuple(history), kept.validation_loss)
+    chosen = best if plan.keep == "best" else history[-1]
+    return Member(net.eval(), tuple(history), chosen.validation_loss)
+
+
+def _is_over(plan: FitPlan, epoch: Epoch, best: Epoch) -> bool:
+    return plan.patience > 0 and epoch.number - best.number >= plan.patience
 
 
 def _one_pass(
@@ -180,6 +208,7 @@ def fit_members(
     objective: Objective,
     *,
     report: Callable[[int, Epoch], object],
+    checkpoint: Checkpoint | None = None,
 ) -> list[Member]:
     """As many members as the plan says, each from its own seed; `report` is given the member's number, from 0.
 
@@ -192,7 +221,16 @@ def fit_members(
     def one(number: int) -> Member:
         # member 0 has the plan's own seed; neighbouring plans share no other
         seed = plan.seed + 1_000_003 * number
-        return fit(plan, make_net, train, validation, objective, report=lambda epoch: report(number, epoch), seed=seed)
+        return fit(
+            plan,
+            make_net,
+            train,
+            validation,
+            objective,
+            report=lambda epoch: report(number, epoch),
+            seed=seed,
+            checkpoint=checkpoint,
+        )
 
     return [one(number) for number in range(plan.members)]
 

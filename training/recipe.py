@@ -24,6 +24,7 @@ from models.repository import Repository
 from models.schema import Matrix, Schema
 from training import datasets
 from training.calibrate import fit_temperature
+from training.checkpoint import Checkpoint
 from training.columns import Data, read_columns
 from training.encoders import Preprocessing, encode, learn_schema
 from training.evaluate import Targets, answers_of, make_baselines, score_parts
@@ -120,20 +121,26 @@ class Fitted:
         return answers_of(self.net, matrix)
 
 
-def run(plan: Plan, repository: Repository, report: Report = lambda _: None) -> tuple[Fitted, int]:
+def run(
+    plan: Plan, repository: Repository, report: Report = lambda _: None, checkpoint: Checkpoint | None = None
+) -> tuple[Fitted, int]:
     """Train a plan and publish it; the number is that of the new version.
+
+    With a checkpoint the run goes on from where an earlier one of the same plan and table was killed.
 
     Raises:
         RowcastError: the table, the plan or the fit is bad, or a file does not answer as the network; nothing is
             published then.
     """
-    fitted = train(plan, report)
+    fitted = train(plan, report, checkpoint)
     fitted = replace(fitted, findings=examine(fitted))
     number = publish(fitted, repository)
+    if checkpoint is not None:
+        checkpoint.clear()
     return fitted, number
 
 
-def train(plan: Plan, report: Report = lambda _: None) -> Fitted:
+def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | None = None) -> Fitted:
     """Train a plan as far as a scored network.
 
     Raises:
@@ -155,6 +162,10 @@ def train(plan: Plan, report: Report = lambda _: None) -> Fitted:
     parts = {part: PartRows(data.frame[kept], matrix[kept], data.y[kept]) for part, kept in rows.items() if len(kept)}
 
     problem = _pose(plan, data, schema, parts)
+    checkpoint = checkpoint or Checkpoint()
+    checkpoint.open(plan, data.sha256, device_name(choose_device()))
+    if checkpoint.folder is not None:
+        report(f"goes on from the checkpoint in {checkpoint.folder}")
     members = fit_members(
         plan.fit,
         problem.make_member,
@@ -162,7 +173,10 @@ def train(plan: Plan, report: Report = lambda _: None) -> Fitted:
         problem.validation,
         problem.objective,
         report=_steps(plan.fit, report),
+        checkpoint=checkpoint,
     )
+    if checkpoint.trouble is not None:
+        report(checkpoint.trouble)
     chosen = choose(members, _linear_members(problem, plan), plan.fit.averaged or 1, problem.validation_loss)
     calibration = _calibrate(plan.fit, problem.net(chosen), parts["validation"])
     net = problem.net(chosen, 1.0 if calibration is None else calibration.temperature)
