@@ -27,6 +27,9 @@ reproduce: $(VENV)/.run  ## Published figure, reproduced figure and ours for eve
 bench: $(VENV)/.run  ## Rowcast beside mosec, LitServe and a raw ASGI app, by wrk; about 20 minutes (BENCH="--rounds 1" is shorter)
 	$(BIN)/python -m benchmarks $(BENCH)
 
+bench-rows: $(VENV)/.run  ## What a row costs from a thousand to ten million, and the memory that it takes (ROWS="--most 1000000" is shorter)
+	$(BIN)/python -m benchmarks.rows $(ROWS)
+
 train = $(BIN)/python -m training $(1)
 
 # ------------------------------------------------------------------------------------------------ the checks
@@ -94,5 +97,5 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet -c requirements.lock --group dev
 	@touch $@
 
-.PHONY: help serve train reproduce bench check lint types imports test test-fast coverage test-faults test-container \
+.PHONY: help serve train reproduce bench bench-rows check lint types imports test test-fast coverage test-faults test-container \
         setup lock clean

@@ -19,10 +19,12 @@ from training import plan as plans
 from training import progress, recipe
 from training import reproduce as reproductions
 from training.checkpoint import EVERY_S, FOLDER, Checkpoint
+from training.distributed import leads
 from training.evaluate import MAIN
 from training.faults import as_sentences
 from training.plan import PLANS, BadPlan, Plan
 from training.publish import table_rows
+from training.search import search, write_plan
 from training.table import SUFFIXES
 
 DEFAULT_REPOSITORY = Path("models/published")
@@ -93,6 +95,37 @@ def reproduce(*names: str) -> int:
         names: Plans that ship; without any, all of them.
     """
     return reproductions.reproduce(names)
+
+
+@app.command(name="search")
+def find(
+    source: str,
+    *,
+    trials: int,
+    storage: str,
+    save: Path | None = None,
+    target: Annotated[tuple[str, ...], _Flag] = (),
+    name: str | None = None,
+    epochs: int | None = None,
+) -> int:
+    """Search for the best network and recipe, together with every other process that is given the same.
+
+    Args:
+        source: A plan by name or path, or a table.
+        trials: How many trials the whole study has, those of other processes included.
+        storage: A journal file on a disk that all processes see, or a database's URL.
+        save: Write the best plan to this file (.toml); train it like any other.
+        target: The column to predict, needed for a table.
+        name: The model's name.
+        epochs: The most passes over the training rows in a trial.
+    """
+    plan = _read_plan(source, _Options(target, name, None, (), (), epochs, None))
+    found = search(plan, trials, storage, lambda sentence: print(sentence, flush=True))
+    print(f"{found.study}: {found.trials} trials; best validation loss {found.loss:.4g}")
+    if save is not None:
+        write_plan(found.plan, save)
+        print(f"  python -m training {shlex.quote(str(save))}")
+    return 0
 
 
 def main(words: list[str] | None = None) -> int:
@@ -171,6 +204,9 @@ def _model_name(path: Path) -> str:
 
 
 def _train_one(plan: Plan, repository: Repository, checkpoint_s: float) -> None:
+    if not leads():
+        recipe.follow(plan)
+        return
     start = time.perf_counter()
     checkpoint = Checkpoint(repository.root / FOLDER, checkpoint_s)
     try:

@@ -12,6 +12,8 @@ from training.evaluate import Answers
 
 BACKGROUND_ROWS = 32
 EXAMPLES = 3
+MOST_CELLS = 1 << 23
+"""Values asked about to explain one row of a model card: some seconds for a few hundred features."""
 
 Predict = Callable[[Matrix], Answers]
 
@@ -41,7 +43,7 @@ def explain_rows(schema: Schema, predict: Predict, matrix: Matrix, background: B
         matrix: [N, F] of rows that were not trained on
     """
     most = rows_for(schema)
-    if most is None or not len(matrix):
+    if most is None or most * matrix.shape[1] > MOST_CELLS or not len(matrix):
         return ()
     shapley = Shapley(column_groups(schema), schema.encode(background.rows), most)
     answers = predict(matrix)

@@ -26,6 +26,7 @@ from training import datasets
 from training.calibrate import fit_temperature
 from training.checkpoint import Checkpoint
 from training.columns import Data, read_columns
+from training.distributed import is_team, team
 from training.encoders import Preprocessing, encode, learn_schema
 from training.evaluate import Targets, answers_of, make_baselines, score_parts
 from training.findings import Findings, examine
@@ -41,11 +42,13 @@ from training.fit import (
     objective_of,
 )
 from training.fit import Rows as TensorRows
+from training.large import fit_large
 from training.leaks import find_leaks
 from training.linear import STRENGTHS, solve_linear
 from training.net import Averaged, Net, make_member
 from training.plan import BadPlan, FitPlan, Loss, Plan
 from training.publish import publish
+from training.source import is_large
 from training.split import Rows, split_rows
 from training.table import Table, read_table
 
@@ -146,6 +149,8 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     Raises:
         RowcastError: the table, the plan or the fit is bad.
     """
+    if is_large(plan) or is_team():
+        return _train_in_pieces(plan, report, checkpoint or Checkpoint())
     start = time.perf_counter()
     table = read(plan)
     data = read_columns(table, plan)
@@ -188,6 +193,51 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     return Fitted(
         plan, data, schema, parts, net, members, chosen, scores, calibration, notes, device, seconds, warnings
     )
+
+
+def _train_in_pieces(plan: Plan, report: Report, checkpoint: Checkpoint) -> Fitted:
+    """The same for a table that is larger than memory, or that several processes fit together."""
+    start = time.perf_counter()
+    if plan.table.path is None:
+        raise BadPlan(plan.name, "several processes fit a table from a file; this one is a dataset")
+    epochs = plan.fit.epochs or 1
+    with team() as ranks:
+        large = fit_large(plan, report, lambda epoch: report(Step(1, 1, epochs, epoch)), ranks, checkpoint)
+    sampled = large.sampled
+    data, split = sampled.data, sampled.split
+    fit = plan.fit.for_rows(sampled.spool.rows)
+    plan = plan.model_copy(update={"task": data.task, "fit": fit.model_copy(update={"members": 1, "averaged": 1})})
+    for warning in (warnings := find_leaks(data, split, plan.split)):
+        report(f"look at this: {warning}")
+    matrix = encode(data.frame, sampled.schema)
+    rows: dict[Part, Rows] = {"train": split.train, "validation": split.validation, "test": split.test}
+    parts = {part: PartRows(data.frame[kept], matrix[kept], data.y[kept]) for part, kept in rows.items() if len(kept)}
+    baselines = make_baselines(large.net, large.linear, parts["train"].y)
+    return Fitted(
+        plan=plan,
+        data=data,
+        schema=sampled.schema,
+        parts=parts,
+        net=large.net,
+        members=[large.member],
+        chosen=large.chosen,
+        scores=score_parts(large.net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()}),
+        calibration=large.calibration,
+        notes=sampled.notes,
+        device=device_name(choose_device()),
+        seconds=time.perf_counter() - start,
+        warnings=warnings,
+    )
+
+
+def follow(plan: Plan) -> None:
+    """Take this rank's part in a fit that another rank leads.
+
+    Raises:
+        RowcastError: as for `train`.
+    """
+    with team() as ranks:
+        fit_large(plan, lambda _: None, lambda _: None, ranks, Checkpoint())
 
 
 def read(plan: Plan) -> Table:
