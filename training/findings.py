@@ -41,11 +41,10 @@ def examine(fitted: "Fitted") -> Findings:
     """Look at a trained network from every side; takes seconds, whatever the number of rows."""
     parts = fitted.parts
     train, judging = parts["train"], parts.get("test", parts["validation"])
-    answers = {part: fitted.predict(parts[part].matrix) for part in parts if part != "train"}
     intervals, sets = calibrated(
         fitted.data.task == "regression",
-        (answers["validation"], parts["validation"].y),
-        (answers["test"], parts["test"].y) if "test" in parts else None,
+        (fitted.held_out, parts["validation"].y),
+        (fitted.predict(parts["test"].matrix), parts["test"].y) if "test" in parts else None,
     )
     background = Background(rows=table_rows(train.frame, fitted.schema, most=BACKGROUND_ROWS))
     return Findings(
@@ -54,5 +53,5 @@ def examine(fitted: "Fitted") -> Findings:
         measure_importances(fitted.data.task, fitted.schema, fitted.predict, judging.matrix, judging.y),
         background,
         explain_rows(fitted.schema, fitted.predict, judging.matrix, background),
-        make_reference(fitted.schema, train.matrix, fitted.data.targets, answers["validation"]),
+        make_reference(fitted.schema, train.matrix, fitted.data.targets, fitted.held_out),
     )

@@ -91,6 +91,7 @@ class Fitted:
         parts: "train", "validation" and, where it has rows, "test".
         net: the network as it is exported.
         members: every fitted member; `chosen` are those in `net`, a linear one perhaps among them.
+        held_out: answers for the rows of the validation part, by networks that were not fitted on it.
         scores: per part, beside the baselines'.
         notes: what was done that nobody asked for, a sentence each.
         device: what the members were fitted on.
@@ -106,6 +107,7 @@ class Fitted:
     net: Net
     members: list[Member]
     chosen: list[Member]
+    held_out: dict[str, npt.NDArray[Any]]
     scores: dict[Part, Scores]
     calibration: Calibration | None
     notes: tuple[str, ...]
@@ -190,8 +192,9 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     scores = score_parts(net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()})
     seconds = time.perf_counter() - start
     device = device_name(choose_device())
+    held_out = answers_of(net, parts["validation"].matrix)
     return Fitted(
-        plan, data, schema, parts, net, members, chosen, scores, calibration, notes, device, seconds, warnings
+        plan, data, schema, parts, net, members, chosen, held_out, scores, calibration, notes, device, seconds, warnings
     )
 
 
@@ -221,6 +224,7 @@ def _train_in_pieces(plan: Plan, report: Report, checkpoint: Checkpoint) -> Fitt
         net=large.net,
         members=[large.member],
         chosen=large.chosen,
+        held_out=answers_of(large.net, parts["validation"].matrix),
         scores=score_parts(large.net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()}),
         calibration=large.calibration,
         notes=sampled.notes,
