@@ -88,5 +88,5 @@ COPY --from=build-service /app /app
 EXPOSE 8000
 # Ready, not only live: what waits for a healthy container wants answers. The standard library alone (-I -S) takes 35 ms.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
-    CMD ["python", "-ISc", "import http.client, os, sys; probe = http.client.HTTPConnection('127.0.0.1', int(os.environ['ROWCAST_PORT']), timeout=2); probe.request('GET', '/health/ready'); sys.exit(probe.getresponse().status != 200)"]
+    CMD ["python", "-ISc", "import http.client, os, sys; probe = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('ROWCAST_METRICS_PORT') or os.environ['ROWCAST_PORT']), timeout=2); probe.request('GET', '/health/ready'); sys.exit(probe.getresponse().status != 200)"]
 ENTRYPOINT ["python", "-m", "service"]

@@ -55,8 +55,11 @@ test-fast: $(VENV)/.dev  ## The tests that start no server, in seconds
 coverage: $(VENV)/.dev  ## Which branches the tests never take
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not container and not faults" --cov --cov-report=term-missing:skip-covered
 
-test-faults: $(VENV)/.dev  ## Kill, stop and corrupt what serves, under load, for minutes (FAULT_S=60 for each, not 20)
+test-faults: $(VENV)/.dev  ## Kill, stop and corrupt what serves, under load, for minutes (what FAULT_... say: tests/faults/conftest.py)
 	$(TEST_ENV) $(BIN)/python -m pytest -m faults -s tests/faults
+
+test-faults-long: $(VENV)/.dev  ## The same as it was measured: a minute for each, 20 ends of each kind, a million bodies, an hour of use
+	$(MAKE) test-faults FAULT_S=60 FAULT_RUNS=20 FAULT_BODIES=1000000 FAULT_SOAK_MIN=60
 
 test-container: $(VENV)/.dev  ## Build both images and run them (needs podman, runc and debootstrap)
 	$(BIN)/python -m pytest -m container tests/container
@@ -97,5 +100,5 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet -c requirements.lock --group dev
 	@touch $@
 
-.PHONY: help serve train reproduce bench bench-rows check lint types imports test test-fast coverage test-faults test-container \
+.PHONY: help serve train reproduce bench bench-rows check lint types imports test test-fast coverage test-faults test-faults-long test-container \
         setup lock clean

@@ -73,6 +73,9 @@ log = logging.getLogger(__name__)
 tally: Tally | None = None
 """This server's; None in a process that shares its socket with nobody."""
 
+shared: list[socket.socket] = []
+"""The listening sockets that all API processes of this server accept on."""
+
 
 class Loop(uvloop.Loop):
     """uvloop's event loop, whose servers take turns with those of other processes. uvicorn makes it by name."""
@@ -82,7 +85,7 @@ class Loop(uvloop.Loop):
     ) -> Any:
         """A server as asyncio makes it; one on a socket that others share takes turns."""
         sock = kwargs.get("sock")
-        if tally is None or sock is None:
+        if tally is None or sock not in shared:
             return await super().create_server(protocol_factory, *args, **kwargs)
         return Acceptor(self, protocol_factory, sock, tally, kwargs.get("ssl"), kwargs.get("backlog", 100))
 

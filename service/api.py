@@ -70,7 +70,8 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
         """
         parent = multiprocessing.parent_process()
         process.end_with(parent.pid if parent else None)
-        process.start_logging(self.settings.log_level)
+        process.start_logging(self.settings.log_level, self.settings.log_format)
+        process.die_before_others(500)  # it is replaced, and what it had is computed elsewhere
         try:
             repository = Repository(self.settings.repository.absolute())
             _stand_where_nothing_is(self.runtime / "nothing")

@@ -4,8 +4,9 @@ import asyncio
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -187,8 +188,10 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     """The answer to a question, as the application sends it.
 
     Raises:
+        Forbidden: the caller's key is not for this model.
         Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` and the question's `write` say.
     """
+    check_model(ledger, question.version)
     ledger.encoded = time.perf_counter()
     rest_s = question.within_s - (ledger.encoded - ledger.started)
     answers = await front.coalescer.predict(question.version, question.matrix, rest_s)
@@ -198,6 +201,21 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     return Response(body, headers=headers)
 
 
+def check_model(ledger: Ledger, version: Version) -> None:
+    """The path has been checked; where the body names the model, or nobody does, it is known only now.
+
+    Raises:
+        Forbidden: the caller's key is not for this model.
+    """
+    if ledger.caller is not None:
+        ledger.caller.client.check_model(version.name)
+
+
+def body_s(settings: Settings) -> float:
+    """How long a body may take to come."""
+    return min(settings.receive_s, settings.deadline_s)
+
+
 async def read_body(request: Request, most: int, seconds: float) -> bytes:
     """The body, whatever type it says it has, decompressed.
 
@@ -205,6 +223,7 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
         TooSlow: it was not whole in time: a client that sends a byte now and then holds nothing for long.
         TooLarge: as soon as it is known to be longer than `most` bytes, decompressed or not; no more of it is kept.
         ClientGone: the client hung up before its end.
+        RowcastError: what the connection has against the rest of it.
         UnsupportedEncoding: it is compressed in a way that is not known here.
         BadBody: it is not what its Content-Encoding says.
     """
@@ -235,6 +254,8 @@ async def _bytes(request: Request, most: int) -> bytes:
             chunks.append(chunk)
     except ClientDisconnect:
         raise ClientGone from None
+    if broken := request.scope.get("rowcast.broken"):  # see Connection.break_body
+        raise broken
     return b"".join(chunks)
 
 
@@ -253,6 +274,12 @@ def _inflate(raw: bytes, encoding: str, most: int) -> bytes:
     return inflated
 
 
+@cache
+def _readers() -> ThreadPoolExecutor:
+    """Two threads: what they make of large bodies is held in memory, and they share one interpreter anyway."""
+    return ThreadPoolExecutor(2, "reader")
+
+
 async def aside(size: int, work: Callable[[], _T]) -> _T:
     """The result of `work` on `size` bytes, done in a thread when they are many, so that other requests are served."""
-    return work() if size < ASIDE_BYTES else await asyncio.to_thread(work)
+    return work() if size < ASIDE_BYTES else await asyncio.get_running_loop().run_in_executor(_readers(), work)

@@ -4,16 +4,21 @@ The worker maps the file, so a batch costs two stores to memory; whoever reads i
 be stopped or hang.
 """
 
+import asyncio
 import contextlib
+import logging
 import mmap
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+log = logging.getLogger(__name__)
+
+_BEAT_S = 0.5
 _PLACES = 512  # three connections of each API process, and those that it has lost and the worker not yet noticed
 
 
@@ -22,9 +27,14 @@ class Busy:
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)  # of a worker that died
-        with path.open("w+b") as file:
-            file.truncate(8 * _PLACES)
-            self._since = np.frombuffer(mmap.mmap(file.fileno(), 0))  # a place holds 0 while nothing is computed
+        self._since = np.zeros(_PLACES)  # a place holds 0 while nothing is computed
+        try:
+            with path.open("w+b") as file:
+                os.posix_fallocate(file.fileno(), 0, 8 * _PLACES)  # a mapped page without room kills the process
+                self._since = np.frombuffer(mmap.mmap(file.fileno(), 0))
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            log.error("this worker is not watched for batches that hang: %s: %s", path, error.strerror)  # noqa: TRY400 - it says all
         self._free = list(range(_PLACES))
 
     @contextlib.contextmanager
@@ -54,6 +64,23 @@ class Place:
 
     def __exit__(self, *_: object) -> None:
         self._since[self._number] = 0.0
+
+
+@contextlib.asynccontextmanager
+async def beating(path: Path) -> AsyncIterator[None]:
+    """Say in the file at `path` that the event loop turns; `longest_s` is how long it has not."""
+
+    async def beat() -> None:
+        with Busy(path).place() as place:
+            while True:
+                with place:
+                    await asyncio.sleep(_BEAT_S)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def busy_path(socket: Path) -> Path:

@@ -48,6 +48,8 @@ class Catalog:
         self._seen: dict[str, _Seen] = {}
         self._live: dict[str, dict[int, Version]] = {}
         self._labels: dict[str, dict[str, int]] = {}
+        self.unreadable: str | None = None
+        """Why the repository, or a model's folder, cannot be read now; None when it can."""
         self.failures: Mapping[str, str] = {}
         """`<model>/<version>` to the one sentence why it was refused."""
 
@@ -107,7 +109,13 @@ class Catalog:
 
     async def refresh(self) -> None:
         """Look at the repository once: new versions go live, deleted ones go, labels take effect."""
-        changed = await asyncio.to_thread(self._look)
+        unreadable, changed = await asyncio.to_thread(self._look)
+        if unreadable != self.unreadable:
+            if unreadable is not None:
+                log.error("the repository cannot be read, what is live goes on: %s", unreadable)
+            else:
+                log.warning("the repository can be read again")
+            self.unreadable = unreadable
         for name, stamps in changed.items():
             await self._update(name, stamps)
 
@@ -128,13 +136,18 @@ class Catalog:
             return NotReady(self.why_not_ready() or "")
         return UnknownModel(name, sorted(self._live))
 
-    def _look(self) -> dict[str, dict[int, tuple[int, int]]]:
-        """Models whose folder changed: number to stamp; empty for a model that is gone."""
-        if not self._repository.root.is_dir():
-            return {}  # not there yet; or a volume was taken away: what is live needs no disk
-        found: dict[str, dict[int, tuple[int, int]]] = {}
+    def _look(self) -> tuple[str | None, dict[str, dict[int, tuple[int, int]]]]:
+        """What cannot be read, and models whose folder changed: number to stamp; empty for a model that is gone."""
+        root = self._repository.root
+        try:
+            folders = _folders_in(root)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not self._live:
+                return None, {}  # not there yet
+            return f"{root}: {error.strerror}", {}  # a volume was taken away: what is live needs no disk
+        unreadable, found = None, {}
         gone = set(self._seen)
-        for folder in _folders_in(self._repository.root):
+        for folder in folders:
             gone.discard(folder.name)
             seen = self._seen.setdefault(folder.name, _Seen())
             changed = folder.stat().st_mtime_ns
@@ -145,10 +158,13 @@ class Catalog:
                 numbers = self._repository.versions(folder.name)
             except BadName:
                 continue  # a folder that cannot be a model: somebody's notes
+            except OSError as error:
+                unreadable, seen.changed = f"{folder}: {error.strerror}", 0
+                continue
             found[folder.name] = {number: _stamp(folder / str(number) / FILE) for number in numbers}
         for name in gone:
             found[name] = {}
-        return found
+        return unreadable, found
 
     async def _update(self, name: str, stamps: dict[int, tuple[int, int]]) -> None:
         seen = self._seen.get(name, _Seen())

@@ -100,9 +100,10 @@ class Checker:
         except (OSError, ValueError):
             log.error("the process that checks versions died; the worker starts again")  # noqa: TRY400 - it says all
             os._exit(process.FAILED)
-        beside = verdict.with_suffix(f".{os.getpid()}")
-        beside.write_text(sentence)
-        beside.replace(verdict)
+        with contextlib.suppress(OSError):  # a full disk: it is checked again
+            beside = verdict.with_suffix(f".{os.getpid()}")
+            beside.write_text(sentence)
+            beside.replace(verdict)
         return _raise_if_bad(version, sentence)
 
     def close(self) -> None:

@@ -19,10 +19,11 @@ from models.errors import BadRow, RowcastError
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
+from service.admission import Admission
 from service.frames import Reply, Status
 from service.inline import Inline
 from service.lanes import Done
-from service.problems import DeadlinePassed, ModelFailed, Overloaded
+from service.problems import DeadlinePassed, ModelFailed
 
 MOST_LOSSES = 3
 """How many workers may be lost under one job before it is blamed for it."""
@@ -126,11 +127,12 @@ class Lanes(Protocol):
 
 @dataclass(slots=True)
 class _Queue:
-    """The jobs of one version that wait, and its batches that are out."""
+    """The jobs of one version that wait, their rows, and its batches that are out."""
 
     again: deque[Job] = field(default_factory=deque)
     jobs: dict[Job, None] = field(default_factory=dict)  # a dict is an ordered set: a job may leave from the middle
     out: list[Batch] = field(default_factory=list)
+    rows: int = 0
 
 
 class Coalescer:
@@ -143,7 +145,7 @@ class Coalescer:
         observe: Observer,
         *,
         max_batch_rows: int,
-        max_waiting_rows: int,
+        admission: Admission,
         say_in_flight: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Hold no job yet. `say_in_flight` is told whenever another number of rows is waiting or out."""
@@ -151,13 +153,12 @@ class Coalescer:
         self._inline = inline
         self._observe = observe
         self._max_batch_rows = max_batch_rows
-        self._max_waiting_rows = max_waiting_rows
+        self._admission = admission
         self._say_in_flight = say_in_flight
         self._said_in_flight = 0
         self._queues: dict[str, _Queue] = {}  # of versions with jobs waiting or out, whose turn it is first
         self._is_scheduled = False
         self._sweep_at: asyncio.TimerHandle | None = None
-        self._rows_per_s = 1000.0  # smoothed; a first guess that the first batches correct
         self._rows_out = 0
         self.rows_waiting = 0
 
@@ -165,7 +166,7 @@ class Coalescer:
         """The answers for a matrix [N, F]; `deadline_s` is how long the caller wants to wait.
 
         Raises:
-            Overloaded: the queue is full.
+            Overloaded: as `Admission.check` says.
             DeadlinePassed: it waited too long; it was not and will not be computed, unless it was out already.
             ModelFailed: the session failed on these very rows.
         """
@@ -188,10 +189,19 @@ class Coalescer:
         """Have a job computed; later, and once, it is told what became of it.
 
         Raises:
-            Overloaded: the queue is full; the job is told nothing.
+            Overloaded: as `Admission.check` says; the job is told nothing.
         """
-        if self.rows_waiting and self.rows_waiting + job.rows > self._max_waiting_rows:
-            raise Overloaded(self.rows_waiting, min(60.0, self.rows_waiting / self._rows_per_s))
+        if self.rows_waiting:
+            key = _version(job).key
+            queue = self._queues.get(key)
+            self._admission.check(
+                key,
+                job.rows,
+                waiting=0 if queue is None else queue.rows,
+                waiting_in_all=self.rows_waiting,
+                within_s=job.deadline - job.arrived,
+                at_once=self._lanes.living,
+            )
         if self._sweep_at is None:
             self._sweep_at = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
         left_s = job.deadline - job.arrived
@@ -219,6 +229,7 @@ class Coalescer:
             queue.again.append(job)
         else:
             queue.jobs[job] = None
+        queue.rows += job.rows
         self.rows_waiting += job.rows
         if not self._is_scheduled:
             self.wake()
@@ -244,6 +255,7 @@ class Coalescer:
         queue = self._queues.get(job.version.key) if job.version is not None else None
         if queue is not None and job in queue.jobs:
             del queue.jobs[job]
+            queue.rows -= job.rows
             self.rows_waiting -= job.rows
             self._say()
 
@@ -278,7 +290,7 @@ class Coalescer:
             lane = self._lanes.idle() if len(queue.out) < max(1, self._lanes.living) else None
             if lane is None:
                 break
-            batch = self._take(queue, self._max_batch_rows)
+            batch = self._take(queue, min(self._max_batch_rows, self._admission.most_rows(_version(first).key)))
             if batch is not None:
                 self._send(lane, queue, batch)
                 has_sent = True
@@ -288,6 +300,7 @@ class Coalescer:
         """The next batch; None when nobody waits for the jobs any more."""
         if queue.again:
             job = queue.again.popleft()
+            queue.rows -= job.rows
             self.rows_waiting -= job.rows
             return None if job.is_settled else Batch(_version(job), [job], job.rows)
         jobs: list[Job] = []
@@ -302,6 +315,7 @@ class Coalescer:
         else:
             for job in jobs:
                 del queue.jobs[job]
+        queue.rows -= rows
         self.rows_waiting -= rows
         return Batch(_version(jobs[0]), jobs, rows) if jobs else None
 
@@ -347,7 +361,7 @@ class Coalescer:
             _scatter(batch)
             waited_s = [batch.sent - job.arrived for job in batch.jobs]
             self._observe(batch.version, batch.rows, reply.seconds, waited_s)
-            self._rows_per_s += 0.1 * (batch.rows / max(elapsed, 1e-6) - self._rows_per_s)
+            self._admission.learn(batch.version.key, batch.rows, elapsed)
         self._say()
         self.wake()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from models.errors import RowcastError
 from service import accepting, problems
@@ -26,6 +26,8 @@ from service.asking import (
     JSON,
     OIP_LENGTH,
     Question,
+    body_s,
+    check_model,
     find,
     find_by_path,
     oip_question,
@@ -33,8 +35,9 @@ from service.asking import (
     whom,
 )
 from service.coalescer import Batch, Job, WriteRows
+from service.connection import MOST_HEADERS, Connection
 from service.front import Front
-from service.ledger import Ledger, check_key, count, key_of, problem_of, request_id_of
+from service.ledger import Ledger, admit, count, open_ledger, problem_of
 from service.problems import ClientGone, TooSlow
 from service.wire import forms, oip_row, plain
 from service.wire.json_text import read_json
@@ -96,14 +99,11 @@ class _Head:
     """What the headers of a request say that the fast lane may answer.
 
     Attributes:
-        request_id: None where the client gives none.
-        key: b"" where there is none.
         oip_length: the value of Inference-Header-Content-Length.
     """
 
+    headers: Mapping[bytes, bytes]
     target: _Target
-    request_id: str | None
-    key: bytes
     oip_length: str | None
     keep_alive: bool
 
@@ -134,7 +134,7 @@ class Exchange(Job):
 
     def answered(self, batch: Batch, start: int) -> None:
         """Write its part of the batch's answers."""
-        self.ledger.computed = time.perf_counter()
+        self.ledger.sent, self.ledger.computed = batch.sent, time.perf_counter()
         headers = JSON
         try:
             if self.question is not None:
@@ -156,17 +156,15 @@ class Exchange(Job):
         self.lane.refuse(self, problem)
 
 
-class FastLane(HttpToolsProtocol):
+class FastLane(Connection):
     """One connection. `front` is called once, in the process that answers."""
 
     def __init__(self, front: Callable[[], Front], *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._front = front()
+        super().__init__(front, *args, **kwargs)
         self._exchange: Exchange | None = None  # the one that is not answered yet: never two
         self._chunks: list[bytes] | None = None  # of its body, as long as that comes
         self._idle_since = 0.0
         self._opening, self._opening_has = b"", [(b"", b"")]  # of an answer in JSON, and uvicorn's headers in it
-        self._is_between = True  # the parser has seen the end of a request and no more
         self._whole: tuple[_Head, bytes] | None = None  # a request of which all was in the data that is being read
         self._known: _Head | None = None  # the last head that came in one piece with its body
         self._known_bytes, self._known_length = b"", 0  # that head, and how long it was with its body
@@ -184,9 +182,8 @@ class FastLane(HttpToolsProtocol):
         if self._whole is not None and was_between and self._is_between:
             self._remember(data, *self._whole)
         elif self._chunks is not None and self._exchange is not None and self._exchange.give_up is None:
-            deadline_s = self._front.settings.deadline_s
-            late = TooSlow(deadline_s)
-            self._exchange.give_up = self.loop.call_later(deadline_s, self.refuse, self._exchange, late)
+            seconds = body_s(self._front.settings)
+            self._exchange.give_up = self.loop.call_later(seconds, self.refuse, self._exchange, TooSlow(seconds))
 
     def _remember(self, data: bytes, head: _Head, body: bytes) -> None:
         """Know this head again, where the data is it and its body and nothing else: most clients send one for ever."""
@@ -221,7 +218,7 @@ class FastLane(HttpToolsProtocol):
         if target is None or self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
             return None
         headers = dict(self.headers)
-        if len(headers) < len(self.headers) or not _FOR_THE_APP.isdisjoint(headers):
+        if not len(self.headers) == len(headers) <= MOST_HEADERS or not _FOR_THE_APP.isdisjoint(headers):
             return None
         if any(_names_a_form(headers.get(name, b"")) for name in (b"content-type", b"accept")):
             return None
@@ -230,7 +227,7 @@ class FastLane(HttpToolsProtocol):
         length = headers.get(_OIP_LENGTH)
         oip_length = None if length is None else length.decode("latin-1")
         keep_alive = self.parser.should_keep_alive()
-        return _Head(target, request_id_of(headers), key_of(headers), oip_length, keep_alive)
+        return _Head(headers, target, oip_length, keep_alive)
 
     def _is_free(self) -> bool:
         """Whether nothing is before the next request, neither unanswered nor unread by the client."""
@@ -239,13 +236,14 @@ class FastLane(HttpToolsProtocol):
     def _begin(self, head: _Head) -> bool:
         """Begin an exchange, unless the request is to be refused before its body: the application does that."""
         front, target = self._front, head.target
-        ledger = Ledger(head.request_id or front.ids.next(), time.perf_counter())
+        ledger = open_ledger(front, head.headers, target.text)
         try:
-            check_key(front, head.key)
             if target.whom is not None:  # an unknown model is refused before its rows are uploaded
                 ledger.version = front.catalog.find(*target.whom)
             elif target.path:
                 ledger.version = find_by_path(front, target.path) if target.is_oip else find(front, target.path)
+            # last of all, since it takes of what a client may ask in a second
+            admit(front, ledger, head.headers, self.client, "predict", model=target.path.get("model"))
         except RowcastError:
             return False
         ledger.is_prediction = True
@@ -309,6 +307,8 @@ class FastLane(HttpToolsProtocol):
             exchange.matrix, within_s = exchange.question.matrix, exchange.question.within_s
             exchange.rows = len(exchange.matrix)
         exchange.version = ledger.version
+        assert ledger.version is not None
+        check_model(ledger, ledger.version)
         ledger.encoded = exchange.arrived = time.perf_counter()
         exchange.deadline = ledger.started + within_s
         front.coalescer.submit(exchange)
@@ -317,7 +317,7 @@ class FastLane(HttpToolsProtocol):
 
     def answer(self, exchange: Exchange, headers: Mapping[str, str], body: bytes) -> None:
         """Write the answers to an exchange."""
-        if headers is not JSON or not exchange.keep_alive:
+        if headers is not JSON or not exchange.keep_alive or exchange.ledger.headers:
             self._write(exchange, 200, headers, body)
         else:
             if self._opening_has is not self.server_state.default_headers:  # uvicorn makes them anew every second
@@ -338,7 +338,7 @@ class FastLane(HttpToolsProtocol):
 
     def _write(self, exchange: Exchange, status: int, headers: Mapping[str, str], body: bytes) -> None:
         exchange.keep_alive = exchange.keep_alive and "connection" not in headers
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        lines = [f"{name}: {value}\r\n" for name, value in {**headers, **(exchange.ledger.headers or {})}.items()]
         if not exchange.keep_alive and "connection" not in headers:
             lines.append("connection: close\r\n")
         lines.append(f"content-length: {len(body)}\r\nx-request-id: {exchange.ledger.id}\r\n\r\n")
@@ -357,6 +357,18 @@ class FastLane(HttpToolsProtocol):
         self._exchange = self._chunks = None
         self._front.open_requests -= 1
         count(self._front, exchange.ledger, problem)
+
+    def is_reading_body(self) -> bool:
+        """Whether the head of the last request is there and its body is not."""
+        return self._chunks is not None or super().is_reading_body()
+
+    def break_body(self, problem: RowcastError) -> None:
+        """Answer the problem to the request whose body ends here."""
+        if self._chunks is None or self._exchange is None:
+            super().break_body(problem)
+            return
+        self._exchange.keep_alive = False
+        self.refuse(self._exchange, problem)
 
     def connection_lost(self, exc: Exception | None) -> None:
         exchange = self._exchange

@@ -1,20 +1,31 @@
 """What one API process has, made once after LitServe forked it; the routes get it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from models.errors import RowcastError
 from models.repository import Repository
+from service.access.gate import Gate
+from service.admission import Admission
 from service.catalog import Catalog
 from service.coalescer import Coalescer
+from service.connections import Connections
 from service.inline import Inline, OpenSession
 from service.lanes import Lanes
 from service.metrics import Metrics
+from service.observing.tracing import Trace, read_trace
 from service.request_ids import RequestIds
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.ledger import Ledger
+
+Observer = Callable[["Ledger", RowcastError | None], None]
+"""Told of every request that is no probe, once its answer is written, and of its problem."""
 
 
 @dataclass
@@ -22,6 +33,9 @@ class Front:
     """The parts of an API process.
 
     Attributes:
+        gate: who may ask.
+        open_trace: the trace of a request with these headers.
+        observers: the access log and OpenTelemetry, where they are on.
         draining: the server is ending: requests in flight are finished, new ones go elsewhere.
         open_requests: those that have begun and are not answered; both lanes count them.
     """
@@ -31,15 +45,13 @@ class Front:
     coalescer: Coalescer
     lanes: Lanes
     metrics: Metrics
+    gate: Gate
+    connections: Connections
+    open_trace: Callable[[Mapping[bytes, bytes]], Trace | None] = read_trace
+    observers: list[Observer] = field(default_factory=list)
     draining: bool = False
     open_requests: int = 0
     ids: RequestIds = field(default_factory=RequestIds)
-
-    @cached_property
-    def key(self) -> bytes | None:
-        """The key that every request must carry; None when none is asked for."""
-        key = self.settings.api_key
-        return None if key is None else key.get_secret_value().encode()
 
     def not_ready(self) -> str | None:
         """Why this process cannot predict now, in one sentence; None when it can."""
@@ -53,7 +65,9 @@ class Front:
 
 
 @asynccontextmanager
-async def open_front(settings: Settings, sockets: list[Path], open_session: OpenSession | None) -> AsyncIterator[Front]:
+async def open_front(
+    settings: Settings, sockets: list[Path], gate: Gate, open_session: OpenSession | None
+) -> AsyncIterator[Front]:
     """A front whose catalogue has been read once and is watched from now on.
 
     `open_session` opens a session in this process; None: all batches are computed by workers.
@@ -65,7 +79,7 @@ async def open_front(settings: Settings, sockets: list[Path], open_session: Open
         Inline(open_session, settings.inline_s),
         metrics.batch,
         max_batch_rows=settings.max_batch_rows,
-        max_waiting_rows=settings.max_waiting_rows,
+        admission=Admission(settings.max_wait_s, settings.max_waiting_rows),
         say_in_flight=metrics.rows_in_flight,
     )
     lanes.start(coalescer.wake)
@@ -73,11 +87,13 @@ async def open_front(settings: Settings, sockets: list[Path], open_session: Open
     catalog = Catalog(Repository(settings.repository), lanes.open, settings.default_model)
     await catalog.refresh()
     watch = asyncio.create_task(catalog.watch(settings.poll_s))
-    front = Front(settings, catalog, coalescer, lanes, metrics)
+    front = Front(settings, catalog, coalescer, lanes, metrics, gate, Connections(settings))
+    bounds = asyncio.create_task(front.connections.watch())
     try:
         yield front
     finally:
         front.draining = True
         watch.cancel()
+        bounds.cancel()
         await lanes.stop()
         metrics.write_what_is_kept()

@@ -1,6 +1,5 @@
-"""What is true of every answer, whichever lane gives it: its request id, the key it needed, its problem, its count."""
+"""What is true of every answer, whichever lane gives it: its request id, who asked, its problem, its count."""
 
-import hmac
 import logging
 import re
 import time
@@ -9,8 +8,11 @@ from collections.abc import Mapping
 from models.errors import RowcastError
 from models.repository import Version
 from service import metrics, problems
+from service.access.gate import Caller
+from service.access.keys import Scope
 from service.front import Front
-from service.problems import Internal, Unauthorized, UnknownLabel, UnknownVersion
+from service.observing.tracing import Trace
+from service.problems import Internal, UnknownLabel, UnknownVersion
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _log = logging.getLogger(__name__)
@@ -22,42 +24,76 @@ class Ledger:
     Attributes:
         id: the client's own X-Request-Id if it is a plain short text, else one made here.
         started: when its headers were there, by `time.perf_counter`.
+        method, path: what it asked for; the path without a query.
+        trace: the trace it belongs to, if it belongs to one.
+        headers: of its answer, beside those that say what the answer is.
+        caller: who asks, as soon as it is admitted.
         is_prediction: it reached a route that predicts.
         version: whom it asked, as soon as that is known.
         rows: rows answered.
-        received, encoded, computed: when its body was there, its matrix, and the network's answers.
+        received, encoded, sent, computed: when its body was there, its matrix, when the batch it is in went out, and
+            when the network's answers came; 0 for what has not happened, `sent` also where nobody said so.
     """
 
+    method = "POST"
+    trace: Trace | None = None
+    headers: dict[str, str] | None = None
+    caller: Caller | None = None
     is_prediction = False
     version: Version | None = None
     rows = 0
-    received = encoded = computed = 0.0
+    received = encoded = sent = computed = 0.0
 
-    def __init__(self, request_id: str, started: float) -> None:
-        self.id, self.started = request_id, started
+    def __init__(self, request_id: str, started: float, path: str) -> None:
+        self.id, self.started, self.path = request_id, started, path
+
+    def stages(self, now: float) -> list[tuple[str, float, float]]:
+        """What it went through until now: the name of each stage, its start and its end."""
+        ends = {
+            "read": self.received,
+            "encode": self.encoded,
+            "queue": self.sent,
+            "compute": self.computed,
+            "write": now if self.computed else 0.0,
+        }
+        passed: list[tuple[str, float, float]] = []
+        for name, end in ends.items():
+            if end:
+                passed.append((name, passed[-1][2] if passed else self.started, end))
+        return passed
 
 
-def request_id_of(headers: Mapping[bytes, bytes]) -> str | None:
-    """The client's own id of its request; None where it has none, or one that is no plain short text."""
+def open_ledger(front: Front, headers: Mapping[bytes, bytes], path: str, method: str = "POST") -> Ledger:
+    """The ledger of a request whose headers have just come."""
     given = headers.get(b"x-request-id")
-    return given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else None
+    is_fit = given is not None and _REQUEST_ID.fullmatch(given)
+    request_id = given.decode("ascii") if given is not None and is_fit else front.ids.next()
+    ledger = Ledger(request_id, time.perf_counter(), path)
+    ledger.method = method
+    trace = front.open_trace(headers)
+    if trace is not None:
+        ledger.trace, ledger.headers = trace, trace.headers()
+    return ledger
 
 
-def key_of(headers: Mapping[bytes, bytes]) -> bytes:
-    """The key that a request carries; b"" where it carries none."""
-    scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-    return bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-
-
-def check_key(front: Front, given: bytes) -> None:
-    """Let a request pass that carries the server's key, if one is set.
+def admit(
+    front: Front,
+    ledger: Ledger,
+    headers: Mapping[bytes, bytes],
+    peer: tuple[str, int] | None,
+    scope: Scope,
+    *,
+    model: str | None,
+) -> None:
+    """Let a request pass that may ask for this; whoever asks stands in its ledger from now on.
 
     Raises:
-        Unauthorized: it does not.
+        Unauthorized, KeyExpired, Forbidden, RateLimited: as `Gate.admit` says.
     """
-    key = front.key
-    if key is not None and not hmac.compare_digest(given, key):
-        raise Unauthorized
+    caller = ledger.caller = Caller(front.gate.address(headers, peer))
+    front.gate.admit(caller, headers, scope, model)
+    if caller.headers is not None:
+        ledger.headers = {**(ledger.headers or {}), **caller.headers}
 
 
 def problem_of(error: Exception, ledger: Ledger, path: str) -> RowcastError:
@@ -84,3 +120,13 @@ def count(front: Front, ledger: Ledger, problem: RowcastError | None) -> None:
         encode_s=ledger.encoded - ledger.received,
         write_s=now - ledger.computed,
     )
+    observe(front, ledger, problem)
+
+
+def observe(front: Front, ledger: Ledger, problem: RowcastError | None) -> None:
+    """Tell the access log and OpenTelemetry, where they are on, of a request whose answer is written."""
+    for observer in front.observers:
+        try:
+            observer(ledger, problem)
+        except Exception:  # noqa: BLE001 - the request is answered, whatever fails here
+            _log.exception("request %s could not be told of", ledger.id)

@@ -9,12 +9,14 @@ What is live is not counted but looked up when the page is read. docs/reference/
 
 import asyncio
 import importlib.metadata
+import os
 import platform
 import time
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -43,6 +45,9 @@ last 5 ms at most, and none of a request that came alone."""
 _Counted = tuple[str, int, float, float, float]
 """A request that was counted: code, rows, and seconds of the whole, of encoding and of writing."""
 
+_ROOM = {"histogram": 2**20, "counter": 2**18, "gauge_max": 2**16, "gauge_livesum": 2**16, "gauge_liveall": 2**16}
+"""Bytes of the files of a slot, by kind: enough for 60 versions; more are mapped as they come."""
+
 _slot = "main"
 values.ValueClass = values.MultiProcessValue(lambda: _slot)  # type: ignore[no-untyped-call]  # has no annotations
 
@@ -54,6 +59,16 @@ def use_slot(slot: str) -> None:
     """
     global _slot  # noqa: PLW0603 - which files this process writes to is a fact about the process
     _slot = slot
+    _make_room(slot)
+
+
+def _make_room(slot: str) -> None:
+    """Take the room of the slot's files from the disk now: a mapped page for which none is left kills the process."""
+    for kind, size in _ROOM.items():
+        path = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / f"{kind}_{slot}.db"
+        if not path.exists():
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
 
 
 def forget_process(slot: str) -> None:
@@ -199,7 +214,9 @@ class Metrics:
                     of_version.add(sample.name, labels, sample.value)
         return totals
 
-    def page(self, live: Sequence[Version], refused: Sequence[str], *, is_ready: bool) -> bytes:
+    def page(
+        self, live: Sequence[Version], refused: Sequence[str], *, is_ready: bool, is_readable: bool = True
+    ) -> bytes:
         """The page in Prometheus' text format: counts summed over all processes, and what is so in this one.
 
         `live` are the live versions, `refused` the places, `<model>/<version>`, of those that could not be opened.
@@ -209,7 +226,7 @@ class Metrics:
             self._rows.labels(version.name, str(version.number))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # has no annotations
-        registry.register(_State(live, refused, is_ready=is_ready))
+        registry.register(_State(live, refused, is_ready=is_ready, is_readable=is_readable))
         return generate_latest(registry)
 
     def _outcome(self, key: tuple[str, str, str]) -> Counter:
@@ -341,8 +358,8 @@ class _OfVersion:
 class _State(Collector):
     """What is so now, in the process that was asked."""
 
-    def __init__(self, live: Sequence[Version], refused: Sequence[str], *, is_ready: bool) -> None:
-        self._live, self._refused, self._is_ready = live, refused, is_ready
+    def __init__(self, live: Sequence[Version], refused: Sequence[str], *, is_ready: bool, is_readable: bool) -> None:
+        self._live, self._refused, self._is_ready, self._is_readable = live, refused, is_ready, is_readable
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily(
@@ -362,3 +379,6 @@ class _State(Collector):
         build.add_metric([platform.python_version(), importlib.metadata.version("litserve")], 1)
         yield build
         yield GaugeMetricFamily("rowcast_ready", "1 when the server is ready, else 0", value=float(self._is_ready))
+        yield GaugeMetricFamily(
+            "rowcast_repository_readable", "0 while the repository cannot be read", value=float(self._is_readable)
+        )

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from service import metrics, oip_description
-from service.asking import OIP_LENGTH, answer, aside, find_by_path, ledger_of, oip_question, read_body
+from service.asking import OIP_LENGTH, answer, aside, body_s, find_by_path, ledger_of, oip_question, read_body
 from service.front import Front
 from service.problems import BadBody, ControlOff, NotReady
 from service.wire.json_text import read_json
@@ -57,7 +57,7 @@ class OipRoutes:
         ledger.is_prediction = True
         settings, length = front.settings, request.headers.get(OIP_LENGTH)
         version = ledger.version = find_by_path(front, request.path_params)  # unknown: refused before its rows come
-        raw = await read_body(request, settings.max_body_bytes, settings.deadline_s)
+        raw = await read_body(request, settings.max_body_bytes, body_s(settings))
         question = await aside(len(raw), lambda: oip_question(settings, version, raw, length))
         return await answer(front, ledger, question)
 
@@ -104,7 +104,7 @@ class OipRoutes:
 
     async def _index(self, request: Request) -> Response:
         front = self._front()
-        raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
+        raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
         asked = read_json(raw) if raw else {}
         only_ready = asked.get("ready", False) if isinstance(asked, dict) else None
         if not isinstance(only_ready, bool):

@@ -18,10 +18,13 @@ _MOST_CATEGORIES = 100
 _TEXT = {"type": "string"}
 _PREDICTION_PROBLEMS = {
     "400": "The body or a row is wrong: bad_body, bad_row, not_offered.",
+    "401": "The key is absent, wrong or too old: unauthorized, key_expired.",
+    "403": "The key is not for this: forbidden.",
     "404": "Not served here: unknown_model, unknown_version, unknown_label.",
     "408": "The body was not whole in time: too_slow.",
     "413": "More bytes or rows than this server takes: too_large.",
     "415": "The body is compressed: unsupported_encoding.",
+    "429": "Too many requests of this client: rate_limited.",
     "500": "The model or the server failed: model_failed, internal.",
     "503": "Try again after Retry-After seconds: overloaded, not_ready.",
     "504": "The answer was not there in time: deadline_passed.",

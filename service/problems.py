@@ -14,11 +14,14 @@ import orjson
 from models.errors import RowcastError, shown
 
 STATUS: Mapping[str, int] = {
+    "bad_http": 400,
     "bad_body": 400,
     "bad_row": 400,
     "bad_name": 400,
     "not_offered": 400,
     "unauthorized": 401,
+    "key_expired": 401,
+    "forbidden": 403,
     "control_off": 403,
     "not_found": 404,
     "unknown_model": 404,
@@ -29,15 +32,25 @@ STATUS: Mapping[str, int] = {
     "too_slow": 408,
     "too_large": 413,
     "unsupported_encoding": 415,
+    "rate_limited": 429,
+    "head_too_large": 431,
     "refused": 400,  # and whatever status the framework chose, see `Refused`
     "bad_version": 500,
     "model_failed": 500,
     "internal": 500,
     "not_ready": 503,
     "overloaded": 503,
+    "too_many_connections": 503,
     "deadline_passed": 504,
 }
 
+_HEADERS: Mapping[str, Mapping[str, str]] = {
+    "unauthorized": {"www-authenticate": "Bearer"},  # RFC 6750, section 3
+    "key_expired": {"www-authenticate": 'Bearer error="invalid_token"'},
+    "forbidden": {"www-authenticate": 'Bearer error="insufficient_scope"'},
+    "too_slow": {"connection": "close"},  # else the connection waits on for the rest of the body
+    "unsupported_encoding": {"accept-encoding": "gzip, deflate"},
+}
 _MOST_BYTES = {"error": 1500, "expected": 1000, "got": 400, "feature": 400}  # with the rest under 4 kB
 _NOT_READY_RETRY_S = 1.0
 
@@ -176,6 +189,59 @@ class ModelFailed(RowcastError):  # noqa: N818
         return f"{self.place}: " + ("" if self.row is None else f"row {self.row}: ") + self.reason
 
 
+class TooManyConnections(RowcastError):  # noqa: N818
+    """The process that accepted the connection has as many as it may have.
+
+    Attributes:
+        most: how many that is.
+    """
+
+    code = "too_many_connections"
+    retry_after_s: ClassVar[float] = 1.0
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.most = most
+
+    def __str__(self) -> str:
+        return f"{self.most} connections are open, which is the most; use fewer and keep them, or try again"
+
+
+class BadHttp(RowcastError):  # noqa: N818
+    """What came is no HTTP, or is used in a way that is not taken.
+
+    Attributes:
+        reason: what the matter is.
+    """
+
+    code = "bad_http"
+
+    def __init__(self, reason: str = "what came is not a request of HTTP/1.1") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class HeadTooLarge(RowcastError):  # noqa: N818
+    """The request's line and headers, or what follows a chunked body, are too many.
+
+    Attributes:
+        most: the most that is taken.
+        unit: what is counted.
+    """
+
+    code = "head_too_large"
+
+    def __init__(self, most: int, unit: Literal["bytes", "headers"]) -> None:
+        super().__init__(most, unit)
+        self.most, self.unit = most, unit
+
+    def __str__(self) -> str:
+        return f"the line and headers of a request may have at most {self.most} {self.unit}"
+
+
 class BadBody(RowcastError):  # noqa: N818
     """The body is not a request.
 
@@ -224,7 +290,9 @@ class TooLarge(RowcastError):  # noqa: N818
 
     code = "too_large"
 
-    def __init__(self, limit: int, size: int | None, unit: Literal["bytes", "rows"]) -> None:
+    def __init__(
+        self, limit: int, size: int | None, unit: Literal["bytes", "rows", "values", "lists and objects"]
+    ) -> None:
         super().__init__(limit, size, unit)
         self.limit, self.size, self.unit = limit, size, unit
 
@@ -239,7 +307,60 @@ class Unauthorized(RowcastError):  # noqa: N818
     code = "unauthorized"
 
     def __str__(self) -> str:
-        return "send the server's key as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'"
+        return "send a key of this server as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'"
+
+
+class KeyExpired(RowcastError):  # noqa: N818
+    """The key was a client's, and is no more.
+
+    Attributes:
+        since: from when on, in ISO 8601.
+    """
+
+    code = "key_expired"
+
+    def __init__(self, since: str) -> None:
+        super().__init__(since)
+        self.since = since
+
+    def __str__(self) -> str:
+        return f"this key expired at {self.since}; ask for another one"
+
+
+class Forbidden(RowcastError):  # noqa: N818
+    """The key is a client's, and not for this.
+
+    Attributes:
+        what: "scope" or "model".
+        name: the scope or the model that the key lacks.
+    """
+
+    code = "forbidden"
+
+    def __init__(self, what: Literal["scope", "model"], name: str) -> None:
+        super().__init__(what, name)
+        self.what, self.name = what, name
+
+    def __str__(self) -> str:
+        return f"this key does not have the {self.what} {shown(self.name)}"
+
+
+class RateLimited(RowcastError):  # noqa: N818
+    """The client asks faster than it may.
+
+    Attributes:
+        retry_after_s: when its next request is taken, in seconds.
+        policy: how fast it may ask, as the header RateLimit-Policy says it.
+    """
+
+    code = "rate_limited"
+
+    def __init__(self, retry_after_s: float, policy: str) -> None:
+        super().__init__(retry_after_s, policy)
+        self.retry_after_s, self.policy = retry_after_s, policy
+
+    def __str__(self) -> str:
+        return f"too many requests from this client; try again in {_whole(self.retry_after_s)} s"
 
 
 class UnsupportedEncoding(RowcastError):  # noqa: N818
@@ -315,10 +436,10 @@ class ClientGone(RowcastError):  # noqa: N818
 
 
 class TooSlow(RowcastError):  # noqa: N818
-    """The body was not whole in time.
+    """The headers or the body were not whole in time.
 
     Attributes:
-        seconds: the time that it had.
+        seconds: the time that they had.
     """
 
     code = "too_slow"
@@ -328,7 +449,7 @@ class TooSlow(RowcastError):  # noqa: N818
         self.seconds = seconds
 
     def __str__(self) -> str:
-        return f"the body was not whole within {self.seconds:g} s, the deadline of this request"
+        return f"the request was not whole within {self.seconds:g} s, the time that a client has to send it"
 
 
 class Refused(RowcastError):  # noqa: N818
@@ -367,17 +488,15 @@ def status_of(problem: RowcastError) -> int:
 
 def headers_of(problem: RowcastError) -> dict[str, str]:
     """The headers that a problem's answer carries beside its type and length."""
-    if isinstance(problem, Overloaded | NotReady):
+    if isinstance(problem, Overloaded | NotReady | TooManyConnections):
         return {"retry-after": str(_whole(problem.retry_after_s))}
     if isinstance(problem, MethodNotAllowed):
         return {"allow": ", ".join(problem.allowed)}
-    if isinstance(problem, Unauthorized):
-        return {"www-authenticate": "Bearer"}
-    if isinstance(problem, TooSlow):
-        return {"connection": "close"}  # else the connection waits on for the rest of the body
-    if isinstance(problem, UnsupportedEncoding):
-        return {"accept-encoding": "gzip, deflate"}
-    return {}
+    if isinstance(problem, RateLimited):
+        wait = _whole(problem.retry_after_s)
+        limit = {"ratelimit-policy": problem.policy, "ratelimit": f'"requests";r=0;t={wait}'}
+        return {"retry-after": str(wait), **limit}
+    return dict(_HEADERS.get(problem.code, {}))
 
 
 def body_of(problem: RowcastError, request_id: str) -> bytes:

@@ -1,10 +1,14 @@
 """What the processes of a server agree on: exit statuses, log lines, and that none outlives the one that started it."""
 
+import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
+from pathlib import Path
+from typing import Literal
 
 FAILED = 1
 BAD_SETTINGS = 2
@@ -18,12 +22,24 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def start_logging(level: str) -> None:
+def start_logging(level: str, form: Literal["text", "json"] = "text") -> None:
     """Log to stderr, one line per event; what libraries say only from warnings on, unless someone debugs."""
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=level.upper() if level != "info" else logging.WARNING, format=form, force=True)
+    text = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level.upper() if level != "info" else logging.WARNING, format=text, force=True)
     for ours in ("service", "rowcast"):
         logging.getLogger(ours).setLevel(level.upper())
+    if form == "json":
+        from service.observing.log_lines import JsonLines  # noqa: PLC0415 - where it is asked for
+
+        logging.getLogger().handlers[0].setFormatter(JsonLines())
+    log_like_the_rest("litserve")
+
+
+def log_like_the_rest(library: str) -> None:
+    """Take away the handlers that a library gave itself, so that its lines are written as all others are."""
+    logger = logging.getLogger(library)
+    logger.handlers.clear()
+    logger.propagate = True
 
 
 def end_with(parent: int | None) -> None:
@@ -31,6 +47,18 @@ def end_with(parent: int | None) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         sys.exit(FAILED)
+
+
+def may_open_many_files() -> None:
+    """Raise the limit of open files to what is allowed: a connection is one, and 1024 is the usual limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def die_before_others(score: int) -> None:
+    """Have the kernel, when memory ends, kill this process rather than those with a lower score (0 to 1000)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
 def inherit_orphans() -> None:

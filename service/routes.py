@@ -5,7 +5,6 @@ A prediction, top to bottom, is `_predict`. Whatever goes wrong anywhere is rais
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,19 +19,31 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import RowcastError
 from service import metrics, oip_routes, openapi, problems, scoring_routes
-from service.asking import answer, aside, find, form_question, in_form, ledger_of, plain_question, read_body, whom
+from service.access.gate import model_of, scope_of
+from service.asking import (
+    answer,
+    aside,
+    body_s,
+    find,
+    form_question,
+    in_form,
+    ledger_of,
+    plain_question,
+    read_body,
+    whom,
+)
 from service.description import describe, example_row
 from service.explaining import explain
 from service.front import Front
-from service.ledger import Ledger, check_key, count, key_of, problem_of, request_id_of
+from service.ledger import Ledger, admit, count, observe, open_ledger, problem_of
 from service.oip_routes import OipRoutes
-from service.problems import BadBody, MethodNotAllowed, NotFound, NotReady, Refused
+from service.problems import BadBody, KeyExpired, MethodNotAllowed, NotFound, NotReady, Refused, Unauthorized
 from service.scoring_routes import ScoringRoutes, form_headers
 from service.wire import forms, plain
 from service.wire.json_text import read_json
 
 FREE = oip_routes.FREE | scoring_routes.FREE | {"/health", "/health/live", "/health/ready"}
-"""What needs no key: probes."""
+"""What needs no key and has no limit: probes."""
 
 REPLACED = frozenset({"/", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
 """Pages of FastAPI and LitServe that are ours or, because they need a CDN, nobody's."""
@@ -81,7 +92,7 @@ class _Routes:
         body, wanted = forms.of_request(*form_headers(request))
         if request.path_params:  # an unknown model is refused before its rows are uploaded
             ledger.version = find(front, request.path_params)
-        raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
+        raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
         if body.kind == "json":
             asked = await aside(len(raw), lambda: plain.read(read_json(raw)))
             version = ledger.version = find(front, whom(request.path_params, asked))
@@ -118,7 +129,10 @@ class _Routes:
         reason = self._front().not_ready()
         if reason is not None:
             raise NotReady(reason)
-        return _json({"ready": True})
+        unreadable = self._front().catalog.unreadable
+        return _json(
+            {"ready": True} | ({"warning": f"the repository cannot be read: {unreadable}"} if unreadable else {})
+        )
 
     async def _metrics(self, _: Request) -> Response:
         front = self._front()
@@ -127,12 +141,13 @@ class _Routes:
         refused = list(front.catalog.failures)
         front.metrics.write_what_is_kept()
         await asyncio.sleep(2 * metrics.KEPT_BACK_S)  # the other processes write theirs
-        page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=front.not_ready() is None)
+        is_ready, is_readable = front.not_ready() is None, front.catalog.unreadable is None
+        page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=is_ready, is_readable=is_readable)
         return Response(page, headers={"content-type": metrics.CONTENT_TYPE})
 
     async def _openapi(self, _: Request) -> Response:
         front = self._front()
-        paths, needs_key = openapi.prediction_paths(front.catalog), front.key is not None
+        paths, needs_key = openapi.prediction_paths(front.catalog), front.gate.needs_key
         return _json(await asyncio.to_thread(openapi.document, paths, needs_key=needs_key))
 
     async def _index(self, _: Request) -> Response:
@@ -189,8 +204,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        request_id = request_id_of(headers) or self._front().ids.next()
-        ledger = scope["rowcast"] = Ledger(request_id, time.perf_counter())
+        front, path = self._front(), scope["path"]
+        ledger = scope["rowcast"] = open_ledger(front, headers, path, scope["method"])
         has_begun = False
 
         async def send_with_id(message: Message) -> None:
@@ -198,19 +213,35 @@ class Edge:
             if message["type"] == "http.response.start":
                 has_begun = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", ledger.id.encode())]
+                more = ledger.headers or {}
+                message["headers"] += [(name.encode(), value.encode()) for name, value in more.items()]
             await send(message)
 
         problem: RowcastError | None = None
         try:
-            if scope["path"] not in FREE:
-                check_key(self._front(), key_of(headers))
+            if path not in FREE:
+                _admit(front, ledger, scope, headers)
             await self._app(scope, receive, send_with_id)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
-            problem = problem_of(error, ledger, scope["path"])
+            problem = problem_of(error, ledger, path)
         if problem is not None and not has_begun:
             await _answer_of(problem, ledger.id)(scope, receive, send_with_id)
-        if scope["path"] not in FREE and (problem or ledger.is_prediction):
-            count(self._front(), ledger, problem)
+        if path in FREE:
+            return
+        if problem or ledger.is_prediction:
+            count(front, ledger, problem)
+        else:
+            observe(front, ledger, None)
+
+
+def _admit(front: Front, ledger: Ledger, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+    path, peer = scope["path"], scope.get("client")
+    try:
+        admit(front, ledger, headers, peer, scope_of(path), model=model_of(path))
+    except (Unauthorized, KeyExpired):
+        assert ledger.caller is not None
+        front.gate.blame(ledger.caller)
+        raise
 
 
 def _answer_of(problem: RowcastError, request_id: str) -> Response:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from service.asking import answer, aside, find, ledger_of, read_body, scoring_question
+from service.asking import answer, aside, body_s, find, ledger_of, read_body, scoring_question
 from service.front import Front
 from service.problems import NotReady
 from service.wire import forms
@@ -42,7 +42,7 @@ class ScoringRoutes:
         ledger.is_prediction = True
         body, wanted = forms.of_request(*form_headers(request))
         version = ledger.version = find(front, {})
-        raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
+        raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
         question = await aside(len(raw), lambda: scoring_question(front.settings, version, body, wanted, raw))
         return await answer(front, ledger, question)
 

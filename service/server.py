@@ -23,7 +23,7 @@ from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from fastapi import FastAPI
 from litserve import LitServer
@@ -33,15 +33,26 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import accepting, metrics, process, worker
+from service.access.gate import Gate
+from service.access.limits import Limits
 from service.api import Rowcast, opener
-from service.busy import busy_path
+from service.attached import attached
+from service.busy import beating, busy_path
 from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.inline import OpenSession
+from service.metrics_port import answering, listen
 from service.platforms import OtherPaths
 from service.routes import add_routes
-from service.settings import Settings
-from service.watch import CannotServe, Child, check_that_all_live, end_all, watch
+from service.settings import BadSettings, Settings
+from service.tls import Tls
+from service.tls_lane import TlsLane
+from service.watch import CannotServe, Child, check_that_all_live, drain, end_all, watch
+
+LIMITS = "limits"
+"""File in the runtime folder that all API processes count their clients in."""
+
+_T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +65,10 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
     os.register_at_fork(after_in_child=lambda: process.end_with(None))
     server = Server(settings, runtime, end)
     _remove_what_hurts(server.app)
-    front = _add_what_is_ours(server, settings)
+    Limits.make(runtime / LIMITS)
+    tls = Tls(settings) if settings.tls_certificate is not None else None
+    front = _add_what_is_ours(server, settings, tls)
+    lane = FastLane if tls is None else TlsLane  # uvicorn's "httptools", answering predictions by itself
     try:
         server.run(
             host=settings.host,
@@ -66,8 +80,11 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
             server_header=False,
             timeout_keep_alive=75,  # beyond the 60 s of usual load balancers: they must be the ones to hang up
             loop="service.accepting:Loop",  # uvloop, sharing the port evenly
-            http=partial(FastLane, front),  # uvicorn's "httptools", answering predictions by itself
+            proxy_headers=False,  # it would believe whatever connects from 127.0.0.1; service/access/gate.py reads them
+            http=partial(lane, front),
             lifespan="on",
+            log_config=None,  # uvicorn's lines look as ours do
+            ssl_context_factory=None if tls is None else lambda *_: _or_end(tls.context),
         )
     except CannotServe as error:
         _tell(error)
@@ -83,7 +100,7 @@ def _remove_what_hurts(app: FastAPI) -> None:
     app.user_middleware = [kept for kept in app.user_middleware if kept.cls is not gzip]
 
 
-def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Front]:
+def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> Callable[[], Front]:
     """Routes, and in each API process a front that is open before the port is; what comes back finds it."""
     fronts: list[Front] = []  # one, made after the fork
     open_session = _inline_opener(server, settings)
@@ -93,10 +110,16 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Fron
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.use_slot(f"api-{server.slot}")
         server.tally.join(server.slot)
-        async with litserves(app), open_front(settings, server.worker_sockets, open_session) as front:
+        gate = _or_end(lambda: Gate(settings, server.runtime / LIMITS))
+        async with (
+            litserves(app),
+            beating(busy_path(server.api_is_up(server.slot))),
+            open_front(settings, server.worker_sockets, gate, open_session) as front,
+        ):
             fronts.append(front)
-            _say_ready(server, settings, front)
-            yield
+            async with attached(front, settings, tls), answering(server.metrics_listener, app):
+                _say_ready(server, settings, front)
+                yield
             if front.open_requests:  # uvicorn waits for them no longer
                 (server.runtime / f"{server.slot}.cut").write_text(str(front.open_requests))
 
@@ -116,6 +139,15 @@ def _inline_opener(server: "Server", settings: Settings) -> OpenSession | None:
     if not settings.inline_s or settings.backend != "onnx" or server.is_on_gpu:
         return None
     return opener(settings, "cpu")
+
+
+def _or_end(make: Callable[[], _T]) -> _T:
+    """What `make` gives. A file that has become wrong ends this process in one sentence, and it is tried again."""
+    try:
+        return make()
+    except BadSettings as error:
+        log.error("%s", error)  # noqa: TRY400 - one sentence
+        os._exit(process.CANNOT_SERVE)
 
 
 class CountOpen:
@@ -146,7 +178,12 @@ def _say_ready(server: "Server", settings: Settings, front: Front) -> None:
         live = [f"{name}/{number}" for name, versions in front.catalog.live().items() for number in versions]
         what = ", ".join(live[:8]) + (f" and {len(live) - 8} more" if len(live) > 8 else "")
         host = "127.0.0.1" if settings.host == "127.0.0.1" else "localhost"
-        log.info("http://%s:%d answers for %s", host, settings.port, what or front.not_ready())
+        scheme = "http" if settings.tls_certificate is None else "https"
+        if settings.host != "127.0.0.1" and not front.gate.needs_key:
+            log.warning(
+                "there are no API keys: whoever reaches port %d may ask; docs/how-to/securing.md", settings.port
+            )
+        log.info("%s://%s:%d answers for %s", scheme, host, settings.port, what or front.not_ready())
 
 
 def _quieter(level: str) -> str:
@@ -158,7 +195,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
     """LitServe's server, with what it lacks. Each override says what LitServe does without it."""
 
     def __init__(self, settings: Settings, runtime: Path, end: socket.socket) -> None:
-        gpus = check_cuda_with_nvidia_smi() if settings.device != "cpu" else 0
+        gpus = _gpus() if settings.device != "cpu" else 0
         super().__init__(
             Rowcast(settings, runtime),
             accelerator="cuda" if gpus or settings.device == "cuda" else "cpu",  # never "auto", which imports torch
@@ -177,7 +214,9 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         self._hang_s = settings.hang_s
         self._end = end
         self._children: list[Child] = []
+        self._is_drained = threading.Event()
         self._listeners: list[socket.socket] = []
+        self.metrics_listener = listen(settings)
 
     @property
     def worker_sockets(self) -> list[Path]:
@@ -215,14 +254,17 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
             return cast("BaseProcess", started[0])
 
         self._start_api_process = start
-        self._listeners = sockets
+        self._listeners = [*sockets, self.metrics_listener] if self.metrics_listener else sockets
+        accepting.shared[:] = sockets
+        process.log_like_the_rest("litserve")  # `run` has given it a handler
         return {slot: start(slot) for slot in range(num_uvicorn_servers)}
 
     def _start_worker_monitoring(self, manager: Any, uvicorn_workers: dict[int, BaseProcess]) -> None:
         """Watch every process. LitServe's monitor sees workers alone, every 2 s, and restarts without backoff."""
         self._children = [
-            Child(f"API process {slot}", one, partial(self._start_api_process, slot), self.api_is_up(slot))
+            Child(f"API process {slot}", one, partial(self._start_api_process, slot), up, busy=busy_path(up))
             for slot, one in uvicorn_workers.items()
+            for up in [self.api_is_up(slot)]
         ]
         start_worker = partial(self.launch_single_inference_worker, self.litapi_connector.lit_apis[0])
         self._children += [
@@ -232,7 +274,10 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         threading.Thread(target=self._watch, args=[manager], name="watch", daemon=True).start()
 
     def _watch(self, manager: Any) -> None:
-        """What the watching thread does; `run` returns when it has ended."""
+        """What the watching thread does; `run` ends the rest once it is told.
+
+        The thread itself stays until the end: the kernel ends with a thread what that thread started.
+        """
         try:
             process_of_manager = manager._process  # noqa: SLF001 - nothing public names it
             served = self.runtime / process.READY
@@ -245,6 +290,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
             self.exit_status = process.FAILED
         with contextlib.suppress(EOFError, OSError):  # the manager is dead: `run` has noticed by itself
             self._shutdown_event.set()  # what LitServe's own POST /shutdown sets
+        self._is_drained.wait()
 
     def _perform_graceful_shutdown(self, manager: Any, *_: Any) -> None:
         """Let the API processes finish what they have, then end the rest.
@@ -254,17 +300,26 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         for listener in self._listeners:  # this process and the manager hold it open, and nobody would accept
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
-        apis = [child.process for child in self._children if child.up.suffix == ".up"]
-        workers = [child.process for child in self._children if child.process not in apis]
-        killed = end_all(apis, self._drain_s + 1.5)  # uvicorn cuts off what is left after drain_s
+        apis = [child for child in self._children if child.up.suffix == ".up"]
+        workers = [child for child in self._children if child not in apis]
+        served = self.runtime / process.READY
+        killed = drain(apis, workers, served, self._hang_s, self._drain_s + 1.5)  # uvicorn cuts off after drain_s
         cut_off = sum(int(file.read_text()) for file in self.runtime.glob("*.cut"))
         if cut_off:
             log.error("%d requests were cut off after %g s, ROWCAST_DRAIN_S", cut_off, self._drain_s)
         if cut_off or killed:
             self.exit_status = process.FAILED
-        end_all(workers, 1.0)
+        end_all([child.process for child in workers], 1.0)
+        self._is_drained.set()
         with contextlib.suppress(EOFError, OSError):
             manager.shutdown()
+
+
+def _gpus() -> int:
+    try:
+        return int(check_cuda_with_nvidia_smi())
+    except OSError:  # there may be one on a path that this user must not look into
+        return 0
 
 
 def _tell(error: CannotServe) -> None:

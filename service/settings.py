@@ -1,12 +1,13 @@
 """How to serve: every setting with its meaning, read from the environment and nowhere else."""
 
 import difflib
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from models.errors import RowcastError, shown
@@ -14,6 +15,7 @@ from models.errors import RowcastError, shown
 PREFIX = "ROWCAST_"
 PATH = r"^/[!-~]{0,500}$"
 Count = Annotated[int, Field(ge=1)]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -50,7 +52,11 @@ class Settings(BaseSettings):
         Field(description="The model of requests that name none. Unset: the only one, if there is one alone."),
     ] = None
     api_key: Annotated[
-        SecretStr | None, Field(min_length=8, description="If set, every request but a health probe must carry it.")
+        SecretStr | None,
+        Field(
+            min_length=8,
+            description="A key with all scopes. With it or a file of keys, all requests but probes must carry one.",
+        ),
     ] = None
     health_path: Annotated[
         str | None, Field(pattern=PATH, description="One more path that answers as `/ping` does.")
@@ -74,11 +80,25 @@ class Settings(BaseSettings):
     ] = "auto"
 
     max_body_bytes: Annotated[Count, Field(description="Longest request body.")] = 64 * 1024 * 1024
+    max_connections: Annotated[
+        Count, Field(description="Most connections of one API process; one more is answered 503 and closed.")
+    ] = 4096
     max_rows: Annotated[Count, Field(description="Most rows in one request.")] = 100_000
     max_batch_rows: Annotated[Count, Field(description="Most rows in a batch of several requests.")] = 4096
     max_waiting_rows: Annotated[
         Count, Field(description="Most rows that wait in one API process; beyond it 503 with Retry-After.")
     ] = 200_000
+    max_wait_s: Annotated[
+        Seconds,
+        Field(
+            description="Longest wait in the queue, by the pace of the last batches, that a request is let in to; "
+            "beyond it 503 with Retry-After."
+        ),
+    ] = 0.5
+    receive_s: Annotated[
+        Seconds,
+        Field(description="How long a client may take to send headers, then a body, and to go on reading an answer."),
+    ] = 10.0
     deadline_s: Annotated[Seconds, Field(description="How long a request may take before it is answered 504.")] = 30.0
     drain_s: Annotated[Seconds, Field(description="How long requests in flight may take once the server ends.")] = 20.0
     inline_s: Annotated[
@@ -93,11 +113,82 @@ class Settings(BaseSettings):
     hang_s: Annotated[
         Seconds,
         Field(
-            description="A worker that computes one batch for longer is killed and replaced, as is a process that is "
-            "stopped for a twentieth of it."
+            description="A process that is at one thing, such as a batch, for longer is killed and replaced, as is one "
+            "that is stopped for a fiftieth of it."
         ),
     ] = 10.0
     poll_s: Annotated[Seconds, Field(description="How often the repository is looked at for new versions.")] = 2.0
+
+    api_keys_file: Annotated[
+        Path | None, Field(description="TOML file of API keys, read again when it changes; see how-to/securing.md.")
+    ] = None
+    rate_limit: Annotated[
+        float | None,
+        Field(
+            ge=0.001, le=1_000_000, description="Requests per second of each client: its key's name, else its address."
+        ),
+    ] = None
+    rate_burst: Annotated[
+        Count | None,
+        Field(le=1_000_000, description="Requests that a client may send at once; unset: those of one second."),
+    ] = None
+    trusted_proxies: Annotated[
+        str | None,
+        Field(description="Networks, such as `10.0.0.0/8,::1`, whose X-Forwarded-For says who a client is."),
+    ] = None
+    tls_certificate: Annotated[
+        Path | None,
+        Field(description="PEM file of the certificate and its chain; with it the port speaks HTTPS alone."),
+    ] = None
+    tls_key: Annotated[
+        Path | None, Field(description="PEM file of the certificate's key; unset: it is in the same.")
+    ] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Field(description="PEM file of authorities; if set, a client must show a certificate of one of them."),
+    ] = None
+    tls_minimum: Annotated[Literal["1.2", "1.3"], Field(description="The oldest version of TLS that is spoken.")] = (
+        "1.2"
+    )
+    metrics_port: Annotated[
+        int | None,
+        Field(ge=1024, le=65535, description="A second port, for `/metrics` and the health probes alone; plain HTTP."),
+    ] = None
+    log_format: Annotated[Literal["text", "json"], Field(description="How a line of the log is written.")] = "text"
+    access_log: Annotated[
+        float,
+        Field(
+            ge=0, le=1, description="Share of requests that get a line in the log; those answered 5xx all do, unless 0."
+        ),
+    ] = 0.0
+    tracing: Annotated[
+        Literal["off", "otlp"],
+        Field(description="otlp: send spans as the OTEL_* variables say; needs the dependency group `otel`."),
+    ] = "off"
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, text: str | None) -> str | None:
+        _networks_of(text)
+        return text
+
+    @property
+    def proxies(self) -> tuple[Network, ...]:
+        """The networks of the proxies that are trusted."""
+        return _networks_of(self.trusted_proxies)
+
+    @model_validator(mode="after")
+    def _what_belongs_together_is_set_together(self) -> "Settings":
+        for name, needed in (
+            ("rate_burst", "rate_limit"),
+            ("tls_key", "tls_certificate"),
+            ("tls_client_ca", "tls_certificate"),
+        ):
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise ValueError(f"{PREFIX}{name.upper()} is set and {PREFIX}{needed.upper()} is not")
+        if self.metrics_port == self.port:
+            raise ValueError(f"{PREFIX}METRICS_PORT must not be {PREFIX}PORT, which answers /metrics anyhow")
+        return self
 
     @model_validator(mode="after")
     def _a_request_fits_the_queue(self) -> "Settings":
@@ -116,6 +207,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """From the environment, and in a test from the arguments; no dotenv file, no secrets folder."""
         return init_settings, env_settings
+
+
+def _networks_of(text: str | None) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part.strip()) for part in (text or "").split(",") if part.strip())
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:

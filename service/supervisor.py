@@ -20,6 +20,7 @@ from service.settings import Settings
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 _GRACE_S = 3.0  # beyond drain_s, for the processes that hold no request
 _LONGEST_BACKOFF_S = 15.0
+_LONGEST_FOLDER = 60  # the path of a unix socket has at most 107 bytes, and LitServe's manager puts one in there
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ def supervise(settings: Settings) -> int:
     0 after a drain; 3 when the server cannot start, and the log says why; 1 when it had to be ended by force.
     """
     _become_the_reaper()
+    process.may_open_many_files()
     with tempfile.TemporaryDirectory(prefix="rowcast-", ignore_cleanup_errors=True) as folder:  # mode 0700
         runtime = Path(folder)
         (runtime / "metrics").mkdir()
@@ -73,6 +75,8 @@ def _start_main(settings: Settings, runtime: Path) -> tuple[int, socket.socket]:
     try:
         ours.close()
         _become_main(parent)
+        if len(str(runtime)) <= _LONGEST_FOLDER:  # else what a killed process had in a temporary folder stays
+            os.environ["TMPDIR"] = tempfile.tempdir = str(runtime)
         from service import server  # noqa: PLC0415 - LitServe belongs to the child
 
         status = server.serve(settings, runtime, theirs)

@@ -20,7 +20,7 @@ from service.busy import longest_s
 
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 15.0
-_LOOK_S = 0.2  # how often a process is looked at that may hang; 0.02% of a core for ten processes
+_LOOK_S = 0.1  # how often a process is looked at that may hang; 0.04% of a core for ten processes
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Child:
         up: a file that exists once it has been up.
         backoff_s: how long the next start waits if this one does not come up.
         due: when to start it again, by the monotonic clock; None while it lives.
-        busy: the file in which it says since when it computes what, see service/busy.py; None for one that does not.
+        busy: the file in which it says since when it does what, see service/busy.py; None for one that does not.
         stopped: since when it has been seen to be stopped, by the monotonic clock; None while it runs.
     """
 
@@ -56,7 +56,7 @@ class CannotServe(Exception):  # noqa: N818 - it says what the matter is
 def watch(children: list[Child], manager: BaseProcess, end: socket.socket, served: Path, hang_s: float) -> int:
     """Keep the children alive until `end` is readable; the exit status that the server should have.
 
-    A child that computes one thing for longer than `hang_s`, or is stopped for a twentieth of it, is killed.
+    A child that computes one thing for longer than `hang_s`, or is stopped for a fiftieth of it, is killed.
 
     Raises:
         CannotServe: a child died before anything was served, which is when `served` exists.
@@ -70,17 +70,42 @@ def watch(children: list[Child], manager: BaseProcess, end: socket.socket, serve
             log.error("LitServe's manager died %s; all processes are started again", _how(manager))
             return process.FAILED
         for child in children:
-            if child.due is None and child.process.exitcode is not None:
-                _plan_a_start(child, served)
-            if child.due is not None and child.due <= time.monotonic():
-                child.up.unlink(missing_ok=True)
-                if child.busy is not None:  # else the next one hangs from the start
-                    child.busy.unlink(missing_ok=True)
-                child.process, child.due, child.stopped = child.start(), None, None
-            if child.due is None and (reason := _why_it_hangs(child, hang_s)):
-                log.error("%s %s; killed", child.name, reason)
-                child.process.kill()
-                child.process.join()
+            _look_after(child, served, hang_s)
+
+
+def drain(apis: list[Child], workers: list[Child], served: Path, hang_s: float, patience_s: float) -> int:
+    """Let the API processes end with what they have, and keep the workers alive until then; how many were killed.
+
+    A worker that dies now may hold what was accepted.
+    """
+    deadline = time.monotonic() + patience_s
+    for api in apis:
+        api.process.terminate()
+    while left := [api.process for api in apis if api.process.exitcode is None]:
+        if time.monotonic() > deadline:
+            break
+        connection.wait([one.sentinel for one in left], _LOOK_S)
+        for worker in workers:
+            try:
+                _look_after(worker, served, hang_s)
+            except CannotServe:  # there was one that could: the others may
+                log.warning("%s could not be started again", worker.name)
+    return end_all([api.process for api in apis], max(0.0, deadline - time.monotonic()))
+
+
+def _look_after(child: Child, served: Path, hang_s: float) -> None:
+    """Kill it if it hangs, and start it again if it died and its backoff is over."""
+    if child.due is None and child.process.exitcode is not None:
+        _plan_a_start(child, served)
+    if child.due is not None and child.due <= time.monotonic():
+        child.up.unlink(missing_ok=True)
+        if child.busy is not None:  # else the next one hangs from the start
+            child.busy.unlink(missing_ok=True)
+        child.process, child.due, child.stopped = child.start(), None, None
+    if child.due is None and (reason := _why_it_hangs(child, hang_s)):
+        log.error("%s %s; killed", child.name, reason)
+        child.process.kill()
+        child.process.join()
 
 
 def end_all(processes: list[BaseProcess], patience_s: float) -> int:
@@ -125,10 +150,10 @@ def _why_it_hangs(child: Child, hang_s: float) -> str | None:
         child.stopped = None
     elif child.stopped is None:
         child.stopped = time.monotonic()
-    elif time.monotonic() - child.stopped > hang_s / 20:  # a stopped process is one for sure, a slow one may be slow
+    elif time.monotonic() - child.stopped > hang_s / 50:  # a stopped process is one for sure, a slow one may be slow
         return "is stopped"
     seconds = longest_s(child.busy) if child.busy is not None else 0.0
-    return f"computes one batch for {seconds:.1f} s" if seconds > hang_s else None
+    return f"has been at one thing for {seconds:.1f} s" if seconds > hang_s else None
 
 
 def _is_stopped(one: BaseProcess) -> bool:

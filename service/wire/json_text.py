@@ -6,7 +6,14 @@ from typing import Any
 import numpy.typing as npt
 import orjson
 
-from service.problems import BadBody
+from service.problems import BadBody, TooLarge
+
+MOST_VALUES = 4_000_000
+MOST_CONTAINERS = 1_000_000
+"""Most values, and most lists and objects, of one JSON text. Python's values take up to 30 times the room of their
+text: 16 MB of "[],[],..." took 527 MB. Larger tables come as binary tensors, which take none."""
+
+_LARGE = 500_000  # bytes; a smaller text cannot do harm
 
 
 def read_json(raw: bytes | memoryview, what: str = "the body") -> Any:
@@ -14,9 +21,12 @@ def read_json(raw: bytes | memoryview, what: str = "the body") -> Any:
 
     Raises:
         BadBody: it is no such text.
+        TooLarge: it holds too many values; nothing was made of them.
     """
     if not raw:
         raise BadBody(f"{what} must be a JSON object", "nothing")
+    if len(raw) > _LARGE:
+        _check_values(bytes(raw))
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -41,3 +51,11 @@ def texts_of_rows(values: npt.NDArray[Any]) -> list[bytes]:
 def texts_of_numbers(values: npt.NDArray[Any]) -> list[bytes]:
     """The JSON of each of the numbers [N]; all are written at once."""
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+
+
+def _check_values(raw: bytes) -> None:
+    """Count what separates values; a text that has so many inside its strings is no table of numbers either."""
+    if raw.count(b"[") + raw.count(b"{") > MOST_CONTAINERS:
+        raise TooLarge(MOST_CONTAINERS, None, "lists and objects")
+    if raw.count(b",") > MOST_VALUES:
+        raise TooLarge(MOST_VALUES, None, "values")

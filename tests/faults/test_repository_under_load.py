@@ -1,5 +1,6 @@
 """Versions come, go, are rolled back, deleted and corrupted; every answer is right for the version it names."""
 
+import os
 import random
 import shutil
 import time
@@ -61,3 +62,67 @@ def test_hostile_files_are_refused_while_what_served_serves_on(start, tmp_path):
     assert set(load.books.right) == {"1"}
     assert load.books.p(0.99) < 1
     assert set(server.workers) == workers
+
+
+def test_what_is_done_to_live_files_behind_the_servers_back_changes_no_answer(start, tmp_path):
+    """A worker holds what it proved: bits that flip, links and files swapped beneath it reach nobody."""
+    root, dice = tmp_path / "touched", random.Random(2)
+    first = tiny.publish(root, "line")
+    server = start(root, workers=2, inline_s=0)
+    graph = first.folder / "model.onnx"
+    good = graph.read_bytes()
+    other = tiny.graph("line", shift=7).SerializeToString()
+    (tmp_path / "secret").write_bytes(other)
+    with Load(server) as load:
+        for turn in range(40):
+            match turn % 4:
+                case 0:  # in place, while it is open
+                    flipped = bytearray(good)
+                    flipped[dice.randrange(len(good))] ^= 1 << dice.randrange(8)
+                    with graph.open("r+b") as file:
+                        file.write(flipped)
+                case 1:  # another file in its place
+                    (root / "other").write_bytes(other)
+                    (root / "other").replace(graph)
+                case 2:  # a link to a file elsewhere
+                    graph.unlink()
+                    os.link(tmp_path / "secret", graph)
+                case 3:
+                    graph.unlink()
+                    graph.symlink_to(tmp_path / "secret")
+            if turn == 20:
+                os.kill(min(server.workers), 9)  # the next one opens what is there now
+            time.sleep(0.1)
+            if turn % 4 > 1:
+                graph.unlink()
+                graph.write_bytes(good)
+        graph.write_bytes(good)
+        os.utime(first.folder)
+        until(lambda: len(server.workers) == 2, START_S)
+    print(f"\n40 changes beneath a live version: {load.books}")
+    assert (load.books.wrong, load.books.broken) == ([], {})
+    assert set(load.books.refused) <= {"model_failed", "not_ready"}
+    assert load.books.answered >= 0.5 * load.books.sent
+
+
+def test_hard_links_and_flipped_bits_are_refused_live(start, tmp_path):
+    root, dice = tmp_path / "attacked", random.Random(3)
+    tiny.publish(root, "line")
+    server = start(root)
+    expected = 0
+    (tmp_path / "secret").write_bytes(tiny.graph("line", shift=7).SerializeToString())
+    with Load(server) as load:
+        for number in range(2, 22):
+            draft = tiny.publish(root, "line")
+            graph = draft.folder / "model.onnx"
+            raw = bytearray(graph.read_bytes())
+            raw[dice.randrange(len(raw))] ^= 1 << dice.randrange(8)
+            damaged = tmp_path / f"damaged-{number}"
+            damaged.write_bytes(raw if number % 2 else (tmp_path / "secret").read_bytes())
+            graph.unlink()
+            os.link(damaged, graph)
+            expected += 1
+            time.sleep(0.02)
+        until(lambda: server.metric("rowcast_model_load_failures") >= expected / 2, START_S)
+    print(f"\n20 links and flipped bits: {load.books}")
+    assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,9 @@ def processes() -> Iterator[Process]:
 
 
 class Server:
-    """`python -m service` on a port of its own."""
+    """`python -m service` on a port of its own; `before` is what starts it, such as `unshare`."""
 
-    def __init__(self, repository: Path, log: Path, **settings: Any) -> None:
+    def __init__(self, repository: Path, log: Path, before: Sequence[str] = (), **settings: Any) -> None:
         self.port = int(settings.pop("port", 0)) or free_port()
         self.log = log
         arguments = settings.pop("arguments", ())
@@ -72,7 +72,7 @@ class Server:
         chosen |= settings
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service", *arguments],
+                [*before, sys.executable, "-m", "service", *arguments],
                 cwd=CHECKOUT,
                 env=kept | {f"ROWCAST_{name.upper()}": str(value) for name, value in chosen.items()},
                 stdout=output,

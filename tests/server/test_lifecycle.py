@@ -18,7 +18,7 @@ from tests.service import tiny
 pytestmark = pytest.mark.server
 
 
-HELD = 600  # a worker that is stopped is killed after a twentieth of it: late enough to hold requests back with it
+HELD = 600  # a worker that is stopped is killed after a fiftieth of it: late enough to hold requests back with it
 
 
 def ends_clean(server, seconds=10.0):

@@ -7,13 +7,19 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import settings
 from prometheus_client import values
+from pydantic import SecretStr
 
 from models.repository import Repository
 from service import metrics
+from service.access.gate import Gate
+from service.access.limits import Limits
 from service.coalescer import Batch
+from service.connections import Connections
+from service.observing.tracing import read_trace
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
 from service.request_ids import RequestIds
 from service.routes import add_routes
+from service.settings import Settings
 from tests.service import tiny
 
 settings.register_profile("rowcast", deadline=None)  # a busy machine is no bug
@@ -26,6 +32,7 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.repository = Repository(root)
         self.failures = {}
+        self.unreadable = None
         self.versions = {
             name: {number: self.repository.open(name, number) for number in self.repository.versions(name)}
             for name in self.repository.names()
@@ -118,15 +125,29 @@ def counts(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def front(root, counts):
+def limits(tmp_path):
+    """An empty table of limits."""
+    path = tmp_path / "limits"
+    Limits.make(path)
+    return path
+
+
+@pytest.fixture
+def front(root, counts, limits):
     assert counts.is_dir()
+    settings = SimpleNamespace(
+        max_body_bytes=100_000, max_rows=1000, max_connections=100, deadline_s=5.0, receive_s=5.0
+    )
     return SimpleNamespace(
-        settings=SimpleNamespace(max_body_bytes=100_000, max_rows=1000, deadline_s=5.0),
-        key=None,
+        settings=settings,
+        connections=Connections(settings),
         ids=RequestIds(),
         catalog=Shelf(root),
         coalescer=Answering(),
         metrics=metrics.Metrics(),
+        gate=Gate(Settings(), limits),
+        open_trace=read_trace,
+        observers=[],
         not_ready=lambda: None,
         open_requests=0,
     )
@@ -167,7 +188,7 @@ class Client:
 
 
 @pytest.fixture
-def key(front):
+def key(front, limits):
     """The server's key, set."""
-    front.key = b"correct horse"
+    front.gate = Gate(Settings(api_key=SecretStr("correct horse")), limits)
     return "correct horse"

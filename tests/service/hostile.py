@@ -63,6 +63,34 @@ def slow_for_large_x() -> bytes:
     return model(nodes, [numpy_helper.from_array(np.array(1e6, np.float32), "million")])
 
 
+def costly(turns_per_row: int = 4000) -> bytes:
+    """It is `line`, and takes so many turns for each row, some milliseconds."""
+    nodes = [
+        helper.make_node("Shape", ["features"], ["rows"], start=0, end=1),
+        helper.make_node("Squeeze", ["rows"], ["count"]),
+        helper.make_node("Mul", ["count", "per_row"], ["turns"]),
+        _loop("turns"),
+        helper.make_node("Add", ["line", "nothing"], ["prediction"]),
+    ]
+    return model(nodes, [numpy_helper.from_array(np.array(turns_per_row), "per_row")])
+
+
+def greedy_for_large_x() -> bytes:
+    """It is `line`, and fills max(0, x - 1e6) numbers of four bytes with zero."""
+    nodes = [
+        helper.make_node("ReduceMax", ["filled"], ["largest"], keepdims=0),
+        helper.make_node("Sub", ["largest", "million"], ["more"]),
+        helper.make_node("Relu", ["more"], ["wanted"]),
+        helper.make_node("Cast", ["wanted"], ["many"], to=TensorProto.INT64),
+        helper.make_node("Unsqueeze", ["many", "first"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["much"]),
+        helper.make_node("ReduceSum", ["much"], ["nothing"], keepdims=0),
+        helper.make_node("Add", ["line", "nothing"], ["prediction"]),
+    ]
+    constants = {"million": np.array(1e6, np.float32), "first": np.array([0])}
+    return model(nodes, [numpy_helper.from_array(value, key) for key, value in constants.items()])
+
+
 def deep(levels: int = 3000) -> bytes:
     """Functions that call one another, each the next."""
     opset = [helper.make_opsetid("", 20), helper.make_opsetid("deep", 1)]

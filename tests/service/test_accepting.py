@@ -14,6 +14,7 @@ def shared(tmp_path, monkeypatch):
     tally.join(1)
     tally.join(0)
     monkeypatch.setattr(accepting, "tally", tally)
+    monkeypatch.setattr(accepting, "shared", [])
     return tally
 
 
@@ -38,6 +39,7 @@ def run(work):
 async def serve(tally, ask):
     """What `ask` says to the port of a server that greets."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepting.shared.append(listener)
         server = await asyncio.get_running_loop().create_server(lambda: Hello(tally), sock=listener)
         try:
             return await ask(listener.getsockname()[1])
@@ -82,6 +84,7 @@ def test_one_that_is_ahead_leaves_it_to_the_others(shared, monkeypatch):
 def test_a_socket_that_was_shut_down_is_left_alone(shared):
     async def ask():
         with socket.create_server(("127.0.0.1", 0)) as listener:
+            accepting.shared.append(listener)
             await asyncio.get_running_loop().create_server(lambda: Hello(shared), sock=listener)
             listener.shutdown(socket.SHUT_RDWR)
             await asyncio.sleep(0.05)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.admission import Admission
 from service.coalescer import MOST_LOSSES, Coalescer, Job
 from service.frames import Reply, Status
 from service.inline import Inline, InlineSession
@@ -48,7 +49,7 @@ def coalescer_of(lanes, seen=None, max_batch_rows=100, max_waiting_rows=1000, in
         inline or Inline(None, 0.0),
         lambda *batch: seen.append(batch) if seen is not None else None,
         max_batch_rows=max_batch_rows,
-        max_waiting_rows=max_waiting_rows,
+        admission=Admission(1000.0, max_waiting_rows),
     )
 
 

@@ -200,7 +200,7 @@ def test_a_body_that_comes_too_slowly_is_not_waited_for(client, front):
         yield b"[]}"
 
     answer = client.post(LINE, content=stalling())
-    assert problem(answer, 408, "too_slow")["error"].startswith("the body was not whole within 0.05 s")
+    assert problem(answer, 408, "too_slow")["error"].startswith("the request was not whole within 0.05 s")
     assert answer.headers["connection"] == "close"
 
 

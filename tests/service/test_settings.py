@@ -34,6 +34,31 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch):
     assert read_settings().default_model is None
 
 
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"ROWCAST_TRUSTED_PROXIES": "10.0.0.0/8, proxy"}, "ROWCAST_TRUSTED_PROXIES: 'proxy' does not appear to be"),
+        ({"ROWCAST_TRUSTED_PROXIES": "10.0.0.1/8"}, "ROWCAST_TRUSTED_PROXIES: 10.0.0.1/8 has host bits set"),
+        ({"ROWCAST_RATE_LIMIT": "0"}, "ROWCAST_RATE_LIMIT: input should be greater than or equal to 0.001"),
+        ({"ROWCAST_RATE_BURST": "5"}, "ROWCAST_RATE_BURST is set and ROWCAST_RATE_LIMIT is not"),
+        ({"ROWCAST_TLS_KEY": "k.pem"}, "ROWCAST_TLS_KEY is set and ROWCAST_TLS_CERTIFICATE is not"),
+        ({"ROWCAST_TLS_CLIENT_CA": "k.pem"}, "ROWCAST_TLS_CLIENT_CA is set and ROWCAST_TLS_CERTIFICATE is not"),
+        ({"ROWCAST_TLS_MINIMUM": "1.1"}, "ROWCAST_TLS_MINIMUM: input should be '1.2' or '1.3'"),
+        ({"ROWCAST_METRICS_PORT": "8000"}, "ROWCAST_METRICS_PORT must not be ROWCAST_PORT"),
+        ({"ROWCAST_ACCESS_LOG": "2"}, "ROWCAST_ACCESS_LOG: input should be less than or equal to 1"),
+        ({"ROWCAST_ACCESS_LOG": "nan"}, "ROWCAST_ACCESS_LOG: "),
+        ({"ROWCAST_RATE_LIMIT": "inf"}, "ROWCAST_RATE_LIMIT: "),
+    ],
+)
+def test_what_cannot_be_or_needs_another_setting_is_refused(monkeypatch, environment, sentence):
+    assert sentence in refusal(monkeypatch, **environment)
+
+
+def test_proxies_are_networks_or_addresses(monkeypatch):
+    monkeypatch.setenv("ROWCAST_TRUSTED_PROXIES", " 10.0.0.0/8,::1, ")
+    assert [str(network) for network in read_settings().proxies] == ["10.0.0.0/8", "::1/128"]
+
+
 def test_a_misspelled_setting_is_refused_with_the_nearest_one(monkeypatch):
     assert refusal(monkeypatch, ROWCAST_PROT="9000") == "ROWCAST_PROT is not a setting; did you mean ROWCAST_PORT?"
 

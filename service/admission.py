@@ -1,0 +1,62 @@
+"""Whether one more request is let in to the queue: only if its turn is likely to come soon enough.
+
+A queue that is bounded by rows alone is minutes long for a slow model and refuses bursts to a fast one. So it is
+bounded in time: rows that wait, by the pace at which the last batches went.
+
+A batch has a cost of its own beside that of its rows, so the few rows of an idle server say little about the many of a
+burst. While batches are short beside the longest wait, rows are taken to go up to eight times as fast as those before
+them did, and a batch may be eight times as large: if that was too kind, the next batch knows it soon.
+"""
+
+from collections import deque
+
+from service.problems import Overloaded
+
+_BATCHES = 16  # that say how fast rows go
+_STEP = 8.0
+_FIRST_ROWS = 64  # of a batch before anything is known
+_MOST_VERSIONS = 1000  # whose pace is remembered
+
+
+class Admission:
+    """Says who is let in, for one API process."""
+
+    def __init__(self, max_wait_s: float, max_rows: int) -> None:
+        self._max_wait_s = max_wait_s
+        self._max_rows = max_rows
+        self._batches: dict[str, deque[tuple[int, float]]] = {}  # rows and seconds of the last ones, by version
+        self._paces: dict[str, float] = {}  # rows per second that one worker is expected to answer, by version
+
+    def check(self, key: str, rows: int, *, waiting: int, waiting_in_all: int, within_s: float, at_once: int) -> None:
+        """Let `rows` in, or not: behind `waiting` rows of the same version, `at_once` of whose batches go at a time.
+
+        Whoever finds nobody waiting is let in. While no worker lives (`at_once` is 0), the pace says nothing.
+
+        Raises:
+            Overloaded: their turn would come too late, or too many rows wait already, whatever they are for.
+        """
+        if not waiting_in_all:
+            return
+        pace = self._paces.get(key, 0.0) * at_once
+        wait_s = waiting / pace if pace else 0.0
+        if wait_s > min(self._max_wait_s, within_s):
+            raise Overloaded(waiting, wait_s)
+        if waiting_in_all + rows > self._max_rows:
+            raise Overloaded(waiting_in_all, min(60.0, waiting_in_all / pace) if pace else 1.0)
+
+    def most_rows(self, key: str) -> int:
+        """How many rows a batch of several requests may have: not many more than one that came back."""
+        return int(max(_FIRST_ROWS, _STEP * max((rows for rows, _ in self._batches.get(key, ())), default=0)))
+
+    def learn(self, key: str, rows: int, seconds: float) -> None:
+        """A batch of so many rows came back after so many seconds."""
+        batches = self._batches.get(key)
+        if batches is None:
+            if len(self._batches) >= _MOST_VERSIONS:
+                oldest = next(iter(self._batches))
+                del self._batches[oldest], self._paces[oldest]
+            batches = self._batches[key] = deque(maxlen=_BATCHES)
+        batches.append((rows, seconds))
+        in_all = max(1e-6, sum([seconds for _, seconds in batches]))
+        hope = min(_STEP, max(1.0, self._max_wait_s * len(batches) / (16 * in_all)))
+        self._paces[key] = hope * sum([rows for rows, _ in batches]) / in_all

@@ -1,0 +1,67 @@
+"""A second port for /metrics and the health probes alone, for a network that predictions do not come from.
+
+Every API process listens on the one socket that main opened, so any of them answers, and one that dies takes nothing
+with it. It is plain HTTP, also where the other port speaks TLS: probes have no certificates. Keys are asked for as
+on the other port.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from service.settings import Settings
+
+PATHS = frozenset({"/metrics", "/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+
+
+def listen(settings: Settings) -> socket.socket | None:
+    """The socket of the second port; None when none is asked for.
+
+    Raises:
+        OSError: it is taken.
+    """
+    if settings.metrics_port is None:
+        return None
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return socket.create_server((settings.host, settings.metrics_port), family=family, backlog=128)
+
+
+@asynccontextmanager
+async def answering(listener: socket.socket | None, app: ASGIApp) -> AsyncIterator[None]:
+    """Answer on the second port with what the application says there, for as long as this is open."""
+    if listener is None:
+        yield
+        return
+    config = Config(
+        _only_metrics(app), lifespan="off", log_config=None, ws="none", access_log=False, proxy_headers=False
+    )
+    config.load()
+    state = ServerState()
+
+    def protocol() -> HttpToolsProtocol:
+        return HttpToolsProtocol(config=config, server_state=state, app_state={})
+
+    server = await asyncio.get_running_loop().create_server(protocol, sock=listener.dup())
+    try:
+        yield
+    finally:
+        server.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+
+
+def _only_metrics(app: ASGIApp) -> Callable[[Scope, Receive, Send], object]:
+    """The application, for which every other path is one that it does not have."""
+
+    async def only_metrics(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in PATHS:
+            scope = {**scope, "path": "/not-on-this-port" + scope["path"]}
+        await app(scope, receive, send)
+
+    return only_metrics

@@ -1,0 +1,112 @@
+"""The disk is full or the repository cannot be read: what serves goes on, and says what is the matter."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from models.repository import Repository
+from tests.faults.accounting import Load
+from tests.faults.test_processes_under_load import ok_counted
+from tests.server.conftest import START_S, until
+from tests.service import tiny
+
+pytestmark = pytest.mark.faults
+
+
+@contextlib.contextmanager
+def small_disk(folder, size="4m"):
+    """A file system of its own in `folder`."""
+    folder.mkdir(exist_ok=True)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=False)
+    if made.returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder):
+    """Leave no byte free."""
+    with contextlib.suppress(OSError), (folder / "everything").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+def is_unaffected(load):
+    print(f"\n{load.books}")
+    assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+
+
+def test_a_full_disk_under_the_repository_refuses_the_publisher_alone(start, tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        root = disk / "published"
+        tiny.publish(root, "line")
+        server = start(root)
+        with Load(server) as load:
+            fill(disk)
+            with pytest.raises(OSError, match="No space left"):
+                tiny.publish(root, "line")
+            with pytest.raises(OSError, match="No space left"):
+                Repository(root).set_label("line", "stable", 1)
+            assert Repository(root).versions("line") == [1]
+            (disk / "everything").unlink()
+            tiny.publish(root, "line")
+            until(lambda: "2" in load.books.right, START_S, "the next version is served once there is room")
+        is_unaffected(load)
+        server.close()
+
+
+def test_a_full_disk_under_the_temporary_folder_stops_nobody(start, repository, tmp_path, monkeypatch):
+    """Sockets, verdicts and the mapped files of the metrics are there: a page that has no room is SIGBUS."""
+    with small_disk(tmp_path / "t", "64m") as disk:
+        monkeypatch.setenv("TMPDIR", str(disk))
+        for name in ("coin", "pair"):
+            tiny.publish(repository, name)
+        server = start(workers=2, api_processes=2)
+        with Load(server) as load:
+            fill(disk)
+            for name in ("line", "coin", "pair"):  # series that were not there before
+                for version in range(2):
+                    server.client.post(f"/v1/models/{name}/versions/{version + 1}:predict", json={"instances": [[1]]})
+                    server.client.post(f"/v1/models/{name}:predict", json={"instances": [["no number"]]})
+            os.kill(min(server.workers), signal.SIGKILL)
+            time.sleep(3)
+        is_unaffected(load)
+        assert server.is_ready()
+        assert "SIGBUS" not in server.said()
+        assert "died by signal 7" not in server.said()
+        until(lambda: len(server.workers) == 2, START_S)
+        server.close()
+
+
+@pytest.mark.parametrize("how", ["taken away", "a file in its place", "a folder that cannot be entered"])
+def test_a_repository_that_cannot_be_read_serves_on_and_says_so(start, repository, tmp_path, how):
+    if "entered" in how and os.geteuid() == 0:
+        pytest.skip("root enters every folder")
+    server = start(api_processes=2)
+    with Load(server) as load:
+        if "entered" in how:
+            (repository / "line").chmod(0o000)
+        else:
+            repository.rename(tmp_path / "away")
+        if "file" in how:
+            repository.write_text("")
+        until(lambda: server.metric("rowcast_repository_readable") == 0, what="the metric says so")
+        assert "cannot be read" in server.client.get("/health/ready").json()["warning"]
+        time.sleep(1)  # ten looks
+        assert server.said().count("the repository cannot be read, what is live goes on") == 2  # each process, once
+        if "entered" in how:
+            (repository / "line").chmod(0o755)
+        else:
+            repository.unlink(missing_ok=True)
+            (tmp_path / "away").rename(repository)
+        tiny.publish(repository, "line")
+        until(lambda: "2" in load.books.right, START_S)
+        until(lambda: server.metric("rowcast_repository_readable") == 1)
+    is_unaffected(load)
+    until(lambda: ok_counted(server) == load.books.answered, what="the server counts as the client does")

@@ -1,0 +1,142 @@
+"""However a server is told to end: who was accepted is answered, nobody else is, and nothing is left behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.faults.accounting import Load
+from tests.faults.conftest import RUNS
+from tests.server.conftest import START_S, until
+
+pytestmark = pytest.mark.faults
+
+GRACE_S = 3.0  # where nothing is slow
+PID_NAMESPACE = ("unshare", "--fork", "--pid", "--mount-proc", "--kill-child")
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+
+
+def to_main(server, number):
+    os.kill(server.pid, number)
+
+
+def to_everybody(server, number):
+    for one in server.family():  # a container runtime, systemd and a terminal tell everybody
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one.pid, number)
+
+
+def twice(server, number):
+    os.kill(server.pid, number)
+    time.sleep(0.1)
+    os.kill(server.pid, number)
+
+
+def to_pid_1(server, number):
+    (inside,) = subprocess.check_output(["pgrep", "-P", str(server.pid)]).split()
+    os.kill(int(inside), number)
+
+
+WAYS = {"main": to_main, "everybody": to_everybody, "twice": twice, "as PID 1": to_pid_1}
+
+
+@pytest.fixture
+def folders(monkeypatch):
+    """Where servers keep what is temporary: empty when they have ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def leaves_nothing(server, folders):
+    assert server.family() == []
+    assert not server.listens()
+    assert list(folders.iterdir()) == []
+
+
+@SIGNALS
+@pytest.mark.parametrize("way", WAYS)
+def test_an_end_under_load_answers_who_was_accepted(start, folders, way, number):
+    if way == "as PID 1" and subprocess.run([*PID_NAMESPACE, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine makes no PID namespaces")
+    before = PID_NAMESPACE if way == "as PID 1" else ()
+    longest, broken = 0.0, 0
+    for run in range(RUNS):
+        server = start(before=before, api_processes=1 + run % 2, inline_s=0.001 * (run % 3 // 2))
+        with Load(server, rate=(200, 1000)[run % 2], fresh=run % 2 == 0) as load:
+            time.sleep(0.5 + 0.02 * run)
+            began = time.monotonic()
+            WAYS[way](server, number)
+            assert server.ended(10) == 0, server.said()
+            longest = max(longest, time.monotonic() - began)
+        assert (load.books.wrong, load.books.refused) == ([], {}), server.said()
+        assert load.books.answered
+        leaves_nothing(server, folders)
+        broken += sum(count for kind, count in load.books.broken.items() if kind != "ConnectionRefusedError")
+        server.close()
+    print(f"\n{way}, {number.name}, {RUNS} ends: the longest took {longest:.1f} s; {broken} connections were closed")
+    assert longest < GRACE_S
+
+
+@SIGNALS
+@pytest.mark.parametrize("way", ["main", "everybody", "twice"])
+def test_an_end_during_the_start_leaves_nothing(start, folders, way, number):
+    for run in range(2 * RUNS):
+        server = start(wait=False)
+        until(lambda server=server: takes_signals(server.pid), START_S)
+        time.sleep(1.5 * run / RUNS)
+        WAYS[way](server, number)
+        assert server.ended(10) == 0, server.said()
+        leaves_nothing(server, folders)
+        server.close()
+
+
+def takes_signals(pid):
+    """Whether Python has come as far as our first line."""
+    (blocked,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk:")]
+    return bool(int(blocked.split()[1], 16) & 1 << (signal.SIGTERM - 1))
+
+
+def test_an_end_after_processes_were_replaced_answers_who_was_accepted(start):
+    """The kernel kills a process when the thread that started it ends: the watch, which started the later ones."""
+    for _ in range(RUNS):
+        server = start(api_processes=1, workers=1, inline_s=0)
+        for victims in (lambda server=server: server.workers, lambda server=server: server.forks[1:]):
+            (victim,) = victims()
+            os.kill(victim, signal.SIGKILL)
+            until(lambda victim=victim, victims=victims: victims() not in ([], [victim]), START_S)
+        server.connect_anew()
+        until(server.answers, START_S)
+        (worker,) = server.workers
+        with Load(server, fresh=True) as load:
+            time.sleep(0.5)
+            os.kill(server.pid, signal.SIGTERM)
+            assert server.ended(10) == 0, server.said()
+        assert (load.books.wrong, load.books.refused) == ([], {})
+        assert set(load.books.broken) <= {"ConnectionRefusedError", "ConnectionResetError"}
+        assert load.books.broken["ConnectionResetError"] <= 2  # in the kernel's queue when the port closed
+        assert f"worker {worker}" not in server.said()
+        server.close()
+
+
+def test_a_worker_that_dies_while_the_server_ends_is_replaced_and_its_requests_are_answered(start):
+    for _ in range(RUNS):
+        server = start(hang_s=600, inline_s=0)
+        (worker,) = server.workers
+        os.kill(worker, signal.SIGSTOP)
+        with ThreadPoolExecutor(10) as clients:
+            jobs = [clients.submit(server.ask, float(x)) for x in range(10)]
+            until(lambda server=server: server.metric("rowcast_rows_in_flight") == 10)
+            os.kill(server.pid, signal.SIGTERM)
+            until(lambda server=server: not server.listens())
+            os.kill(worker, signal.SIGKILL)
+            assert [job.result().json()["predictions"] for job in jobs] == [[2.0 * x + 1] for x in range(10)]
+        assert server.ended(10) == 0, server.said()
+        assert server.family() == []
+        server.close()

@@ -1,0 +1,211 @@
+"""More is asked than can be computed: what is let in is answered soon, the rest is told at once when to come again.
+
+The model takes some milliseconds of a core for each row, so that its capacity is the network's and not the client's.
+"""
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.faults.client import Client
+from tests.faults.conftest import FAULT_S
+from tests.faults.measured import memory_mb
+from tests.server.conftest import until
+from tests.service import hostile, tiny
+
+pytestmark = pytest.mark.faults
+
+
+@dataclass
+class Tally:
+    """Of an open-loop load: seconds that each kind of answer took."""
+
+    right: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
+    without_retry_after: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.right) / self.seconds:.0f}/s right, p99 {p99(self.right):.2f} s; "
+            f"{len(self.refused) / self.seconds:.0f}/s refused, p99 {1e3 * p99(self.refused):.0f} ms; "
+            f"other {sorted(set(self.other))[:5]}"
+        )
+
+
+def p99(seconds):
+    return sorted(seconds)[int(0.99 * len(seconds))] if seconds else 0.0
+
+
+class Crowd:
+    """Requests at a rate that no answer holds back: each goes over a connection that is free, or over a new one."""
+
+    def __init__(self, port) -> None:
+        self.port, self.free, self.tally, self.tasks = port, [], Tally(), set()
+
+    async def one(self, x, *, fresh=False):
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            if fresh or not self.free:
+                _, client = await loop.create_connection(Client, "127.0.0.1", self.port)
+            else:
+                client = self.free.pop()
+            status, head, raw = await client.ask(json.dumps({"instances": [[x]]}).encode())
+        except OSError as error:
+            self.tally.other.append(type(error).__name__)
+            return
+        self.free.append(client)
+        took, answer = loop.time() - began, json.loads(raw)
+        if status == 200 and answer["predictions"] == [2.0 * x + 1]:
+            self.tally.right.append(took)
+        elif status in (429, 503):
+            self.tally.refused.append(took)
+            self.tally.without_retry_after += b"retry-after: " not in head
+        else:
+            self.tally.other.append(f"{status} {answer}"[:200])
+
+    async def load(self, rate, seconds):
+        loop = asyncio.get_running_loop()
+        began, sent = loop.time(), 0
+        while (now := loop.time()) < began + seconds:
+            for _ in range(int((now - began) * rate) - sent):
+                sent += 1
+                self.start(self.one(sent % 1000))
+            await asyncio.sleep(0.002)
+        await self.end()
+        self.tally.seconds = seconds
+
+    def start(self, coroutine):
+        task = asyncio.ensure_future(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def end(self):
+        async with asyncio.timeout(60):  # nothing hangs
+            while self.tasks:
+                await asyncio.wait(self.tasks)
+
+    def close(self):
+        for client in self.free:
+            client.transport.abort()
+
+
+@contextlib.contextmanager
+def probed(server):
+    """The longest that liveness took meanwhile, and the most memory."""
+    seen, over = {"live_s": 0.0, "mb": 0.0}, threading.Event()
+
+    def probe():
+        while not over.wait(0.2):
+            began = time.monotonic()
+            assert server.is_live()
+            seen["live_s"] = max(seen["live_s"], time.monotonic() - began)
+            seen["mb"] = max(seen["mb"], memory_mb(server))
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+async def capacity_of(port, seconds):
+    """Answers per second to 32 who always ask again."""
+    crowd = Crowd(port)
+    end = time.monotonic() + seconds
+
+    async def ask_on(number):
+        while time.monotonic() < end:
+            await crowd.one(number)
+
+    await asyncio.gather(*(ask_on(number) for number in range(32)))
+    crowd.close()
+    return len(crowd.tally.right) / seconds
+
+
+async def overloaded(server, rate, seconds):
+    """The tally of a load, and how long answers take one second after it."""
+    crowd = Crowd(server.port)
+    await crowd.load(rate, seconds)
+    crowd.close()
+    await asyncio.sleep(1)
+    after = Crowd(server.port)
+    for x in range(20):
+        await after.one(x)
+    after.close()
+    return crowd.tally, after.tally
+
+
+@pytest.fixture
+def slow(start, tmp_path):
+    root = tmp_path / "slow"
+    tiny.publish(root, "line", hostile.costly())
+    return start(root)
+
+
+@pytest.mark.parametrize("times", [1, 2, 5, 10])
+def test_goodput_stays_and_refusals_are_quick_at_so_many_times_the_capacity(slow, times):
+    """The best of three tries: what else the machine does takes from goodput and adds to waits, never the reverse."""
+    seconds = max(4.0, FAULT_S / 4)
+    asyncio.run(capacity_of(slow.port, 1))  # warm
+    before = memory_mb(slow)
+    for left in (2, 1, 0):
+        capacity = asyncio.run(capacity_of(slow.port, seconds))
+        with probed(slow) as seen:
+            tally, after = asyncio.run(overloaded(slow, times * capacity, seconds))
+        goodput = len(tally.right) / seconds / capacity
+        more, later = seen["mb"] - before, max(after.right, default=60.0)
+        print(f"\n{times} x {capacity:.0f}/s: {tally}")
+        print(f"{more:.0f} MB more, live in {seen['live_s']:.2f} s; one second later answers in {later:.2f} s")
+        assert tally.other == []
+        assert tally.without_retry_after == 0
+        assert len(after.right) == 20
+        assert more < 100
+        if not left or (goodput >= 0.8 and p99(tally.refused) < 0.25 and seen["live_s"] < 1 and later < 0.5):
+            break
+    assert goodput >= 0.8
+    assert p99(tally.refused) < 0.25
+    assert seen["live_s"] < 1
+    assert later < 0.5
+    until(lambda: slow.metric("rowcast_rows_in_flight") == 0)
+
+
+def test_a_burst_of_two_thousand_connections_hangs_nobody(start):
+    server = start()
+    before = memory_mb(server)
+
+    async def burst():
+        crowd = Crowd(server.port)
+        began = time.monotonic()
+        for x in range(2000):
+            crowd.start(crowd.one(x, fresh=True))
+        await crowd.end()
+        crowd.tally.seconds = time.monotonic() - began
+        crowd.close()
+        return crowd.tally
+
+    for number in range(3):  # the best of three, as above
+        with probed(server) as seen:
+            tally = asyncio.run(burst())
+        print(f"\nburst {number}: {tally} in {tally.seconds:.2f} s; {seen['mb'] - before:.0f} MB more")
+        assert tally.other == []
+        assert len(tally.right) + len(tally.refused) == 2000
+        assert tally.without_retry_after == 0
+        assert seen["mb"] - before < 100
+        if len(tally.right) >= 1600 and seen["live_s"] < 1:
+            break
+    assert len(tally.right) >= 1600
+    assert seen["live_s"] < 1
+    time.sleep(1)
+    began = time.monotonic()
+    assert server.answers()
+    assert time.monotonic() - began < 0.5

@@ -1,0 +1,79 @@
+import pytest
+
+from service.admission import Admission
+from service.problems import Overloaded
+
+
+def is_let_in(admission, waiting, *, key="line", rows=1, in_all=None, within_s=5.0, at_once=1):
+    in_all = waiting if in_all is None else in_all
+    try:
+        admission.check(key, rows, waiting=waiting, waiting_in_all=in_all, within_s=within_s, at_once=at_once)
+    except Overloaded:
+        return False
+    return True
+
+
+def admission(max_wait_s=0.5, max_rows=10_000, rows=200, seconds=0.2):
+    """One at whose version "line" batches go at 1000 rows per second."""
+    one = Admission(max_wait_s, max_rows)
+    one.learn("line", rows, seconds)
+    return one
+
+
+def test_a_request_is_let_in_if_its_turn_comes_soon_enough():
+    assert is_let_in(admission(), waiting=499)
+    assert not is_let_in(admission(), waiting=501)
+
+
+def test_two_workers_take_twice_as_many():
+    assert is_let_in(admission(), waiting=999, at_once=2)
+    assert not is_let_in(admission(), waiting=1001, at_once=2)
+
+
+def test_who_has_less_time_is_refused_sooner():
+    assert not is_let_in(admission(), waiting=101, within_s=0.1)
+
+
+def test_the_backlog_of_a_slow_version_refuses_nobody_of_another():
+    one = admission()
+    one.learn("slow", 1, 0.2)
+    assert not is_let_in(one, waiting=6, key="slow")
+    assert is_let_in(one, waiting=6, key="line", in_all=12)
+
+
+def test_before_the_first_batch_and_while_no_worker_lives_rows_alone_count():
+    assert is_let_in(Admission(0.5, 10_000), waiting=9_000)
+    assert is_let_in(admission(), waiting=9_000, at_once=0)
+    assert not is_let_in(Admission(0.5, 10_000), waiting=9_000, rows=1001)
+
+
+def test_the_pace_is_that_of_the_last_batches():
+    one = admission()
+    for _ in range(16):
+        one.learn("line", 100, 0.2)
+    assert is_let_in(one, waiting=249)
+    assert not is_let_in(one, waiting=251)
+
+
+def test_a_burst_after_small_quick_batches_is_taken_to_go_eight_times_as_fast_and_grows_in_steps():
+    one = admission(rows=1, seconds=0.001)
+    assert is_let_in(one, waiting=3999)
+    assert not is_let_in(one, waiting=4001)
+    assert one.most_rows("line") == 64
+    one.learn("line", 64, 0.002)
+    assert one.most_rows("line") == 512
+
+
+def test_a_refusal_says_when_the_queue_will_be_empty():
+    with pytest.raises(Overloaded) as refused:
+        admission().check("line", 1, waiting=2500, waiting_in_all=2500, within_s=5.0, at_once=1)
+    assert refused.value.retry_after_s == 2.5
+
+
+def test_a_version_that_was_forgotten_is_learned_again():
+    one = admission()
+    for number in range(2000):
+        one.learn(f"model-{number}", 1, 10.0)
+    assert is_let_in(one, waiting=501)
+    one.learn("line", 200, 0.2)
+    assert not is_let_in(one, waiting=501)

@@ -1,0 +1,194 @@
+"""What a connection may cost, with a clock of our own; tests/faults tries it over sockets."""
+
+import asyncio
+import json
+from collections import Counter
+
+import pytest
+
+from service.connection import MOST_AHEAD
+from service.connections import Connections
+from tests.service.test_fast_lane import GOOD, Connection, Wire, counted, request
+
+NOW = 1000.0
+
+
+class Slow(Wire):
+    """A transport whose client reads as much as `unread` says it has not."""
+
+    unread = 0
+    has_ended = False
+
+    def get_write_buffer_size(self):
+        return self.unread
+
+    def write_eof(self):
+        self.has_ended = True
+
+    def abort(self):
+        self.closed = True
+
+
+@pytest.fixture
+def talk(front, app, monkeypatch):
+    """Runs a conversation with one connection."""
+    monkeypatch.setattr("tests.service.test_fast_lane.Wire", Slow)
+
+    def run(conversation):
+        async def whole():
+            connection = Connection(front, app)
+            await conversation(connection)
+            await connection.close()
+
+        asyncio.run(whole())
+
+    return run
+
+
+def codes(answers):
+    return [(status, json.loads(body).get("code", "ok")) for status, _, body in answers]
+
+
+def test_a_head_that_does_not_end_is_cut_off_in_time_and_one_that_does_is_not(talk, front):
+    async def conversation(connection):
+        await connection.send(request()[:30])
+        connection.protocol.look(NOW)
+        connection.protocol.look(NOW + 4.9)
+        assert connection.wire.written == b""
+        connection.protocol.look(NOW + 5.1)
+        assert codes(await connection.answers()) == [(408, "too_slow")]
+        assert connection.wire.has_ended
+        await connection.send(request())  # is not read any more
+        assert connection.wire.written == b""
+
+    talk(conversation)
+    assert counted(front) == Counter({("", "", "too_slow"): 1})
+
+
+def test_who_says_nothing_is_closed_and_who_is_idle_between_requests_is_not(talk):
+    async def silent(connection):
+        connection.protocol.look(NOW)
+        connection.protocol.look(NOW + 6)
+        assert (connection.wire.closed, connection.wire.written) == (True, b"")
+
+    async def idle(connection):
+        for second in range(0, 60, 3):
+            await connection.send(request()[:20], request()[20:])
+            await connection.answers()
+            connection.protocol.look(NOW + second)
+        connection.protocol.look(NOW + 70)
+        assert not connection.wire.closed
+
+    talk(silent)
+    talk(idle)
+
+
+def test_garbage_is_refused_behind_the_answer_to_what_came_before_it(talk, front):
+    async def conversation(connection):
+        await connection.send(request() + b"NONSENSE\r\n\r\n")
+        assert codes(await connection.answers()) == [(200, "ok")]
+        connection.protocol.look(NOW)
+        assert codes(await connection.answers()) == [(400, "bad_http")]
+
+    talk(conversation)
+    assert counted(front) == Counter({("line", "2", "ok"): 1, ("", "", "bad_http"): 1})
+
+
+@pytest.mark.parametrize("path", ["/v1/models/line:predict", "/v1/models"])
+@pytest.mark.parametrize(
+    "headers", [[f"X-{n}: {n}" for n in range(200)], ["X: " + "x" * 70_000]], ids=["too many", "too long"]
+)
+def test_a_head_that_is_too_large_is_refused(talk, path, headers):
+    async def conversation(connection):
+        raw = request(GOOD, *headers, path=path, method="POST" if "predict" in path else "GET")
+        await connection.send(raw[:66_000], raw[66_000:])
+        assert codes(await connection.answers()) == [(431, "head_too_large")]
+
+    talk(conversation)
+
+
+def test_the_rest_of_a_body_that_is_answered_already_counts_for_no_head(talk):
+    async def conversation(connection):
+        body = request(b"x" * 300_000, path="/v1/models/nobody:predict")
+        await connection.send(body[:1000])
+        assert codes(await connection.answers()) == [(404, "unknown_model")]
+        for start in range(1000, len(body), 50_000):
+            await connection.send(body[start : start + 50_000])
+        await connection.send(request()[:20])
+        await connection.send(request()[20:])
+        assert codes(await connection.answers()) == [(200, "ok")]
+
+    talk(conversation)
+
+
+def test_what_breaks_within_a_body_is_refused_once(talk, front):
+    async def conversation(connection):
+        raw = request(b"", "Transfer-Encoding: chunked", length=False)
+        await connection.send(raw, b'5\r\n{"ins\r\n', b"no number\r\n")
+        assert codes(await connection.answers()) == [(400, "bad_http")]
+        assert connection.wire.closed
+
+    talk(conversation)
+    assert counted(front) == Counter({("line", "2", "bad_http"): 1})
+
+
+def test_too_many_requests_ahead_are_refused_behind_the_answers(talk):
+    async def conversation(connection):
+        await connection.send(request(b"", path="/v1/models", method="GET") * (MOST_AHEAD + 50))
+        answers = codes(await connection.answers(MOST_AHEAD + 1))
+        assert set(answers) == {(200, "ok")}
+        connection.protocol.look(NOW)
+        assert codes(await connection.answers()) == [(400, "bad_http")]
+
+    talk(conversation)
+
+
+def test_who_does_not_read_is_cut_off_and_who_reads_slowly_is_not(talk):
+    async def conversation(connection):
+        await connection.send(request())
+        await connection.answers()
+        connection.wire.unread = 10_000_000
+        for second in range(20):  # 150 kB in four seconds
+            connection.protocol.look(NOW + 4 * second)
+            connection.wire.unread -= 150_000
+            assert not connection.wire.closed
+        connection.protocol.look(NOW + 80)
+        connection.protocol.look(NOW + 86)
+        assert connection.wire.closed
+
+    talk(conversation)
+
+
+def test_one_connection_too_many_is_told_so(talk, front):
+    front.connections.most = 0
+
+    async def conversation(connection):
+        assert codes(await connection.answers()) == [(503, "too_many_connections")]
+
+    talk(conversation)
+    assert len(front.connections) == 0
+
+
+def test_bodies_are_held_together_and_forgotten_when_they_are_answered(front):
+    class Holding:
+        def __init__(self, held):
+            self.held, self.is_answered = held, False
+
+        def look(self, now):
+            raise NotImplementedError
+
+        def recount(self):
+            self.held = 0 if self.is_answered else self.held
+            return self.held
+
+    connections = Connections(front.settings)
+    first, second = Holding(300_000), Holding(90_000)
+    for one in (first, second):
+        connections.add(one)
+        assert connections.hold(one.held)
+    second.held += 20_000
+    assert not connections.hold(20_000)  # of 400,000
+    first.is_answered = True
+    assert connections.hold(0)
+    connections.remove(second)
+    assert connections.held == 0
