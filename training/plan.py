@@ -190,13 +190,13 @@ class FitPlan(_Section):
     def for_rows(self, rows: int) -> Self:
         """The same plan with every choice made that it leaves to the number of training rows.
 
-        A minibatch is a thirty-second of the rows as a power of two, from 32 to 256, and from 100,000 rows on a
+        A minibatch is a twenty-fourth of the rows as a power of two, from 32 to 256, and beyond 100,000 rows a
         four-hundredth, to 4096. Epochs are 100, or fewer where the rows would be visited more than 480,000 times; yet
         10, while that is not more than 5 million. With folds there is one member for each, without there are 8 up to
         2,000 rows, 4 up to 20,000, else 1.
         """
         rows = max(rows, 1)
-        share, most = (32, 256) if rows <= MANY_ROWS else (400, 4096)
+        share, most = (24, 256) if rows <= MANY_ROWS else (400, 4096)
         batch = self.batch if self.batch is not None else min(most, max(32, 2 ** round(math.log2(rows / share))))
         epochs = self.epochs or min(100, max(1, round(480_000 / rows), min(10, round(5_000_000 / rows))))
         folds = self.folds or (1 if self.members or rows > MANY_ROWS else 5)
