@@ -47,9 +47,11 @@ def candidates_of(plan: Plan, rows: int) -> list[Candidate]:
     width = 128 if rows <= _FEW_ROWS else 256
     return [
         # numbers cut at their quantiles: for what jumps and bends, as trees see it
-        _candidate(plan, "bent", {"hidden": (128, 128), "bins": 48}),
+        _candidate(plan, "steps", {"hidden": (128, 128), "expansion": "steps", "pieces": 48}),
+        # each number bent gently on its own: for what is nearly additive
+        _candidate(plan, "waves", {"hidden": (128, 128), "expansion": "waves", "pieces": 16}),
         # numbers as they are: for what turns with many of them together
-        _candidate(plan, "smooth", {"hidden": (width,) * 3}),
+        _candidate(plan, "plain", {"hidden": (width,) * 3}),
     ]
 
 

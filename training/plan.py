@@ -118,7 +118,8 @@ class NetPlan(_Section):
         init: "uniform" is PyTorch's own; "normal" draws every weight from N(0, 1) / sqrt(inputs), biases 0;
             "unit_normal" draws weights and biases from N(0, 1).
         dropout: share of hidden activations dropped while training.
-        bins: intervals between quantiles in which each number is told once more (`training/expansions.py`); 0 for none.
+        expansion: "steps" or "waves" tell each number once more in `pieces` columns (`training/expansions.py`).
+        pieces: at most so many for each number.
     """
 
     hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
@@ -128,7 +129,8 @@ class NetPlan(_Section):
     scale_targets: bool = True
     init: Literal["uniform", "normal", "unit_normal"] = "uniform"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    bins: Annotated[int, Field(ge=0, le=256)] = 0
+    expansion: Literal["none", "steps", "waves"] = "none"
+    pieces: Annotated[int, Field(ge=2, le=256)] = 16
 
     @model_validator(mode="after")
     def _activations_fit(self) -> Self:
@@ -191,14 +193,14 @@ class FitPlan(_Section):
         """The same plan with every choice made that it leaves to the number of training rows.
 
         A minibatch is a twenty-fourth of the rows as a power of two, from 32 to 256, and beyond 100,000 rows a
-        four-hundredth, to 4096. Epochs are 100, or fewer where the rows would be visited more than 480,000 times; yet
+        four-hundredth, to 4096. Epochs are 64, or fewer where the rows would be visited more than 480,000 times; yet
         10, while that is not more than 5 million. With folds there is one member for each, without there are 8 up to
         2,000 rows, 4 up to 20,000, else 1.
         """
         rows = max(rows, 1)
         share, most = (24, 256) if rows <= MANY_ROWS else (400, 4096)
         batch = self.batch if self.batch is not None else min(most, max(32, 2 ** round(math.log2(rows / share))))
-        epochs = self.epochs or min(100, max(1, round(480_000 / rows), min(10, round(5_000_000 / rows))))
+        epochs = self.epochs or min(64, max(1, round(480_000 / rows), min(10, round(5_000_000 / rows))))
         folds = self.folds or (1 if self.members or rows > MANY_ROWS else 5)
         members = self.members or max(
             1 if folds > 1 or rows > 20_000 else 8 if rows <= 2_000 else 4, self.averaged or 1

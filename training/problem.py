@@ -18,7 +18,7 @@ from training.choice import Answers, Unit
 from training.columns import Data
 from training.encoders import Preprocessing
 from training.evaluate import answers_of
-from training.expansions import Expansion
+from training.expansions import Expansion, Steps, Waves
 from training.fit import Diverged, Epoch, Job, Member, choose_device, fit_all, mean_loss
 from training.fit import Rows as TensorRows
 from training.folds import Fold, fitted_on
@@ -242,12 +242,14 @@ def fit_units(
 
 
 def _expansion(problem: Problem, candidate: Candidate) -> Expansion | None:
-    numbers, embedded = len(problem.preprocessing.numbers), len(problem.preprocessing.sizes)
-    bins = min(candidate.net.bins, MOST_PIECES // max(numbers, 1))
-    if bins < 2:
+    if candidate.net.expansion == "none":
         return None
-    train = problem.rows(fitted_on(problem.folds))[0]
-    return Expansion(train, numbers, embedded, bins).to(problem.x.device)
+    numbers, embedded = len(problem.preprocessing.numbers), len(problem.preprocessing.sizes)
+    pieces = min(candidate.net.pieces, MOST_PIECES // max(numbers, 1))
+    if pieces < 2:
+        return None
+    kind = Steps if candidate.net.expansion == "steps" else Waves
+    return kind(problem.rows(fitted_on(problem.folds))[0], numbers, embedded, pieces).to(problem.x.device)
 
 
 def _job(problem: Problem, candidate: Candidate, expansion: Expansion | None, fold: int, member: int) -> Job:

@@ -10,7 +10,7 @@ from training import recipe
 from training.candidates import candidates_of
 from training.choice import Unit, choose
 from training.columns import Data, read_columns
-from training.expansions import Expansion
+from training.expansions import Steps, Waves
 from training.fit import Member
 from training.folds import deal_folds, fitted_on
 from training.plan import Plan
@@ -90,17 +90,27 @@ def test_the_best_unit_alone_is_chosen_where_no_average_is_better():
 
 def test_pieces_are_the_way_through_each_interval_between_quantiles():
     x = torch.tensor([[0.0, 5, 7], [1, 5, 8], [2, 5, 9], [10, 5, 7], [20, 5, 8]])  # numbers: 2; the last is a code
-    expansion = Expansion(x, 2, 1, 4)
+    expansion = Steps(x, 2, 1, 4)
     assert expansion.pieces == 4  # the constant column has none
     out = expansion(torch.tensor([[-1.0, 5, 7], [1.5, 5, 8], [6, 5, 9], [99, 5, 7]]))
     assert out[:, 2:-1].tolist() == [[0, 0, 0, 0], [1, 0.5, 0, 0], [1, 1, 0.5, 0], [1, 1, 1, 1]]
     assert out[:, -1].tolist() == [7, 8, 9, 7]
 
 
+def test_waves_are_cosines_of_each_number_the_same_every_time():
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    waves = Waves(x, 2, 1, 4)
+    assert waves.pieces == 8
+    out = waves(x)
+    assert torch.equal(out, Waves(x, 2, 1, 4)(x))
+    assert torch.equal(out[:, [0, 1, -1]], x)
+    torch.testing.assert_close(out[:, 2:6], torch.cos(x[:, :1] * waves.frequencies[:4] + waves.phases[:4]))
+
+
 def test_what_a_plan_says_goes_before_what_a_candidate_says():
     fields = {"name": "m", "target": ["y"], "table": {"path": "t"}}
     both = candidates_of(Plan.of(fields | {"fit": {"learning_rate": 0.5}, "net": {"dropout": 0.3}}, "test"), 1000)
-    assert len(both) == 2
+    assert len(both) == 3
     assert {(one.net.dropout, one.fit.learning_rate, one.fit.schedule) for one in both} == {(0.3, 0.5, "coslog4")}
     (own,) = candidates_of(Plan.of(fields | {"net": {"hidden": [7]}}, "test"), 1000)
     assert own.net.hidden == (7,)

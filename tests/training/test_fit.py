@@ -147,8 +147,8 @@ def test_a_binary_linear_model_has_as_many_logits_as_its_net(outputs):
 @pytest.mark.parametrize(
     ("rows", "batch", "epochs", "folds", "members"),
     [
-        (30, 32, 100, 5, 1),
-        (2_000, 64, 100, 5, 1),
+        (30, 32, 64, 5, 1),
+        (2_000, 64, 64, 5, 1),
         (20_000, 256, 24, 5, 1),
         (100_000, 256, 10, 5, 1),
         (600_000, 2048, 8, 1, 1),

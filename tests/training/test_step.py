@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.expansions import Expansion
+from training.expansions import Steps
 from training.losses import objective_of
 from training.net import ACTIVATIONS, make_member
 from training.plan import FitPlan, NetPlan
@@ -129,7 +129,7 @@ def test_dropout_drops_its_share_makes_up_for_it_and_is_the_same_on_the_way_back
 
 def test_a_net_that_expands_its_numbers_steps_as_on_expanded_rows():
     x, y = rows(1, "mse")
-    expansion = Expansion(x, WIDTH - 2, 2, 4)
+    expansion = Steps(x, WIDTH - 2, 2, 4)
     torch.manual_seed(0)
     whole = make_member(NetPlan(hidden=(6,)), WIDTH, SIZES, 1, expansion)
     torch.manual_seed(0)
