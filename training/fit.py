@@ -6,9 +6,10 @@ with the history of its fit. Everything random comes from the seed, so one seed 
 
 import contextlib
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
@@ -179,6 +180,7 @@ def _drawn(train: Rows, rows: int, plan: FitPlan, generator: torch.Generator) ->
     return x[order], y[order]
 
 
+@torch.inference_mode()  # a step needs nothing that autograd does for each of its operators
 def _one_pass(step: Stepper, x: Tensor, y: Tensor, plan: FitPlan, number: int) -> list[float]:
     """One step per minibatch over all rows; the mean loss of each network."""
     assert plan.epochs is not None
@@ -269,10 +271,16 @@ def fit_all(
     if jobs and jobs[0].train[0].device.type == "cuda":
         return _fit_stacked(jobs, objective, report)
     threads = torch.get_num_threads()
+    given_up = threading.Event()
 
     def one(number: int) -> Member | Diverged:
+        def told(_: int, epoch: Epoch) -> None:
+            if given_up.is_set():
+                raise CancelledError
+            report(number, epoch)
+
         try:
-            (member,) = fit_together([jobs[number]], objective, report=lambda _, epoch: report(number, epoch))
+            (member,) = fit_together([jobs[number]], objective, report=told)
         except Diverged as error:
             return error
         return member
@@ -281,7 +289,11 @@ def fit_all(
         with _threads(threads if _is_large(jobs[0]) else 1):
             return [one(0)]
     with _threads(1), ThreadPoolExecutor(min(threads, max(len(jobs), 1))) as pool:
-        return list(pool.map(one, range(len(jobs))))
+        try:
+            return list(pool.map(one, range(len(jobs))))
+        except BaseException:  # an interrupt among them: no fit goes on for longer than its epoch
+            given_up.set()
+            raise
 
 
 def _fit_stacked(

@@ -28,7 +28,7 @@ from training.net import Averaged, Net, make_member
 from training.plan import BadPlan, Loss, Plan
 from training.split import Rows
 
-KEPT, NEAR = 2, 1.2
+KEPT, NEAR = 2, 1.1
 """How many candidates go on to the other folds, and how many times the least loss on the first fold theirs may be."""
 MOST_PIECES = 512
 """Columns that an expansion may add: beyond, the first layer costs more than all others together."""

@@ -146,7 +146,8 @@ def train(plan: Plan, report: Report = lambda _: None) -> Fitted:
     if _wants_linear(plan, units, baseline):
         units.append(linear_unit(problem))
     choice = choose(units, problem.held_out_y)
-    report(str(choice))
+    if len(units) > 1:
+        report(str(choice))
     calibration = _calibrate(plan.fit, problem, choice)
     net = problem.net(choice.members, choice.weights, 1.0 if calibration is None else calibration.temperature)
 

@@ -124,9 +124,18 @@ def skorch(case):
     def run(epochs):
         torch, net, _, y = _torch_net(case)
         loss = torch.nn.MSELoss if y.ndim == 2 else torch.nn.CrossEntropyLoss
-        model = library.NeuralNet(net, criterion=loss, optimizer=torch.optim.Adam, lr=RATE, max_epochs=epochs,
-                                  batch_size=case["batch"], train_split=None, iterator_train__shuffle=True,
-                                  verbose=0)  # fmt: skip
+        model = library.NeuralNet(
+            net,
+            criterion=loss,
+            optimizer=torch.optim.Adam,
+            lr=RATE,
+            max_epochs=epochs,
+            batch_size=case["batch"],
+            iterator_train__shuffle=True,
+            train_split=None,
+            predict_nonlinearity=None,
+            verbose=0,
+        )
         return model.fit(case["x"], case["y"])
 
     return run, lambda model: model.predict(case["x"])

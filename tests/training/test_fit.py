@@ -169,6 +169,34 @@ def test_the_number_of_rows_decides_what_the_plan_leaves_open(rows, batch, epoch
     assert said.for_rows(rows) == said
 
 
+def test_when_one_fit_fails_the_others_end_with_their_epoch():
+    torch.set_num_threads(2)  # two fits at a time
+    epochs: list[int] = []
+
+    def report(number: int, _: Epoch) -> None:
+        epochs.append(number)
+        if len(epochs) == 6:
+            raise KeyboardInterrupt
+
+    jobs = [Job.of(FitPlan(epochs=2000, patience=0), perceptron(), line(), line(50), seed) for seed in range(8)]
+    with pytest.raises(KeyboardInterrupt):
+        fit_all(jobs, MSE, report=report)
+    assert len(epochs) < 2000
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no NVIDIA GPU")
+def test_a_gpu_fits_many_networks_in_one_loop_as_it_fits_each_alone():
+    device = choose_device()
+    train, validation = (tuple(tensor.to(device) for tensor in line(rows)) for rows in (200, 50))
+    plan = FitPlan(epochs=5, batch=32)
+    jobs = [Job.of(plan, perceptron(), train, validation, seed) for seed in range(4)]
+    alone = [fit(plan, perceptron(), train, validation, MSE, report=quietly, seed=seed) for seed in range(4)]
+    for member, right in zip(fit_all(jobs, MSE, report=lambda *_: None), alone, strict=True):
+        assert isinstance(member, Member)
+        assert member.validation_loss == pytest.approx(right.validation_loss, rel=1e-3)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no NVIDIA GPU")
 def test_a_gpu_learns_what_a_cpu_learns():
