@@ -19,6 +19,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -58,6 +59,11 @@ class Version:
     def schema(self) -> Schema:
         """What a row is."""
         return self.manifest.input
+
+    @cached_property
+    def key(self) -> str:
+        """The text by which processes know one opened version: a folder that was replaced holds another one."""
+        return f"{self.name}/{self.number}@{self.manifest.sha256[:16]}"
 
     def __str__(self) -> str:
         return f"{self.name}/{self.number}"

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import cache, cached_property
+from itertools import chain
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 import numpy as np
@@ -36,6 +37,7 @@ DATETIME_PARTS = ("day", "second", "weekday", "yearday")
 _FLOATS: dict[Datatype, type[np.float32] | type[np.float64]] = {"FP32": np.float32, "FP64": np.float64}
 _LISTS = (list, tuple)
 _NONE = type(None)
+_NUMBERS: frozenset[type] = frozenset({float, int, _NONE})
 
 
 class _Feature(BaseModel):
@@ -83,7 +85,7 @@ class NumberFeature(_Feature):
         """The numbers, one line."""
         if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
             return (values.astype(np.float64),)
-        if set(map(type, values)) <= {float, int, _NONE}:
+        if _NUMBERS.issuperset(map(type, values)):
             return (values,)
         return ([self._number(row, value) for row, value in enumerate(values)],)
 
@@ -242,6 +244,16 @@ Feature = Annotated[
 ]
 
 
+_Reader = tuple[frozenset[type], Mapping[str | None, float] | None, float]
+"""The types of a feature's plain values; for a category, its index by text, and the index of what is unknown."""
+
+
+def _reader(feature: _Feature) -> _Reader:
+    if isinstance(feature, CategoryFeature):
+        return frozenset({str, _NONE}), feature._index, float(len(feature.categories))  # noqa: SLF001 - the same file
+    return (frozenset({bool, _NONE}) if isinstance(feature, BooleanFeature) else _NUMBERS), None, 0.0
+
+
 class Schema(BaseModel):
     """The features in the order the network reads them.
 
@@ -278,6 +290,18 @@ class Schema(BaseModel):
     def _name_set(self) -> frozenset[str]:
         return frozenset(self.names)
 
+    @cached_property
+    def is_all_numbers(self) -> bool:
+        """Whether every feature is a number."""
+        return all(isinstance(feature, NumberFeature) for feature in self.features)
+
+    @cached_property
+    def _readers(self) -> tuple[_Reader, ...] | None:
+        """For each feature what `line_of` needs of it; None for a schema with moments, which take reading."""
+        if any(isinstance(feature, DatetimeFeature) for feature in self.features):
+            return None
+        return tuple(_reader(feature) for feature in self.features)
+
     def encode(self, rows: object) -> Matrix:
         """Turn rows into the matrix that the exported graph reads.
 
@@ -292,9 +316,57 @@ class Schema(BaseModel):
         """
         if not isinstance(rows, _LISTS):
             raise BadRow(None, None, "rows must be a list", shown(rows))
+        if self.is_all_numbers and rows:
+            matrix = _matrix_of_plain_lists(rows, len(self.features), self.datatype)
+            if matrix is not None:
+                return matrix
         if all(isinstance(row, _LISTS) for row in rows):
             return _stack(self.features, self._columns_of_lists(rows), self.datatype)
         return _stack(self.features, self._columns_of_mappings(rows), self.datatype)
+
+    def line_of(self, row: object) -> list[Any] | None:
+        """The values of one row's line of the matrix, for `stack`, when every value is plainly of its kind.
+
+        None for every other row, right or wrong: `encode` must look at it. A service encodes most rows in this way,
+        one by one as they come and many at once into a matrix.
+        """
+        readers = self._readers
+        if readers is None or type(row) not in (list, dict) or len(row) != len(readers):  # type: ignore[arg-type]
+            return None
+        values: list[Any]
+        if type(row) is list:
+            values = row
+        else:
+            try:
+                values = [row[name] for name in self.names]  # type: ignore[index]
+            except KeyError:
+                return None
+        if self.is_all_numbers:
+            return values if _NUMBERS.issuperset(map(type, values)) else None
+        line: list[Any] = []
+        for (kinds, index, unknown), value in zip(readers, values, strict=True):
+            if type(value) not in kinds:
+                return None
+            line.append(value if index is None else index.get(value, unknown))
+        return line
+
+    def stack(self, lines: Sequence[list[Any]]) -> Matrix:
+        """The matrix of lines that `line_of` gave, bit by bit what `encode` makes of their rows.
+
+        Shape:
+            lines: N lines, at least one -> float32 or float64 (`datatype`) [N, F], C order
+
+        Raises:
+            BadRow: a number does not fit the datatype; its row is the number of its line.
+        """
+        with np.errstate(over="ignore"):  # what does not fit is named
+            try:
+                matrix: Matrix = np.array(lines, dtype=np.float64).astype(_FLOATS[self.datatype], copy=False)
+            except OverflowError:  # an integer beyond 1.8e308
+                _refuse_overflow(self.features, list(zip(*lines, strict=True)), self.datatype)
+            if np.isinf(matrix).any():
+                _refuse_overflow(self.features, list(zip(*lines, strict=True)), self.datatype)
+        return matrix
 
     def encode_columns(self, columns: object) -> Matrix:
         """The same as `encode`, for rows that come as columns: a mapping from feature to its N values.
@@ -366,6 +438,21 @@ def _stack(features: Sequence[_Feature], columns: Sequence[Values], datatype: Da
     if np.count_nonzero(np.isinf(matrix)):
         _refuse_overflow(features, columns, datatype)
     return matrix
+
+
+def _matrix_of_plain_lists(rows: Sequence[Any], width: int, datatype: Datatype) -> Matrix | None:
+    """The matrix of rows that are lists of so many finite numbers; None for others, which take looking at."""
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {width}:
+        return None
+    values = list(chain.from_iterable(rows))
+    if not {float, int}.issuperset(map(type, values)):
+        return None
+    try:
+        with np.errstate(over="ignore"):
+            matrix: Matrix = np.array(values, np.float64).reshape(-1, width).astype(_FLOATS[datatype], copy=False)
+    except OverflowError:  # an integer beyond 1.8e308
+        return None
+    return None if np.isinf(matrix).any() else matrix
 
 
 def _refuse_overflow(features: Sequence[_Feature], columns: Sequence[Values], datatype: Datatype) -> NoReturn:

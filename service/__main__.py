@@ -1,4 +1,7 @@
-"""`python -m service`: serve every published model. `ROWCAST_*` variables say how; see service/settings.py."""
+"""`python -m service`: serve every published model. `ROWCAST_*` variables say how; see service/settings.py.
+
+`python -m service serve` is how SageMaker starts an image; see service/platforms.py.
+"""
 
 import signal
 
@@ -6,9 +9,11 @@ if __name__ == "__main__":  # first of all: what comes while the rest is importe
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 
 import logging
+import os
 import socket
 import sys
 
+from service.platforms import as_settings
 from service.process import BAD_SETTINGS, CANNOT_SERVE, start_logging
 from service.settings import BadSettings, Settings, read_settings
 from service.supervisor import supervise
@@ -17,6 +22,7 @@ from service.supervisor import supervise
 def main() -> int:
     """The exit status: 0 served and ended, 1 failed, 2 settings, 3 cannot start."""
     try:
+        os.environ.update(as_settings(os.environ, sys.argv[1:]))
         settings = read_settings()
     except BadSettings as error:
         print(error, file=sys.stderr)  # noqa: T201 - logging is set up by the settings

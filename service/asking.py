@@ -4,7 +4,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from models.errors import RowcastError
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
@@ -20,7 +19,8 @@ from service.front import Front
 from service.ledger import Ledger
 from service.problems import BadBody, ClientGone, TooLarge, TooSlow, UnknownVersion, UnsupportedEncoding
 from service.settings import Settings
-from service.wire import oip, oip_answer, oip_matrix, plain
+from service.wire import forms, oip, oip_answer, oip_matrix, plain, scoring
+from service.wire.forms import Form
 
 ASIDE_BYTES = 500_000
 """From this size on a body is read and encoded in a thread. Measured beside a client that sends 10 MB bodies: the
@@ -30,7 +30,7 @@ at 1 MB from 27 to 20; below, the thread costs more than it gives."""
 OIP_LENGTH = "inference-header-content-length"
 """The header that says how many bytes of a body are JSON, before raw tensors follow."""
 
-_JSON: Mapping[str, str] = {"content-type": "application/json"}
+JSON: Mapping[str, str] = {"content-type": "application/json"}
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib numbers its formats; HTTP's deflate is zlib's own
 _MOST_INFLATION = 1032  # a byte of a deflate stream holds at most so many
 
@@ -105,7 +105,7 @@ def plain_question(settings: Settings, version: Version, asked: plain.Request) -
 
 
 def _write_plain(version: Version, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
-    return plain.write(version, answers), _JSON
+    return plain.write(version, answers), JSON
 
 
 def oip_question(settings: Settings, version: Version, raw: bytes, header_length: str | None) -> Question:
@@ -124,35 +124,50 @@ def oip_question(settings: Settings, version: Version, raw: bytes, header_length
 def _write_oip(version: Version, asked: oip.Request, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
     body, json_bytes = oip_answer.write(version, asked, answers)
     if json_bytes is None:
-        return body, _JSON
+        return body, JSON
     return body, {OIP_LENGTH: str(json_bytes), "content-type": "application/octet-stream"}
 
 
-def ask(
-    front: Front, ledger: Ledger, question: Question, tell: Callable[[Answers | RowcastError], None]
-) -> Callable[[], None]:
-    """Have a question answered: `tell` hears, later and once, what `answer` gets. What comes back withdraws it.
+def form_question(settings: Settings, version: Version, body: Form, raw: bytes) -> Question:
+    """The question of a plain request whose body is no JSON.
 
     Raises:
-        Overloaded: as `Coalescer.submit` says; `tell` hears nothing.
+        BadBody, TooLarge, BadRow: as `forms.encode` says.
     """
-    rows = len(question.matrix)
-    ledger.encoded = time.perf_counter()
-    rest_s = question.within_s - (ledger.encoded - ledger.started)
+    matrix = forms.encode(body, raw, version.schema, settings.max_rows)
+    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version))
 
-    def told(outcome: Answers | RowcastError) -> None:
-        ledger.computed = time.perf_counter()
-        front.metrics.rows_in_flight(-rows)
-        tell(outcome)
 
-    job = front.coalescer.submit(question.version, question.matrix, rest_s, told)
-    front.metrics.rows_in_flight(rows)
+def scoring_question(settings: Settings, version: Version, body: Form, wanted: Form, raw: bytes) -> Question:
+    """The question of an invocation, in any form.
 
-    def withdraw() -> None:
-        front.coalescer.withdraw(job)
-        front.metrics.rows_in_flight(-rows)
+    Raises:
+        BadBody, TooLarge, BadRow: as `scoring.read`, `forms.encode` and `in_form` say.
+    """
+    if body.kind != "json":
+        return in_form(form_question(settings, version, body, raw), wanted)
+    asked = scoring.read(raw)
+    matrix = asked.encode(version.schema, settings.max_rows)
+    question = Question(version, matrix, settings.deadline_s, partial(_write_plain, version))
+    return in_form(question, wanted, asked.output)
 
-    return withdraw
+
+def in_form(question: Question, wanted: Form, output: str | None = None) -> Question:
+    """The same question, whose answer is written in a form of its own; in JSON that of MLflow's scoring protocol.
+
+    Raises:
+        BadBody: the version's answers cannot be written so.
+    """
+    forms.check_output(question.version, wanted, output)
+    return replace(question, write=partial(_write_form, wanted, question.version, output))
+
+
+def _write_form(
+    wanted: Form, version: Version, output: str | None, answers: Answers
+) -> tuple[bytes, Mapping[str, str]]:
+    """The body, and beside its type whose answer it is, which not every form can say itself."""
+    whose = {"x-model-name": version.name, "x-model-version": str(version.number)}
+    return forms.write(wanted, version, answers, output=output), {"content-type": forms.TYPES[wanted.kind], **whose}
 
 
 async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
@@ -161,17 +176,12 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     Raises:
         Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` and the question's `write` say.
     """
-    rows = len(question.matrix)
     ledger.encoded = time.perf_counter()
     rest_s = question.within_s - (ledger.encoded - ledger.started)
-    front.metrics.rows_in_flight(rows)
-    try:
-        answers = await front.coalescer.predict(question.version, question.matrix, rest_s)
-    finally:
-        front.metrics.rows_in_flight(-rows)
-        ledger.computed = time.perf_counter()
+    answers = await front.coalescer.predict(question.version, question.matrix, rest_s)
+    ledger.computed = time.perf_counter()
     body, headers = question.write(answers)
-    ledger.rows = rows
+    ledger.rows = len(question.matrix)
     return Response(body, headers=headers)
 
 

@@ -1,66 +1,106 @@
 """Many small requests become few batches: whatever arrived while the last batch was out goes as the next one.
 
-No timer and no waiting: a lone request goes out in the same turn of the event loop. The queue is bounded in rows and
-in time. A batch whose worker is lost goes to another one, since a prediction may be repeated; a batch that fails is
-repeated job by job, so that only the guilty one fails.
+No waiting when idle: a lone request goes out in the same turn of the event loop. A batch that is computed faster than
+it is sent is computed right here, see service/inline.py; every other one goes over a lane to a worker. The queue is
+bounded in rows and in time. A batch whose worker is lost goes to another one, since a prediction may be repeated; a
+batch that fails is repeated job by job, so that only the guilty one fails.
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from models.errors import RowcastError
+from models.errors import BadRow, RowcastError
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
-from service.frames import Reply, Status, key_of
+from service.frames import Reply, Status
+from service.inline import Inline
 from service.lanes import Done
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
 
 MOST_LOSSES = 3
 """How many workers may be lost under one job before it is blamed for it."""
 
-Tell = Callable[[Answers | RowcastError], None]
-"""Told of the answers, or of the problem that there is in their place."""
+_SWEEP_S = 0.05
+"""How often deadlines are looked at: a timer for each job would cost as much as its encoding. Only a job that has
+less time than this gets a timer of its own."""
+
+WriteRows = Callable[[Version, Answers], list[bytes]]
+"""What writes, at once, an answer for each row of a batch, each as if its row were a request of its own."""
 
 Observer = Callable[[Version, int, float, list[float]], None]
 """Told of every batch: version, rows, seconds that the session ran, seconds that each job had waited."""
 
 
-@dataclass(slots=True, eq=False)
 class Job:
-    """One request's rows, encoded for one version.
+    """One request's rows, encoded for one version. A subclass says what is done with what becomes of it.
 
     Attributes:
-        key: the version's, see `key_of`.
-        tell: called once with what became of it; None as soon as nobody waits for it any more.
-        arrived: by the event loop's clock, in seconds.
-        alarm: goes off at its deadline.
+        version: None until it is submitted.
+        matrix: its rows [N, F]; None where `line` holds its only one.
+        line: the values of its only row, see `Schema.line_of`.
+        rows: N.
+        arrived, deadline: by `time.perf_counter`, in seconds.
+        alarm: goes off at its deadline, if that is near.
+        is_settled: it was told what became of it, or nobody waits for it any more.
         is_alone: it goes without mates, since a batch with it was lost or failed.
         losses: how many workers were lost while they had it.
     """
 
-    version: Version
-    key: str
-    matrix: Matrix
-    tell: Tell | None
-    arrived: float
+    version: Version | None = None  # defaults of the class: a job sets what it needs, which takes a third of the time
+    matrix: Matrix | None = None
+    line: list[Any] | None = None
+    rows = 0
+    arrived = deadline = 0.0
     alarm: asyncio.TimerHandle | None = None
-    is_alone: bool = False
-    losses: int = 0
+    is_settled = False
+    is_alone = False
+    losses = 0
 
-    def settle(self, outcome: Answers | RowcastError) -> None:
-        """Tell whoever waits, if anybody still does."""
-        tell, self.tell = self.tell, None
-        if self.alarm is not None:
-            self.alarm.cancel()
-        if tell is not None:
-            tell(outcome)
+    def answered(self, batch: "Batch", start: int) -> None:
+        """Its rows are those of the batch from `start` on. Called once, and never from within `submit`."""
+        raise NotImplementedError
+
+    def refused(self, problem: RowcastError) -> None:
+        """There is this problem in the place of answers. Called once, and never from within `submit`."""
+        raise NotImplementedError
+
+
+class Batch:
+    """Jobs of one version that are computed together, and what was answered to them."""
+
+    __slots__ = ("_written", "answers", "jobs", "rows", "sent", "version")
+
+    def __init__(self, version: Version, jobs: Sequence[Job], rows: int) -> None:
+        self.version, self.jobs, self.rows = version, jobs, rows
+        self.sent = 0.0
+        self.answers: Answers = {}
+        self._written: dict[WriteRows, list[bytes]] = {}
+
+    def answers_of(self, start: int, rows: int) -> Answers:
+        """What was answered to some of its rows."""
+        if rows == self.rows:
+            return self.answers
+        return {name: values[start : start + rows] for name, values in self.answers.items()}
+
+    def written(self, write_rows: WriteRows) -> list[bytes] | None:
+        """An answer for each of its rows, written at once for all jobs that ask; None where jobs have many rows.
+
+        Raises:
+            ModelFailed: one of the rows cannot be written.
+        """
+        if self.rows != len(self.jobs):
+            return None
+        written = self._written.get(write_rows)
+        if written is None:
+            written = self._written[write_rows] = write_rows(self.version, self.answers)
+        return written
 
 
 class Lane(Protocol):
@@ -86,24 +126,39 @@ class Lanes(Protocol):
 
 @dataclass(slots=True)
 class _Queue:
-    """The jobs of one version that wait, and how many of its batches are out."""
+    """The jobs of one version that wait, and its batches that are out."""
 
     again: deque[Job] = field(default_factory=deque)
     jobs: dict[Job, None] = field(default_factory=dict)  # a dict is an ordered set: a job may leave from the middle
-    batches_out: int = 0
+    out: list[Batch] = field(default_factory=list)
 
 
 class Coalescer:
-    """Makes batches of jobs of one version and sends them over whichever lane is free."""
+    """Makes batches of jobs of one version, and computes them here or sends them over whichever lane is free."""
 
-    def __init__(self, lanes: Lanes, observe: Observer, max_batch_rows: int, max_waiting_rows: int) -> None:
+    def __init__(
+        self,
+        lanes: Lanes,
+        inline: Inline,
+        observe: Observer,
+        *,
+        max_batch_rows: int,
+        max_waiting_rows: int,
+        say_in_flight: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Hold no job yet. `say_in_flight` is told whenever another number of rows is waiting or out."""
         self._lanes = lanes
+        self._inline = inline
         self._observe = observe
         self._max_batch_rows = max_batch_rows
         self._max_waiting_rows = max_waiting_rows
+        self._say_in_flight = say_in_flight
+        self._said_in_flight = 0
         self._queues: dict[str, _Queue] = {}  # of versions with jobs waiting or out, whose turn it is first
         self._is_scheduled = False
+        self._sweep_at: asyncio.TimerHandle | None = None
         self._rows_per_s = 1000.0  # smoothed; a first guess that the first batches correct
+        self._rows_out = 0
         self.rows_waiting = 0
 
     async def predict(self, version: Version, matrix: Matrix, deadline_s: float) -> Answers:
@@ -114,33 +169,39 @@ class Coalescer:
             DeadlinePassed: it waited too long; it was not and will not be computed, unless it was out already.
             ModelFailed: the session failed on these very rows.
         """
-        answers: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
-        job = self.submit(version, matrix, deadline_s, partial(_resolve, answers))
+        now = time.perf_counter()
+        job = _Awaited()
+        job.version, job.matrix, job.rows, job.arrived, job.deadline = (
+            version,
+            matrix,
+            len(matrix),
+            now,
+            now + deadline_s,
+        )
+        self.submit(job)
         try:
-            return await answers
+            return await job.outcome
         finally:
             self.withdraw(job)  # no-op unless its client left
 
-    def submit(self, version: Version, matrix: Matrix, deadline_s: float, tell: Tell) -> Job:
-        """Have a matrix [N, F] answered; `tell` hears, later and once, what `predict` returns or raises.
+    def submit(self, job: Job) -> None:
+        """Have a job computed; later, and once, it is told what became of it.
 
         Raises:
-            Overloaded: the queue is full; `tell` hears nothing.
+            Overloaded: the queue is full; the job is told nothing.
         """
-        if self.rows_waiting and self.rows_waiting + len(matrix) > self._max_waiting_rows:
+        if self.rows_waiting and self.rows_waiting + job.rows > self._max_waiting_rows:
             raise Overloaded(self.rows_waiting, min(60.0, self.rows_waiting / self._rows_per_s))
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        job = Job(version, key_of(version), matrix, tell, now)
-        job.alarm = loop.call_at(now + deadline_s, self._expire, job, deadline_s)
+        if self._sweep_at is None:
+            self._sweep_at = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+        left_s = job.deadline - job.arrived
+        if left_s < _SWEEP_S:
+            job.alarm = asyncio.get_running_loop().call_later(left_s, self._expire, job)
         self._enqueue(job)
-        return job
 
     def withdraw(self, job: Job) -> None:
-        """Nobody waits for the job any more: it is not computed unless it is out already, and nobody is told."""
-        job.tell = None
-        if job.alarm is not None:
-            job.alarm.cancel()
+        """Nobody waits for the job any more: it is not computed unless it is out already, and it is told nothing."""
+        _settle(job)
         self._leave(job)
 
     def wake(self) -> None:
@@ -150,96 +211,163 @@ class Coalescer:
             asyncio.get_running_loop().call_soon(self._send_all)
 
     def _enqueue(self, job: Job) -> None:
-        queue = self._queues.get(job.key)
+        assert job.version is not None
+        queue = self._queues.get(job.version.key)
         if queue is None:
-            queue = self._queues[job.key] = _Queue()
+            queue = self._queues[job.version.key] = _Queue()
         if job.is_alone:
             queue.again.append(job)
         else:
             queue.jobs[job] = None
-        self.rows_waiting += len(job.matrix)
-        self.wake()
+        self.rows_waiting += job.rows
+        if not self._is_scheduled:
+            self.wake()
 
-    def _expire(self, job: Job, deadline_s: float) -> None:
+    def _sweep(self) -> None:
+        """Settle whose deadline has passed; look again as long as there are jobs."""
+        self._sweep_at = None
+        now = time.perf_counter()
+        for queue in list(self._queues.values()):
+            waiting = [*queue.again, *queue.jobs, *(job for batch in queue.out for job in batch.jobs)]
+            for job in waiting:
+                if now >= job.deadline and not job.is_settled:
+                    self._expire(job)
+        if self._queues:
+            self._sweep_at = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+
+    def _expire(self, job: Job) -> None:
         self._leave(job)
-        job.settle(DeadlinePassed(deadline_s))
+        if not _settle(job):
+            job.refused(DeadlinePassed(job.deadline - job.arrived))
 
     def _leave(self, job: Job) -> None:
-        queue = self._queues.get(job.key)
+        queue = self._queues.get(job.version.key) if job.version is not None else None
         if queue is not None and job in queue.jobs:
             del queue.jobs[job]
-            self.rows_waiting -= len(job.matrix)
+            self.rows_waiting -= job.rows
+            self._say()
+
+    def _say(self) -> None:
+        in_flight = self.rows_waiting + self._rows_out
+        if in_flight != self._said_in_flight:
+            self._said_in_flight = in_flight
+            self._say_in_flight(in_flight)
 
     def _send_all(self) -> None:
         self._is_scheduled = False
-        at_once = max(1, self._lanes.living)  # a version may keep each worker busy once
         for key, queue in list(self._queues.items()):
-            while queue.batches_out < at_once and (queue.again or queue.jobs):
-                lane = self._lanes.idle()
-                if lane is None:
-                    return
-                if batch := self._take(queue):
-                    queue.batches_out += 1
-                    self._queues[key] = self._queues.pop(key)  # its next turn comes after the others'
-                    self._send(lane, queue, batch)
-            if not queue.batches_out and not queue.again and not queue.jobs:
+            if self._send_of(queue):
+                self._queues[key] = self._queues.pop(key)  # its next turn comes after the others'
+            if not (queue.again or queue.jobs or queue.out):
                 del self._queues[key]
+        self._say()
 
-    def _take(self, queue: _Queue) -> list[Job]:
-        """The next batch; empty when nobody waits for the jobs any more."""
+    def _send_of(self, queue: _Queue) -> bool:
+        """Send what waits of one version, as far as that can be; whether anything was sent."""
+        has_sent = False
+        while queue.again or queue.jobs:
+            first = queue.again[0] if queue.again else next(iter(queue.jobs))
+            session = self._inline.session(_version(first))
+            if session is not None and first.rows <= session.most_rows:
+                batch = self._take(queue, min(session.most_rows, self._max_batch_rows))
+                if batch is not None:
+                    self._compute(batch, session.run)
+                    return True  # the turn of the others, and of the event loop
+                continue
+            # a version may keep each worker busy once
+            lane = self._lanes.idle() if len(queue.out) < max(1, self._lanes.living) else None
+            if lane is None:
+                break
+            batch = self._take(queue, self._max_batch_rows)
+            if batch is not None:
+                self._send(lane, queue, batch)
+                has_sent = True
+        return has_sent
+
+    def _take(self, queue: _Queue, most_rows: int) -> Batch | None:
+        """The next batch; None when nobody waits for the jobs any more."""
         if queue.again:
             job = queue.again.popleft()
-            self.rows_waiting -= len(job.matrix)
-            return [] if job.tell is None else [job]
-        batch: list[Job] = []
+            self.rows_waiting -= job.rows
+            return None if job.is_settled else Batch(_version(job), [job], job.rows)
+        jobs: list[Job] = []
         rows = 0
         for job in queue.jobs:
-            if batch and rows + len(job.matrix) > self._max_batch_rows:
+            if jobs and rows + job.rows > most_rows:
                 break
-            batch.append(job)
-            rows += len(job.matrix)
-        for job in batch:
-            del queue.jobs[job]
+            jobs.append(job)
+            rows += job.rows
+        if len(jobs) == len(queue.jobs):
+            queue.jobs.clear()
+        else:
+            for job in jobs:
+                del queue.jobs[job]
         self.rows_waiting -= rows
-        return [job for job in batch if job.tell is not None]
+        return Batch(_version(jobs[0]), jobs, rows) if jobs else None
 
-    def _send(self, lane: Lane, queue: _Queue, batch: list[Job]) -> None:
-        matrix = batch[0].matrix if len(batch) == 1 else np.concatenate([job.matrix for job in batch])
-        sent = asyncio.get_running_loop().time()
-        lane.run(batch[0].version, matrix, lambda reply: self._receive(queue, batch, sent, reply))
+    def _compute(self, batch: Batch, run: Callable[[Matrix], Answers]) -> None:
+        """Compute a batch in this very process."""
+        matrix = _matrix(batch)
+        if matrix is None:
+            self.wake()
+            return
+        batch.sent = time.perf_counter()
+        try:
+            answers = run(matrix)
+            reply = Reply(Status.OK, time.perf_counter() - batch.sent, answers=answers)
+        except Exception as error:  # noqa: BLE001 - a session may raise anything; one job fails, not the process
+            reply = Reply(Status.FAILED, sentence=f"the session failed: {type(error).__name__}")
+        self._receive(batch, reply)
 
-    def _receive(self, queue: _Queue, batch: list[Job], sent: float, reply: Reply | None) -> None:
-        queue.batches_out -= 1
+    def _send(self, lane: Lane, queue: _Queue, batch: Batch) -> None:
+        matrix = _matrix(batch)
+        if matrix is None:
+            self.wake()
+            return
+        queue.out.append(batch)
+        self._rows_out += batch.rows
+        batch.sent = time.perf_counter()
+
+        def done(reply: Reply | None) -> None:
+            queue.out.remove(batch)
+            self._rows_out -= batch.rows
+            self._receive(batch, reply)
+
+        lane.run(batch.version, matrix, done)
+
+    def _receive(self, batch: Batch, reply: Reply | None) -> None:
         if reply is None:
             self._lost(batch)
         elif reply.status is not Status.OK or not _fits(reply.answers, batch):
             self._failed(batch, reply)
         else:
             assert reply.answers is not None
-            _scatter(batch, reply.answers)
-            rows = sum(len(job.matrix) for job in batch)
-            self._observe(batch[0].version, rows, reply.seconds, [sent - job.arrived for job in batch])
-            elapsed = asyncio.get_running_loop().time() - sent
-            self._rows_per_s += 0.1 * (rows / max(elapsed, 1e-6) - self._rows_per_s)
+            batch.answers = reply.answers
+            elapsed = time.perf_counter() - batch.sent
+            _scatter(batch)
+            waited_s = [batch.sent - job.arrived for job in batch.jobs]
+            self._observe(batch.version, batch.rows, reply.seconds, waited_s)
+            self._rows_per_s += 0.1 * (batch.rows / max(elapsed, 1e-6) - self._rows_per_s)
+        self._say()
         self.wake()
 
-    def _lost(self, batch: list[Job]) -> None:
-        for job in batch:
+    def _lost(self, batch: Batch) -> None:
+        for job in batch.jobs:
             job.losses += 1
             if job.losses < MOST_LOSSES:
                 self._again(job)
-            else:
-                job.settle(ModelFailed(str(job.version), "inference workers die under these rows"))
+            elif not _settle(job):
+                job.refused(ModelFailed(str(job.version), "inference workers die under these rows"))
 
-    def _failed(self, batch: list[Job], reply: Reply) -> None:
-        if len(batch) > 1:
-            for job in batch:
+    def _failed(self, batch: Batch, reply: Reply) -> None:
+        if len(batch.jobs) > 1:
+            for job in batch.jobs:
                 self._again(job)
-        else:
-            batch[0].settle(ModelFailed(str(batch[0].version), reply.sentence or _MISFIT))
+        elif not _settle(batch.jobs[0]):
+            batch.jobs[0].refused(ModelFailed(str(batch.version), reply.sentence or _MISFIT))
 
     def _again(self, job: Job) -> None:
-        if job.tell is not None:
+        if not job.is_settled:
             job.is_alone = True
             self._enqueue(job)
 
@@ -247,24 +375,80 @@ class Coalescer:
 _MISFIT = "the session gave another number of answers than rows"
 
 
-def _resolve(answers: asyncio.Future[Answers], outcome: Answers | RowcastError) -> None:
-    if answers.done():  # its client left
-        return
-    if isinstance(outcome, RowcastError):
-        answers.set_exception(outcome)
-    else:
-        answers.set_result(outcome)
+class _Awaited(Job):
+    """A job whose outcome somebody awaits."""
+
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
+
+    def answered(self, batch: Batch, start: int) -> None:
+        if not self.outcome.done():  # its client left
+            self.outcome.set_result(batch.answers_of(start, self.rows))
+
+    def refused(self, problem: RowcastError) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(problem)
 
 
-def _fits(answers: Answers | None, batch: list[Job]) -> bool:
-    rows = sum(len(job.matrix) for job in batch)
-    return answers is not None and all(len(values) == rows for values in answers.values())
+def _version(job: Job) -> Version:
+    assert job.version is not None
+    return job.version
 
 
-def _scatter(batch: list[Job], answers: Answers) -> None:
+def _settle(job: Job) -> bool:
+    """Whether it was settled already; it is now."""
+    was_settled, job.is_settled = job.is_settled, True
+    if job.alarm is not None:
+        job.alarm.cancel()
+    return was_settled
+
+
+def _matrix(batch: Batch) -> Matrix | None:
+    """The rows of all jobs, [N, F]; None when no job is left, since their rows hold what no graph can read."""
+    jobs = batch.jobs
+    if len(jobs) == 1 and jobs[0].matrix is not None:
+        return jobs[0].matrix
+    lines = [job.line for job in jobs if job.line is not None]
+    try:
+        if len(lines) == len(jobs):
+            return batch.version.schema.stack(lines)
+        return np.concatenate([_own_matrix(job) for job in jobs])
+    except BadRow:
+        return _matrix_of_the_good(batch)
+
+
+def _own_matrix(job: Job) -> Matrix:
+    if job.matrix is not None:
+        return job.matrix
+    assert job.line is not None
+    return _version(job).schema.stack([job.line])
+
+
+def _matrix_of_the_good(batch: Batch) -> Matrix | None:
+    """The same, one job after the other: those whose rows cannot be read are refused and leave the batch."""
+    good: list[Job] = []
+    parts: list[Matrix] = []
+    for job in batch.jobs:
+        try:
+            parts.append(_own_matrix(job))
+            good.append(job)
+        except BadRow as error:
+            if not _settle(job):
+                job.refused(error)
+    batch.jobs, batch.rows = good, sum(job.rows for job in good)
+    return np.concatenate(parts) if parts else None
+
+
+def _fits(answers: Answers | None, batch: Batch) -> bool:
+    return answers is not None and all(len(values) == batch.rows for values in answers.values())
+
+
+def _scatter(batch: Batch) -> None:
     start = 0
-    for job in batch:
-        end = start + len(job.matrix)
-        if job.tell is not None:
-            job.settle({name: values[start:end] for name, values in answers.items()})
-        start = end
+    for job in batch.jobs:
+        if not job.is_settled:
+            job.is_settled = True
+            if job.alarm is not None:
+                job.alarm.cancel()
+            job.answered(batch, start)
+        start += job.rows

@@ -11,31 +11,33 @@ timeout and drains by it. An `Exchange` stands there in the cycle's place, so th
 
 import re
 import time
+from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from models.errors import RowcastError
-from models.proof import Answers
-from service import problems
+from service import accepting, problems
 from service.asking import (
     ASIDE_BYTES,
+    JSON,
     OIP_LENGTH,
     Question,
-    ask,
     find,
     find_by_path,
     oip_question,
     plain_question,
     whom,
 )
+from service.coalescer import Batch, Job, WriteRows
 from service.front import Front
-from service.ledger import Ledger, check_key, count, open_ledger, problem_of
+from service.ledger import Ledger, check_key, count, key_of, problem_of, request_id_of
 from service.problems import ClientGone, TooSlow
-from service.wire import plain
+from service.wire import forms, oip_row, plain
+from service.wire.json_text import read_json
 
 _NAME = r"[A-Za-z0-9_.-]+"
 _PLAIN = re.compile(
@@ -44,16 +46,24 @@ _PLAIN = re.compile(
 _OIP = re.compile(rf"/v2/models/(?P<model>{_NAME})(/versions/(?P<version>{_NAME}))?/infer")
 
 _FOR_THE_APP = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
+_FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "json")
 _OIP_LENGTH = OIP_LENGTH.encode()
+_LONGEST_KNOWN = 4000  # bytes of a head
+_LONGEST_ROW = 16_000  # bytes of an Open Inference request that may be one row in JSON; if it is not, it is read twice
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What a path names, as the application's routes read it."""
+    """What a path names, as the application's routes read it.
+
+    Attributes:
+        whom: model, version and label; None where it takes more to find out.
+    """
 
     text: str
     path: Mapping[str, str]
     is_oip: bool
+    whom: tuple[str, int | None, str | None] | None
 
 
 @lru_cache(maxsize=4096)
@@ -65,7 +75,10 @@ def _target_of(url: bytes) -> _Target | None:
         match, is_oip = _OIP.fullmatch(text), True
     if match is None:
         return None
-    return _Target(text, {name: value for name, value in match.groupdict().items() if value is not None}, is_oip)
+    path = {name: value for name, value in match.groupdict().items() if value is not None}
+    number = plain.version_number(path["version"]) if "version" in path else None
+    is_plain = "model" in path and (number is not None or "version" not in path)
+    return _Target(text, path, is_oip, (path["model"], number, path.get("label")) if is_plain else None)
 
 
 class _Nobody:
@@ -75,158 +88,265 @@ class _Nobody:
         pass
 
 
-@dataclass(slots=True, eq=False)
-class Exchange:
-    """One request that the fast lane answers; the first four attributes are what uvicorn looks at.
+_NOBODY = _Nobody()
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the headers of a request say that the fast lane may answer.
 
     Attributes:
-        response_complete: it is answered, or nobody is there to answer.
+        request_id: None where the client gives none.
+        key: b"" where there is none.
         oip_length: the value of Inference-Header-Content-Length.
-        give_up: at the deadline of its body, if that did not come at once.
-        withdraw: takes it back from the coalescer, as long as that has it.
     """
 
-    ledger: Ledger
     target: _Target
+    request_id: str | None
+    key: bytes
     oip_length: str | None
     keep_alive: bool
-    response_complete: bool = False
-    disconnected: bool = False
-    message_event: _Nobody = field(default_factory=_Nobody)
-    chunks: list[bytes] = field(default_factory=list)
-    give_up: Any = None
-    withdraw: Callable[[], None] | None = None
+
+
+class Exchange(Job):
+    """One request that the fast lane answers, which is the coalescer's job and in uvicorn's eyes a cycle.
+
+    Attributes:
+        lane: the connection it came on.
+        response_complete, disconnected, message_event, keep_alive: what uvicorn looks at.
+        give_up: at the deadline of its body, if that did not come at once.
+        question: what it asks; None for one plain row, which is its `line`.
+        write_rows: writes the answer to a `line`.
+        oip_id: the id that comes back with the answer to a `line`; empty where there is none.
+    """
+
+    response_complete = False
+    disconnected = False
+    message_event = _NOBODY
+    give_up: TimerHandle | None = None
+    question: Question | None = None
+    write_rows: WriteRows = staticmethod(plain.write_rows)
+    oip_id = ""
+
+    def __init__(self, lane: "FastLane", head: _Head, ledger: Ledger) -> None:
+        self.lane, self.head, self.ledger = lane, head, ledger
+        self.keep_alive = head.keep_alive
+
+    def answered(self, batch: Batch, start: int) -> None:
+        """Write its part of the batch's answers."""
+        self.ledger.computed = time.perf_counter()
+        headers = JSON
+        try:
+            if self.question is not None:
+                body, headers = self.question.write(batch.answers_of(start, self.rows))
+            elif (written := batch.written(self.write_rows)) is not None:
+                body = written[start]
+            else:
+                (body,) = self.write_rows(batch.version, batch.answers_of(start, 1))
+            if self.oip_id:
+                body = oip_row.with_id(batch.version, body, self.oip_id)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
+            self.lane.refuse(self, error)
+        else:
+            self.ledger.rows = self.rows
+            self.lane.answer(self, headers, body)
+
+    def refused(self, problem: RowcastError) -> None:
+        """Write the problem."""
+        self.lane.refuse(self, problem)
 
 
 class FastLane(HttpToolsProtocol):
-    """One connection. `front` is called per request, in the process that answers it."""
+    """One connection. `front` is called once, in the process that answers."""
 
     def __init__(self, front: Callable[[], Front], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._front = front
+        self._front = front()
         self._exchange: Exchange | None = None  # the one that is not answered yet: never two
-        self._reading: Exchange | None = None  # the same as long as its body comes
+        self._chunks: list[bytes] | None = None  # of its body, as long as that comes
+        self._idle_since = 0.0
+        self._opening, self._opening_has = b"", [(b"", b"")]  # of an answer in JSON, and uvicorn's headers in it
+        self._is_between = True  # the parser has seen the end of a request and no more
+        self._whole: tuple[_Head, bytes] | None = None  # a request of which all was in the data that is being read
+        self._known: _Head | None = None  # the last head that came in one piece with its body
+        self._known_bytes, self._known_length = b"", 0  # that head, and how long it was with its body
 
     # ------------------------------------------------------------------------------------------- a request comes
 
-    def on_headers_complete(self) -> None:
-        exchange = self._open()
-        if exchange is None:
-            super().on_headers_complete()
-            return
-        self._front().open_requests += 1
-        self._exchange = self._reading = exchange
-        self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn looks at
+    def data_received(self, data: bytes) -> None:
+        if len(data) == self._known_length and self._is_between and data.startswith(self._known_bytes):
+            assert self._known is not None
+            if self._is_free() and self._begin(self._known):  # the very head that the parser read the last time
+                self._ask(data[len(self._known_bytes) :])
+                return
+        was_between, self._whole = self._is_between, None
+        super().data_received(data)
+        if self._whole is not None and was_between and self._is_between:
+            self._remember(data, *self._whole)
+        elif self._chunks is not None and self._exchange is not None and self._exchange.give_up is None:
+            deadline_s = self._front.settings.deadline_s
+            late = TooSlow(deadline_s)
+            self._exchange.give_up = self.loop.call_later(deadline_s, self.refuse, self._exchange, late)
 
-    def _open(self) -> Exchange | None:
-        """An exchange for the request whose headers are there; None when it is the application's."""
+    def _remember(self, data: bytes, head: _Head, body: bytes) -> None:
+        """Know this head again, where the data is it and its body and nothing else: most clients send one for ever."""
+        end = len(data) - len(body)
+        if head.keep_alive and end <= _LONGEST_KNOWN and data.find(b"\r\n\r\n") + 4 == end:
+            self._known, self._known_bytes, self._known_length = head, data[:end], len(data)
+
+    def on_message_begin(self) -> None:
+        self._is_between = False
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_headers_complete(self) -> None:
+        head = self._read_head()
+        if head is not None and self._is_free() and self._begin(head):
+            self._chunks = []
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Let uvicorn begin the request as well: the fast lane does without the scope that this makes."""
+        url, expects, headers = self.url, self.expect_100_continue, self.headers
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        super().on_headers_complete()
+
+    def _read_head(self) -> _Head | None:
+        """The head that is there; None when its request is the application's."""
         target = _target_of(self.url)
-        if target is None or not self._is_simple():
+        if target is None or self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
             return None
         headers = dict(self.headers)
         if len(headers) < len(self.headers) or not _FOR_THE_APP.isdisjoint(headers):
             return None
-        front = self._front()
-        if not _is_small(headers.get(b"content-length", b""), front.settings.max_body_bytes):
+        if any(_names_a_form(headers.get(name, b"")) for name in (b"content-type", b"accept")):
             return None
-        ledger = open_ledger(headers)
+        if not _is_small(headers.get(b"content-length", b""), self._front.settings.max_body_bytes):
+            return None
+        length = headers.get(_OIP_LENGTH)
+        oip_length = None if length is None else length.decode("latin-1")
+        keep_alive = self.parser.should_keep_alive()
+        return _Head(target, request_id_of(headers), key_of(headers), oip_length, keep_alive)
+
+    def _is_free(self) -> bool:
+        """Whether nothing is before the next request, neither unanswered nor unread by the client."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+
+    def _begin(self, head: _Head) -> bool:
+        """Begin an exchange, unless the request is to be refused before its body: the application does that."""
+        front, target = self._front, head.target
+        ledger = Ledger(head.request_id or front.ids.next(), time.perf_counter())
         try:
-            check_key(front, headers)
-            if target.path:  # an unknown model is refused before its rows are uploaded
+            check_key(front, head.key)
+            if target.whom is not None:  # an unknown model is refused before its rows are uploaded
+                ledger.version = front.catalog.find(*target.whom)
+            elif target.path:
                 ledger.version = find_by_path(front, target.path) if target.is_oip else find(front, target.path)
         except RowcastError:
-            return None
+            return False
         ledger.is_prediction = True
-        length = headers.get(_OIP_LENGTH)
-        return Exchange(
-            ledger, target, None if length is None else length.decode("latin-1"), self.parser.should_keep_alive()
-        )
-
-    def _is_simple(self) -> bool:
-        """Whether it is a POST of HTTP/1.1 with nothing before it, neither unanswered nor unread by the client."""
-        return (
-            (self.cycle is None or self.cycle.response_complete)
-            and not self.flow.write_paused
-            and self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
-        )
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        exchange = self._reading
-        if exchange is not None and exchange.give_up is None:
-            exchange.give_up = self.loop.call_later(
-                self._front().settings.deadline_s, self._refuse, exchange, TooSlow(self._front().settings.deadline_s)
-            )
+        front.open_requests += 1
+        self.cycle = self._exchange = Exchange(self, head, ledger)  # type: ignore[assignment]  # it has what uvicorn looks at
+        return True
 
     def on_body(self, body: bytes) -> None:
-        if self._reading is None:
+        if self._chunks is None:
             super().on_body(body)
         else:
-            self._reading.chunks.append(body)
+            self._chunks.append(body)
 
     def on_message_complete(self) -> None:
-        exchange, self._reading = self._reading, None
-        if exchange is None:
+        self._is_between = True
+        chunks, self._chunks = self._chunks, None
+        exchange = self._exchange
+        if exchange is None or chunks is None:
             super().on_message_complete()
             return
         if exchange.give_up is not None:
             exchange.give_up.cancel()
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._whole = exchange.head, body
+        self._ask(body)
+
+    def _ask(self, body: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
         try:
-            self._ask(exchange)
+            self._submit(exchange, body)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
-            self.loop.call_soon(self._refuse, exchange, error)  # never from within the parser, which may read on
+            self.loop.call_soon(self.refuse, exchange, error)  # never from within the parser, which may read on
+
+    def _submit(self, exchange: Exchange, body: bytes) -> None:
+        front, ledger, target = self._front, exchange.ledger, exchange.head.target
+        ledger.received = time.perf_counter()
+        within_s = front.settings.deadline_s
+        if target.is_oip:
+            assert ledger.version is not None
+            if exchange.head.oip_length is None and len(body) <= _LONGEST_ROW:
+                found = oip_row.line_of(read_json(body), ledger.version)
+                if found is not None:
+                    exchange.oip_id, exchange.line = found
+                    exchange.write_rows = oip_row.write_rows
+            if exchange.line is None:
+                exchange.question = oip_question(front.settings, ledger.version, body, exchange.head.oip_length)
+        else:
+            asked = read_json(body)
+            row = plain.only_row(asked)
+            if row is not None:
+                version = ledger.version = ledger.version or find(front, target.path)
+                exchange.line = version.schema.line_of(row)
+            if exchange.line is None:
+                request = plain.read(asked)
+                ledger.version = find(front, whom(target.path, request))
+                exchange.question = plain_question(front.settings, ledger.version, request)
+        if exchange.question is None:
+            exchange.rows = 1
+        else:
+            exchange.matrix, within_s = exchange.question.matrix, exchange.question.within_s
+            exchange.rows = len(exchange.matrix)
+        exchange.version = ledger.version
+        ledger.encoded = exchange.arrived = time.perf_counter()
+        exchange.deadline = ledger.started + within_s
+        front.coalescer.submit(exchange)
 
     # ------------------------------------------------------------------------------------------- and is answered
 
-    def _ask(self, exchange: Exchange) -> None:
-        front, ledger, target = self._front(), exchange.ledger, exchange.target
-        raw = b"".join(exchange.chunks)
-        ledger.received = time.perf_counter()
-        if target.is_oip:
-            assert ledger.version is not None
-            question = oip_question(front.settings, ledger.version, raw, exchange.oip_length)
+    def answer(self, exchange: Exchange, headers: Mapping[str, str], body: bytes) -> None:
+        """Write the answers to an exchange."""
+        if headers is not JSON or not exchange.keep_alive:
+            self._write(exchange, 200, headers, body)
         else:
-            asked = plain.read(raw)
-            ledger.version = find(front, whom(target.path, asked))
-            question = plain_question(front.settings, ledger.version, asked)
-        exchange.withdraw = ask(front, ledger, question, partial(self._told, exchange, question))
+            if self._opening_has is not self.server_state.default_headers:  # uvicorn makes them anew every second
+                self._opening_has = self.server_state.default_headers
+                self._opening = _opening(200, self._opening_has) + b"content-type: application/json\r\ncontent-length: "
+            request_id = exchange.ledger.id.encode()
+            self.transport.write(b"%b%d\r\nx-request-id: %b\r\n\r\n%b" % (self._opening, len(body), request_id, body))
+        self._finish(exchange, None)
 
-    def _told(self, exchange: Exchange, question: Question, outcome: Answers | RowcastError) -> None:
-        exchange.withdraw = None
-        if isinstance(outcome, RowcastError):
-            self._refuse(exchange, outcome)
+    def refuse(self, exchange: Exchange, error: Exception) -> None:
+        """Write what went wrong with an exchange, if its client is still there."""
+        if exchange.response_complete:
             return
-        try:
-            body, headers = question.write(outcome)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._refuse(exchange, error)
-        else:
-            exchange.ledger.rows = len(question.matrix)
-            self._answer(exchange, 200, headers, body, None)
-
-    def _refuse(self, exchange: Exchange, error: Exception) -> None:
-        if exchange.response_complete:  # its client left
-            return
-        problem = problem_of(error, exchange.ledger, exchange.target.text)
+        problem = problem_of(error, exchange.ledger, exchange.head.target.text)
         headers = {"content-type": "application/json", **problems.headers_of(problem)}
-        body = problems.body_of(problem, exchange.ledger.id)
-        self._answer(exchange, problems.status_of(problem), headers, body, problem)
+        self._write(exchange, problems.status_of(problem), headers, problems.body_of(problem, exchange.ledger.id))
+        self._finish(exchange, problem)
 
-    def _answer(
-        self, exchange: Exchange, status: int, headers: Mapping[str, str], body: bytes, problem: RowcastError | None
-    ) -> None:
-        """Write the whole answer, count it, and let uvicorn go on with the connection."""
+    def _write(self, exchange: Exchange, status: int, headers: Mapping[str, str], body: bytes) -> None:
         exchange.keep_alive = exchange.keep_alive and "connection" not in headers
-        head = [STATUS_LINE[status]]
-        for field_name, value in self.server_state.default_headers:
-            head += (field_name, b": ", value, b"\r\n")
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         if not exchange.keep_alive and "connection" not in headers:
             lines.append("connection: close\r\n")
         lines.append(f"content-length: {len(body)}\r\nx-request-id: {exchange.ledger.id}\r\n\r\n")
-        head += ("".join(lines).encode("latin-1"), body)
-        self.transport.write(b"".join(head))
+        opening = _opening(status, self.server_state.default_headers)
+        self.transport.write(b"".join((opening, "".join(lines).encode("latin-1"), body)))
+
+    def _finish(self, exchange: Exchange, problem: RowcastError | None) -> None:
+        """Count the exchange, which is written, and let uvicorn go on with the connection."""
         self._close(exchange, problem)
         if not exchange.keep_alive:
             self.transport.close()
@@ -234,19 +354,63 @@ class FastLane(HttpToolsProtocol):
 
     def _close(self, exchange: Exchange, problem: RowcastError | None) -> None:
         exchange.response_complete = True
-        self._exchange = self._reading = None
-        self._front().open_requests -= 1
-        count(self._front(), exchange.ledger, problem)
+        self._exchange = self._chunks = None
+        self._front.open_requests -= 1
+        count(self._front, exchange.ledger, problem)
 
     def connection_lost(self, exc: Exception | None) -> None:
         exchange = self._exchange
         if exchange is not None:
             if exchange.give_up is not None:
                 exchange.give_up.cancel()
-            if exchange.withdraw is not None:
-                exchange.withdraw()
+            self._front.coalescer.withdraw(exchange)
             self._close(exchange, ClientGone())
+        self._stop_timer()
+        if accepting.tally is not None:
+            accepting.tally.add(-1)
         super().connection_lost(exc)
+
+    # ------------------------------------------------------------------------------------------- the keep-alive timer
+
+    # uvicorn sets a timer after each answer and cancels it with each request. Here it runs on, and when it goes off
+    # looks at how long the connection has been idle.
+
+    def _unset_keepalive_if_required(self) -> None:
+        pass
+
+    def on_response_complete(self) -> None:
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None or self.pipeline or self.flow.read_paused:
+            self._stop_timer()
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # its answer sets the timer again
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _stop_timer(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+
+
+def _opening(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The beginning of an answer, with uvicorn's headers."""
+    return b"".join((STATUS_LINE[status], *(b"%b: %b\r\n" % field for field in headers)))
+
+
+def _names_a_form(value: bytes) -> bool:
+    """Whether a type is that of rows or answers in a form that is not JSON: the application reads and writes those."""
+    lower = value.lower()
+    return any(form in lower for form in _FORMS)
 
 
 def _is_small(length: bytes, most: int) -> bool:

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from models.proof import Answers
-from models.repository import Version
 from models.schema import Matrix
 
 LENGTH = struct.Struct("<Q")
@@ -68,11 +67,6 @@ class Reply:
 
 class BadFrame(Exception):  # noqa: N818 - it names the thing that is bad
     """The bytes are no frame; the connection is closed."""
-
-
-def key_of(version: Version) -> str:
-    """The text by which both sides know one opened version: a folder that was replaced is another version."""
-    return f"{version.name}/{version.number}@{version.manifest.sha256[:16]}"
 
 
 def request_bytes(what: What, key: str, matrix: Matrix) -> tuple[bytes, memoryview]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from models.repository import Version
 from models.schema import Matrix
-from service.frames import LENGTH, BadFrame, Reply, Status, What, key_of, read_reply, request_bytes
+from service.frames import LENGTH, BadFrame, Reply, Status, What, read_reply, request_bytes
 
 LANES_PER_WORKER = 2
 _TRY_AGAIN_S = 0.05  # also after a loss: Linux closes a dead process's connections before the socket it listened on
@@ -73,7 +73,7 @@ class Lane(asyncio.Protocol):
         assert self._done is None
         self._done = done
         self._sent = time.monotonic()
-        self._transport.writelines(request_bytes(what, key_of(version), matrix))
+        self._transport.writelines(request_bytes(what, version.key, matrix))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name

@@ -3,10 +3,8 @@
 import hmac
 import logging
 import re
-import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from models.errors import RowcastError
 from models.repository import Version
@@ -18,7 +16,6 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
 class Ledger:
     """What is known of a request while it is answered.
 
@@ -31,35 +28,35 @@ class Ledger:
         received, encoded, computed: when its body was there, its matrix, and the network's answers.
     """
 
-    id: str
-    started: float
-    is_prediction: bool = False
+    is_prediction = False
     version: Version | None = None
-    rows: int = 0
-    received: float = 0.0
-    encoded: float = 0.0
-    computed: float = 0.0
+    rows = 0
+    received = encoded = computed = 0.0
+
+    def __init__(self, request_id: str, started: float) -> None:
+        self.id, self.started = request_id, started
 
 
-def open_ledger(headers: Mapping[bytes, bytes]) -> Ledger:
-    """The ledger of a request whose headers have just come."""
-    given = headers.get(b"x-request-id", b"")
-    request_id = given.decode("ascii") if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-    return Ledger(request_id, time.perf_counter())
+def request_id_of(headers: Mapping[bytes, bytes]) -> str | None:
+    """The client's own id of its request; None where it has none, or one that is no plain short text."""
+    given = headers.get(b"x-request-id")
+    return given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else None
 
 
-def check_key(front: Front, headers: Mapping[bytes, bytes]) -> None:
+def key_of(headers: Mapping[bytes, bytes]) -> bytes:
+    """The key that a request carries; b"" where it carries none."""
+    scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+    return bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+
+
+def check_key(front: Front, given: bytes) -> None:
     """Let a request pass that carries the server's key, if one is set.
 
     Raises:
         Unauthorized: it does not.
     """
-    key = front.settings.api_key
-    if key is None:
-        return
-    scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-    given = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-    if not hmac.compare_digest(given, key.get_secret_value().encode()):
+    key = front.key
+    if key is not None and not hmac.compare_digest(given, key):
         raise Unauthorized
 
 

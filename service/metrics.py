@@ -35,9 +35,13 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 STAGES = ("encode", "queue", "compute", "write", "whole", "failed")
 """What a request's time goes to; `queue` has a histogram of its own. See docs/reference/metrics.md."""
 
-_KEPT_BACK_S = 0.05
-"""Seconds of stages are added up in plain memory and written this often: three more counters would cost each request
-2 µs, as much again as all else that is counted of it."""
+KEPT_BACK_S = 0.005
+"""Counts are kept in plain memory and written at most this often: to write them costs 50 µs, four times a request.
+After a pause they are written in the same turn of the event loop; so a process that is killed loses the counts of its
+last 5 ms at most, and none of a request that came alone."""
+
+_Counted = tuple[str, int, float, float, float]
+"""A request that was counted: code, rows, and seconds of the whole, of encoding and of writing."""
 
 _slot = "main"
 values.ValueClass = values.MultiProcessValue(lambda: _slot)  # type: ignore[no-untyped-call]  # has no annotations
@@ -110,10 +114,11 @@ class Metrics:
         )
         started.set(time.time())
         self._in_flight.set(0)  # the slot's last process may have died with rows in flight
-        self._in_flight_change = 0
         self._is_scheduled = False
+        self._changed: list[_OfVersion] = []  # since they were written
+        self._written = 0.0  # when, by time.perf_counter
         self._outcomes: dict[tuple[str, str, str], Counter] = {}
-        self._of_version: dict[tuple[str, int], _OfVersion] = {}
+        self._of_version: dict[str, _OfVersion] = {}
 
     def request(
         self,
@@ -136,56 +141,50 @@ class Metrics:
             self._outcome((model, "", code)).inc()
             return
         of_version = self._children(version)
-        of_version.requests.append((code, rows, seconds))
-        of_version.keep(code, seconds, encode_s, write_s)
-        self._write_soon()
+        of_version.requests.append((code, rows, seconds, encode_s, write_s))
+        if not of_version.is_changed:
+            self._changes(of_version)
 
     def batch(self, version: Version, rows: int, compute_s: float, queue_s: Iterable[float]) -> None:
         """Count one batch: its rows, the time to compute it, and how long each of its requests had waited."""
         of_version = self._children(version)
-        of_version.batch.observe(rows)
-        of_version.compute.observe(compute_s)
-        of_version.last_batch.set(time.time())
-        waited = list(queue_s)
-        _observe_all(of_version.queue, waited)
-        of_version.kept["compute"] += compute_s * len(waited)  # each of them waited for all of it
+        of_version.batches.append((rows, compute_s, list(queue_s)))
+        if not of_version.is_changed:
+            self._changes(of_version)
 
-    def rows_in_flight(self, change: int) -> None:
-        """Add to the rows that are encoded and not yet answered; a negative number takes away."""
-        self._in_flight_change += change
-        self._write_soon()
+    def rows_in_flight(self, rows: int) -> None:
+        """So many rows are waiting for their batch or out with it."""
+        self._in_flight.set(rows)
 
     def write_what_is_kept(self) -> None:
         """Write all that this process has kept back. Called where requests are counted, not in a thread."""
-        self._write_requests()
-        for of_version in self._of_version.values():
-            of_version.write()
+        self._written = time.perf_counter()
+        self._is_scheduled = False
+        changed, self._changed = self._changed, []
+        for of_version in changed:
+            requests, of_version.requests = of_version.requests, []
+            for code, times in Counts([code for code, *_ in requests]).items():
+                self._outcome((*of_version.labels, code)).inc(times)
+            of_version.write(requests)
+            of_version.is_changed = False
 
-    def _write_soon(self) -> None:
-        """Write at the end of this turn of the event loop: the requests of one batch cost little more than one."""
+    def _changes(self, of_version: "_OfVersion") -> None:
+        """Have what is counted of a version written, now or soon."""
+        of_version.is_changed = True
+        self._changed.append(of_version)
         if self._is_scheduled:
             return
         try:
-            asyncio.get_running_loop().call_soon(self._write_requests)
-        except RuntimeError:  # no loop, no turns
-            self._write_requests()
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # no loop, no later
+            self.write_what_is_kept()
+            return
+        self._is_scheduled = True
+        left_s = self._written + KEPT_BACK_S - time.perf_counter()
+        if left_s > 0:
+            loop.call_later(left_s, self.write_what_is_kept)
         else:
-            self._is_scheduled = True
-
-    def _write_requests(self) -> None:
-        self._is_scheduled = False
-        if self._in_flight_change:
-            self._in_flight.inc(self._in_flight_change)
-            self._in_flight_change = 0
-        for (name, number), of_version in self._of_version.items():
-            if not of_version.requests:
-                continue
-            requests, of_version.requests = of_version.requests, []
-            for code, times in Counts(code for code, _, _ in requests).items():
-                self._outcome((name, str(number), code)).inc(times)
-            if rows := sum(rows for _, rows, _ in requests):
-                of_version.rows.inc(rows)
-            _observe_all(of_version.request, [seconds for _, _, seconds in requests])
+            loop.call_soon(self.write_what_is_kept)
 
     def totals(self) -> "Mapping[tuple[str, str], Totals]":
         """The counts of every version, by model and version, summed over all processes; none ever goes down."""
@@ -220,11 +219,11 @@ class Metrics:
         return outcome
 
     def _children(self, version: Version) -> "_OfVersion":
-        key = (version.name, version.number)
-        children = self._of_version.get(key)
+        children = self._of_version.get(version.key)
         if children is None:
             labels = (version.name, str(version.number))
-            children = self._of_version[key] = _OfVersion(
+            children = self._of_version[version.key] = _OfVersion(
+                labels,
                 rows=self._rows.labels(*labels),
                 request=self._request.labels(*labels),
                 queue=self._queue.labels(*labels),
@@ -238,8 +237,7 @@ class Metrics:
 
 def _observe_all(histogram: Histogram, seconds: Sequence[float]) -> None:
     """Observe many values at the cost of a few: each of a histogram's series is written once."""
-    if len(seconds) == 1:
-        histogram.observe(seconds[0])
+    if not seconds:
         return
     bounds, buckets = histogram._upper_bounds, histogram._buckets  # noqa: SLF001 - nothing public takes many values
     for place, times in Counts(bisect_left(bounds, value) for value in seconds).items():
@@ -288,12 +286,16 @@ class Totals:
 
 
 class _OfVersion:
-    """The series of one version, looked up once, and the seconds of stages that are not written yet."""
+    """The series of one version, looked up once, and what is not written to them yet."""
 
-    __slots__ = ("batch", "compute", "kept", "last_batch", "queue", "request", "requests", "rows", "stages", "write_at")
+    __slots__ = (
+        *("batch", "batches", "compute", "is_changed", "labels", "last_batch", "queue", "request", "requests", "rows"),
+        "stages",
+    )
 
     def __init__(
         self,
+        labels: tuple[str, str],
         *,
         rows: Counter,
         request: Histogram,
@@ -303,30 +305,37 @@ class _OfVersion:
         last_batch: Gauge,
         stages: Mapping[str, Counter],
     ) -> None:
+        self.labels = labels
         self.rows, self.request, self.queue, self.compute, self.batch = rows, request, queue, compute, batch
         self.last_batch, self.stages = last_batch, stages
-        self.kept = dict.fromkeys(stages, 0.0)
-        self.requests: list[tuple[str, int, float]] = []  # of this turn: code, rows, seconds
-        self.write_at = 0.0
+        self.is_changed = False
+        self.requests: list[_Counted] = []
+        self.batches: list[
+            tuple[int, float, list[float]]
+        ] = []  # rows, seconds to compute, seconds that each job waited
 
-    def keep(self, code: str, seconds: float, encode_s: float, write_s: float) -> None:
-        kept = self.kept
-        if code == OK:
-            kept["whole"] += seconds
-            kept["encode"] += encode_s
-            kept["write"] += write_s
-        else:
-            kept["failed"] += seconds
-        now = time.monotonic()
-        if now >= self.write_at:
-            self.write_at = now + _KEPT_BACK_S
-            self.write()
+    def write(self, requests: Sequence[_Counted]) -> None:
+        """Write all but the outcomes."""
+        if rows := sum([rows for _, rows, *_ in requests]):
+            self.rows.inc(rows)
+        _observe_all(self.request, [seconds for _, _, seconds, *_ in requests])
+        answered = [request for request in requests if request[0] == OK]
+        self._add("whole", sum([seconds for _, _, seconds, _, _ in answered]))
+        self._add("encode", sum([encode_s for *_, encode_s, _ in answered]))
+        self._add("write", sum([write_s for *_, write_s in answered]))
+        self._add("failed", sum([seconds for code, _, seconds, *_ in requests if code != OK]))
+        batches, self.batches = self.batches, []
+        if batches:
+            self.last_batch.set(time.time())
+            _observe_all(self.batch, [rows for rows, _, _ in batches])
+            _observe_all(self.compute, [compute_s for _, compute_s, _ in batches])
+            _observe_all(self.queue, [waited_s for _, _, queue_s in batches for waited_s in queue_s])
+            # each request of a batch waited for all of it
+            self._add("compute", sum([compute_s * len(queue_s) for _, compute_s, queue_s in batches]))
 
-    def write(self) -> None:
-        for stage, seconds in self.kept.items():
-            if seconds:
-                self.stages[stage].inc(seconds)
-                self.kept[stage] = 0.0
+    def _add(self, stage: str, seconds: float) -> None:
+        if seconds:
+            self.stages[stage].inc(seconds)
 
 
 class _State(Collector):

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from service import oip_description
+from service import metrics, oip_description
 from service.asking import OIP_LENGTH, answer, aside, find_by_path, ledger_of, oip_question, read_body
 from service.front import Front
 from service.problems import BadBody, ControlOff, NotReady
@@ -98,6 +98,7 @@ class OipRoutes:
         else:
             asked = [version for versions in live.values() for version in versions.values()]
         front.metrics.write_what_is_kept()
+        await asyncio.sleep(2 * metrics.KEPT_BACK_S)  # the other processes write theirs
         totals = await asyncio.to_thread(front.metrics.totals)  # reads the counts of all processes
         return _json(oip_description.statistics(asked, totals))
 

@@ -10,6 +10,8 @@ from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feat
 from service.catalog import Catalog
 from service.description import example_row
 from service.problems import NotReady
+from service.wire import scoring
+from service.wire.arrow_stream import MEDIA_TYPE
 
 _MOST_CATEGORIES = 100
 _TEXT = {"type": "string"}
@@ -50,10 +52,12 @@ def document(answering: Mapping[str, Version], *, needs_key: bool) -> dict[str, 
             schemas |= _schemas_of(version)
             paths[about] = _get("What the model reads and answers, and how good it is.", _operation(about))
     paths["/predict"] = _predict_any()
+    paths["/invocations"] = _invoke()
     paths |= {path: _get(summary, _operation(path)) for path, summary in _PAGES.items()}
-    for probe in ("/health/live", "/health/ready"):
+    for probe in ("/health/live", "/health/ready", "/ping"):
         paths[probe]["get"]["security"] = []
-    paths["/health/ready"]["get"]["responses"]["503"] = _problem("Not ready; the error says why.")
+    for probe in ("/health/ready", "/ping"):
+        paths[probe]["get"]["responses"]["503"] = _problem("Not ready; the error says why.")
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": _TEXT}}
     return {
         "openapi": "3.1.0",
@@ -73,7 +77,13 @@ _PAGES = {
     "/v1/models": "The live models.",
     "/health/live": "The process answers.",
     "/health/ready": "Predictions are answered.",
+    "/ping": "The same, for SageMaker and MLflow.",
     "/metrics": "Counts and times for Prometheus.",
+}
+_OTHER_FORMS = {
+    "text/csv": {"schema": _TEXT},
+    "application/jsonlines": {"schema": _TEXT},
+    MEDIA_TYPE: {"schema": {}},  # octets
 }
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -111,9 +121,9 @@ def _predict(version: Version, operation: str) -> dict[str, Any]:
         "operationId": operation,
         "summary": f"Predict {', '.join(manifest.targets)} ({manifest.task}), version {version.number}.",
         "tags": [version.name],
-        "requestBody": {"required": True, "content": {"application/json": body}},
+        "requestBody": {"required": True, "content": {"application/json": body, **_OTHER_FORMS}},
         "responses": {
-            "200": _json("The predictions, in the order of the rows.", f"#/components/schemas/{name}.Answer"),
+            "200": _predictions({"$ref": f"#/components/schemas/{name}.Answer"}),
             **{status: _problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
         },
     }
@@ -121,35 +131,50 @@ def _predict(version: Version, operation: str) -> dict[str, Any]:
 
 
 def _predict_any() -> dict[str, Any]:
+    body = {
+        "model": _TEXT,
+        "version": {"type": ["integer", "string"]},
+        "label": _TEXT,
+        "instances": {"type": ["array", "object"]},
+        "inputs": {"type": ["array", "object"]},
+    }
+    summary = 'The same bodies for the default model, or for the one that "model" names.'
+    return _of_any_model("predict", summary, body, {"type": "object"})
+
+
+def _invoke() -> dict[str, Any]:
+    output = {"type": ["object", "null"], "properties": {"output": {"enum": scoring.OUTPUTS}}}
+    body = {
+        "dataframe_split": {"type": "object", "required": ["data"]},
+        "dataframe_records": {"type": ["array", "object"]},
+        "instances": {"type": ["array", "object"]},
+        "inputs": {"type": ["array", "object"]},
+        "params": output,
+        "parameters": output,
+    }
+    summary = "The default model, in the forms of SageMaker, MLflow and Vertex AI."
+    answer = {"type": "object", "required": ["predictions"], "properties": {"predictions": {"type": "array"}}}
+    return _of_any_model("invocations", summary, body, answer)
+
+
+def _of_any_model(operation: str, summary: str, body: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A prediction path of whichever model is the default one."""
+    content = {"application/json": {"schema": {"type": "object", "properties": body}}, **_OTHER_FORMS}
     post = {
-        "operationId": "predict",
-        "summary": 'The same bodies for the default model, or for the one that "model" names.',
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {
-                            "model": _TEXT,
-                            "version": {"type": ["integer", "string"]},
-                            "label": _TEXT,
-                            "instances": {"type": ["array", "object"]},
-                            "inputs": {"type": ["array", "object"]},
-                        },
-                    }
-                }
-            },
-        },
+        "operationId": operation,
+        "summary": summary,
+        "requestBody": {"required": True, "content": content},
         "responses": {
-            "200": {
-                "description": "The predictions, in the order of the rows.",
-                "content": {"application/json": {"schema": {"type": "object"}}},
-            },
+            "200": _predictions(answer),
             **{status: _problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
         },
     }
     return {"post": post}
+
+
+def _predictions(schema: Mapping[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema}, **_OTHER_FORMS}
+    return {"description": "The predictions, in the order of the rows, as Accept asks.", "content": content}
 
 
 def _get(summary: str, operation: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ A prediction, top to bottom, is `_predict`. Whatever goes wrong anywhere is rais
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,16 +19,18 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import RowcastError
-from service import metrics, oip_routes, openapi, problems
-from service.asking import answer, aside, find, ledger_of, plain_question, read_body, whom
+from service import metrics, oip_routes, openapi, problems, scoring_routes
+from service.asking import answer, aside, find, form_question, in_form, ledger_of, plain_question, read_body, whom
 from service.description import describe, example_row
 from service.front import Front
-from service.ledger import check_key, count, open_ledger, problem_of
+from service.ledger import Ledger, check_key, count, key_of, problem_of, request_id_of
 from service.oip_routes import OipRoutes
 from service.problems import BadBody, MethodNotAllowed, NotFound, NotReady, Refused
-from service.wire import plain
+from service.scoring_routes import ScoringRoutes, form_headers
+from service.wire import forms, plain
+from service.wire.json_text import read_json
 
-FREE = oip_routes.FREE | {"/health", "/health/live", "/health/ready"}
+FREE = oip_routes.FREE | scoring_routes.FREE | {"/health", "/health/live", "/health/ready"}
 """What needs no key: probes."""
 
 REPLACED = frozenset({"/", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
@@ -40,7 +43,7 @@ def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
     `front` is called per request, in the process that answers it.
     """
     theirs: list[BaseRoute] = [route for route in app.router.routes if getattr(route, "path", None) not in REPLACED]
-    app.router.routes[:] = [*_Routes(front).all(), *OipRoutes(front).all(), *theirs]
+    app.router.routes[:] = [*_Routes(front).all(), *OipRoutes(front).all(), *ScoringRoutes(front).all(), *theirs]
     app.router.redirect_slashes = False  # a redirect would be built from the client's Host header
     app.add_exception_handler(HTTPException, _raise_as_problem)
     app.add_exception_handler(RequestValidationError, _raise_as_problem)
@@ -71,13 +74,18 @@ class _Routes:
     async def _predict(self, request: Request) -> Response:
         front, ledger = self._front(), ledger_of(request.scope)
         ledger.is_prediction = True
+        body, wanted = forms.of_request(*form_headers(request))
         if request.path_params:  # an unknown model is refused before its rows are uploaded
             ledger.version = find(front, request.path_params)
         raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
-        asked = await aside(len(raw), lambda: plain.read(raw))
-        version = ledger.version = find(front, whom(request.path_params, asked))
-        question = await aside(len(raw), lambda: plain_question(front.settings, version, asked))
-        return await answer(front, ledger, question)
+        if body.kind == "json":
+            asked = await aside(len(raw), lambda: plain.read(read_json(raw)))
+            version = ledger.version = find(front, whom(request.path_params, asked))
+            question = await aside(len(raw), lambda: plain_question(front.settings, version, asked))
+        else:
+            version = ledger.version = find(front, request.path_params)
+            question = await aside(len(raw), lambda: form_question(front.settings, version, body, raw))
+        return await answer(front, ledger, question if wanted.kind == "json" else in_form(question, wanted))
 
     async def _models(self, _: Request) -> Response:
         return _json({"models": sorted(self._front().catalog.live())})
@@ -105,12 +113,13 @@ class _Routes:
         live = [version for versions in front.catalog.live().values() for version in versions.values()]
         refused = list(front.catalog.failures)
         front.metrics.write_what_is_kept()
+        await asyncio.sleep(2 * metrics.KEPT_BACK_S)  # the other processes write theirs
         page = await asyncio.to_thread(front.metrics.page, live, refused, is_ready=front.not_ready() is None)
         return Response(page, headers={"content-type": metrics.CONTENT_TYPE})
 
     async def _openapi(self, _: Request) -> Response:
         front = self._front()
-        paths, needs_key = openapi.prediction_paths(front.catalog), front.settings.api_key is not None
+        paths, needs_key = openapi.prediction_paths(front.catalog), front.key is not None
         return _json(await asyncio.to_thread(openapi.document, paths, needs_key=needs_key))
 
     async def _index(self, _: Request) -> Response:
@@ -123,6 +132,7 @@ class _Routes:
                     "/v1/models",
                     "/v2",
                     "/predict",
+                    "/invocations",
                     "/openapi.json",
                     "/metrics",
                     "/health/live",
@@ -165,7 +175,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        ledger = scope["rowcast"] = open_ledger(headers)
+        request_id = request_id_of(headers) or self._front().ids.next()
+        ledger = scope["rowcast"] = Ledger(request_id, time.perf_counter())
         has_begun = False
 
         async def send_with_id(message: Message) -> None:
@@ -178,7 +189,7 @@ class Edge:
         problem: RowcastError | None = None
         try:
             if scope["path"] not in FREE:
-                check_key(self._front(), headers)
+                check_key(self._front(), key_of(headers))
             await self._app(scope, receive, send_with_id)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
             problem = problem_of(error, ledger, scope["path"])

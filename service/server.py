@@ -32,11 +32,13 @@ from litserve.utils import WorkerSetupStatus
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import metrics, process, worker
-from service.api import Rowcast
+from service import accepting, metrics, process, worker
+from service.api import Rowcast, opener
 from service.busy import busy_path
 from service.fast_lane import FastLane
 from service.front import Front, open_front
+from service.inline import OpenSession
+from service.platforms import OtherPaths
 from service.routes import add_routes
 from service.settings import Settings
 from service.watch import CannotServe, Child, check_that_all_live, end_all, watch
@@ -57,13 +59,13 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
         server.run(
             host=settings.host,
             port=settings.port,
-            num_api_servers=settings.api_processes,
+            num_api_servers=server.api_processes,
             log_level=_quieter(settings.log_level),
             generate_client_file=False,
             access_log=False,
             server_header=False,
             timeout_keep_alive=75,  # beyond the 60 s of usual load balancers: they must be the ones to hang up
-            loop="uvloop",
+            loop="service.accepting:Loop",  # uvloop, sharing the port evenly
             http=partial(FastLane, front),  # uvicorn's "httptools", answering predictions by itself
             lifespan="on",
         )
@@ -84,12 +86,14 @@ def _remove_what_hurts(app: FastAPI) -> None:
 def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Front]:
     """Routes, and in each API process a front that is open before the port is; what comes back finds it."""
     fronts: list[Front] = []  # one, made after the fork
+    open_session = _inline_opener(server, settings)
     litserves = server.app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.use_slot(f"api-{server.slot}")
-        async with litserves(app), open_front(settings, server.worker_sockets) as front:
+        server.tally.join(server.slot)
+        async with litserves(app), open_front(settings, server.worker_sockets, open_session) as front:
             fronts.append(front)
             _say_ready(server, settings, front)
             yield
@@ -102,8 +106,16 @@ def _add_what_is_ours(server: "Server", settings: Settings) -> Callable[[], Fron
         return fronts[0]
 
     add_routes(server.app, front)
+    server.app.add_middleware(OtherPaths, settings=settings, routes=list(server.app.router.routes))
     server.app.add_middleware(CountOpen, front=front)
     return front
+
+
+def _inline_opener(server: "Server", settings: Settings) -> OpenSession | None:
+    """What opens a session in an API process; None where workers have something better: a GPU, or TorchScript."""
+    if not settings.inline_s or settings.backend != "onnx" or server.is_on_gpu:
+        return None
+    return opener(settings, "cpu")
 
 
 class CountOpen:
@@ -154,6 +166,9 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
             workers_per_device=settings.workers,
             timeout=settings.deadline_s,
         )
+        self.api_processes = settings.api_processes or min(4, len(os.sched_getaffinity(0)))
+        self.tally = accepting.tally = accepting.Tally(runtime / "connections", self.api_processes)
+        self.is_on_gpu = bool(gpus) or settings.device == "cuda"
         self.uvicorn_graceful_timeout = settings.drain_s
         self.runtime = runtime
         self.slot = 0
@@ -194,6 +209,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
 
         def start(slot: int) -> BaseProcess:
             metrics.forget_process(f"api-{slot}")
+            self.tally.leave(slot)
             self.slot = slot  # the child finds it here
             started = super(Server, self)._start_server(port, 1, log_level, sockets, kind, **kwargs)
             return cast("BaseProcess", started[0])

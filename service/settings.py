@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from models.errors import RowcastError, shown
 
 PREFIX = "ROWCAST_"
+PATH = r"^/[!-~]{0,500}$"
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -51,11 +52,19 @@ class Settings(BaseSettings):
     api_key: Annotated[
         SecretStr | None, Field(min_length=8, description="If set, every request but a health probe must carry it.")
     ] = None
+    health_path: Annotated[
+        str | None, Field(pattern=PATH, description="One more path that answers as `/ping` does.")
+    ] = None
+    predict_path: Annotated[
+        str | None, Field(pattern=PATH, description="One more path that answers as `/invocations` does.")
+    ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="The least important lines that are logged.")
     ] = "info"
 
-    api_processes: Annotated[Count, Field(le=64, description="Processes that speak HTTP.")] = 1
+    api_processes: Annotated[
+        Count | None, Field(le=64, description="Processes that speak HTTP. Unset: one per core, four at most.")
+    ] = None
     workers: Annotated[Count, Field(le=64, description="Inference workers (per GPU, where there are GPUs).")] = 1
     backend: Annotated[
         Literal["onnx", "torchscript"], Field(description="What runs the network; torchscript needs torch installed.")
@@ -72,6 +81,15 @@ class Settings(BaseSettings):
     ] = 200_000
     deadline_s: Annotated[Seconds, Field(description="How long a request may take before it is answered 504.")] = 30.0
     drain_s: Annotated[Seconds, Field(description="How long requests in flight may take once the server ends.")] = 20.0
+    inline_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="A batch that takes no longer is computed in the API process itself, on a CPU and with onnx; "
+            "0: workers compute all of them.",
+        ),
+    ] = 0.001
     hang_s: Annotated[
         Seconds,
         Field(

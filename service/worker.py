@@ -20,7 +20,7 @@ from models.proof import Answers, Session, prove
 from models.repository import Repository, Version
 from models.schema import Matrix
 from service.busy import Busy, busy_path
-from service.frames import LENGTH, BadFrame, Reply, Request, Status, What, key_of, read_request, reply_bytes
+from service.frames import LENGTH, BadFrame, Reply, Request, Status, What, read_request, reply_bytes
 
 OpenSession = Callable[[Version], Session]
 _MOST_BYTES = 1 << 33  # of one frame; far above what the limits of an API process let through
@@ -103,7 +103,7 @@ class Engine:
         self._check(version)
         session = self._open_session(version)
         prove(version.manifest, version.proof(), session)
-        key = key_of(version)
+        key = version.key
         self._opened[key] = _Opened(version, session, time.monotonic())
         return key
 

@@ -59,7 +59,7 @@ class OnnxSession:
         """The answers for a matrix [N, F], N from 0."""
         if len(matrix) == 0:
             return no_answers(self._manifest)
-        return dict(zip(self._outputs, self._session.run(None, {INPUT: matrix}), strict=True))
+        return dict(zip(self._outputs, self._session.run(self._outputs, {INPUT: matrix}), strict=True))
 
 
 def no_answers(manifest: Manifest) -> Answers:

@@ -80,7 +80,7 @@ def _output(version: Version, wanted: Wanted, answers: Answers) -> tuple[npt.NDA
     labels = class_numbers(version, classes, answers)
     if wanted.name == "label":
         return np.array(labels, "<i8"), [len(labels)]
-    names = _class_names(version)
+    names = class_names(version)
     if wanted.name == CLASS:
         return [names[number] for number in labels], [len(labels)]
     probabilities, shape = _numbers(version, wanted.name, answers)
@@ -95,7 +95,8 @@ def _numbers(version: Version, name: str, answers: Answers) -> tuple[npt.NDArray
 
 
 @lru_cache(maxsize=256)
-def _class_names(version: Version) -> Sequence[str]:
+def class_names(version: Version) -> Sequence[str]:
+    """The text of each class."""
     return [category_text(label) or "" for label in version.manifest.classes or ()]
 
 

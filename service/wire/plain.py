@@ -12,6 +12,7 @@ once, the last time. docs/reference/http.md says all of it to those who send req
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -22,7 +23,7 @@ from models.repository import Version
 from models.schema import Matrix, Schema
 from service.problems import BadBody, TooLarge
 from service.wire.answers import class_numbers, finite
-from service.wire.json_text import read_json
+from service.wire.json_text import texts_of_numbers, texts_of_rows
 
 _KEYS = ("instances", "inputs", "model", "version", "label", "signature_name", "parameters")
 _MOST_DIGITS = 18
@@ -67,13 +68,21 @@ class Request:
         return schema.encode(rows)
 
 
-def read(raw: bytes) -> Request:
-    """What a body asks for. Its rows are not looked at yet.
+def only_row(body: object) -> object:
+    """The row of a body that holds nothing but one row in a list, as most do; None for any other body."""
+    if type(body) is dict and len(body) == 1:
+        rows = body.get("instances")
+        if type(rows) is list and len(rows) == 1:
+            return rows[0]
+    return None
+
+
+def read(body: object) -> Request:
+    """What the JSON of a body asks for. Its rows are not looked at yet.
 
     Raises:
-        BadBody: it is no JSON object of this grammar.
+        BadBody: it is no object of this grammar.
     """
-    body = read_json(raw)
     if not isinstance(body, dict):
         raise BadBody('the body must be a JSON object with "instances" or "inputs"', shown(body))
     for key in body:
@@ -112,12 +121,60 @@ def write(version: Version, answers: Answers) -> bytes:
     else:
         probabilities = finite(version, "probabilities", answers)  # [N, C]
         answer = {
-            "predictions": [manifest.classes[number] for number in class_numbers(version, manifest.classes, answers)],
+            "predictions": list(map(manifest.classes.__getitem__, class_numbers(version, manifest.classes, answers))),
             "probabilities": probabilities,
             "classes": manifest.classes,
         }
-    answer |= {"model_name": version.name, "model_version": str(version.number)}
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(answer | _tail(version), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def write_rows(version: Version, answers: Answers) -> list[bytes]:
+    """For each row of an answer, the very bytes that `write` makes of that row alone.
+
+    Raises:
+        ModelFailed: as `write` does, when one of them is not finite or no class.
+    """
+    manifest = version.manifest
+    pieces = _pieces(version)
+    if manifest.classes is None:
+        prediction = finite(version, "prediction", answers)
+        numbers = texts_of_rows(prediction) if len(manifest.targets) > 1 else texts_of_numbers(prediction[:, 0])
+        return [pieces.before + text + pieces.after for text in numbers]
+    numbers = texts_of_rows(finite(version, "probabilities", answers))
+    labels = class_numbers(version, manifest.classes, answers)
+    return [pieces.classes[label] + text + pieces.after for label, text in zip(labels, numbers, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """What is the same in every answer of a version with one row.
+
+    Attributes:
+        before: what stands before the numbers; empty for a classification.
+        classes: for each class what stands before the probabilities.
+        after: what follows the numbers.
+    """
+
+    before: bytes
+    classes: list[bytes]
+    after: bytes
+
+
+@lru_cache(maxsize=256)
+def _pieces(version: Version) -> _Pieces:
+    manifest = version.manifest
+    tail = _tail(version)
+    if manifest.classes is not None:
+        after = b"]," + orjson.dumps({"classes": manifest.classes, **tail})[1:]
+        before = [orjson.dumps({"predictions": [label]})[:-1] + b',"probabilities":[' for label in manifest.classes]
+        return _Pieces(b"", before, after)
+    if len(manifest.targets) > 1:
+        tail = {"targets": manifest.targets, **tail}
+    return _Pieces(b'{"predictions":[', [], b"]," + orjson.dumps(tail)[1:])
+
+
+def _tail(version: Version) -> dict[str, Any]:
+    return {"model_name": version.name, "model_version": str(version.number)}
 
 
 def version_number(text: str) -> int | None:

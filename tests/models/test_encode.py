@@ -444,3 +444,82 @@ def test_a_value_nested_a_hundred_thousand_lists_deep_is_refused_like_any_list()
     assert (
         sentence_of(EVERY_KIND.encode, deep) == "row 0: must have 4 values ('size', 'place', 'garden', 'sold'), got 1"
     )
+
+
+LINES = st.sampled_from(
+    [
+        Schema(datatype="FP32", features=EVERY_KIND.features[:3]),
+        Schema(datatype="FP64", features=EVERY_KIND.features[:3]),
+        Schema(features=(NumberFeature(name="size"), NumberFeature(name="place"), NumberFeature(name="garden"))),
+    ]
+)
+values_of_anything = any_json | st.floats() | st.sampled_from(["hill", "true", "3", 3, True, None, 2**70, 1e300])
+row_of_anything = (
+    any_json
+    | st.lists(values_of_anything, min_size=2, max_size=4)
+    | st.fixed_dictionaries(dict.fromkeys(NAMES[:3], values_of_anything))
+    | st.dictionaries(st.sampled_from([*NAMES[:3], "siez"]), values_of_anything)
+)
+
+
+@given(LINES, st.lists(row_of_anything, max_size=5))
+def test_lines_are_stacked_to_what_encode_makes_of_their_rows_or_refused_in_its_words(schema, rows):
+    lines, plain = [], []
+    for row in rows:
+        line = schema.line_of(row)
+        if line is None:
+            continue
+        lines.append(line)
+        plain.append(list(row) if isinstance(row, list) else [row[name] for name in schema.names])
+    if lines:
+        error = refusal(schema.encode, plain)
+        assert str(refusal(schema.stack, lines)) == str(error)
+        if error is None:
+            stacked, encoded = schema.stack(lines), schema.encode(plain)
+            assert stacked.dtype == encoded.dtype
+            assert stacked.flags.c_contiguous
+            np.testing.assert_array_equal(stacked, encoded)
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ([80.5, "3", True], [80.5, 2.0, True]),
+        ([7, "hill", None], [7, 0.0, None]),
+        ([None, "moon", False], [None, 3.0, False]),
+        ({"garden": True, "size": 1.5, "place": "true"}, [1.5, 1.0, True]),
+        ([80.5, "3"], None),
+        ([80.5, 3, True], None),
+        (["80.5", "3", True], None),
+        ([80.5, "3", 1], None),
+        ({"garden": True, "size": 1.5, "plcae": "true"}, None),
+        ("row", None),
+        (None, None),
+    ],
+)
+def test_an_ordinary_row_is_a_line_and_every_other_is_left_to_encode(row, line):
+    assert Schema(features=EVERY_KIND.features[:3]).line_of(row) == line
+
+
+def test_a_schema_with_moments_has_no_lines():
+    assert EVERY_KIND.line_of([1.0, "hill", True, "2024-05-31"]) is None
+
+
+NUMBER_ROWS = st.lists(
+    st.lists(st.floats() | st.integers() | st.sampled_from([None, True, "1", 10**400, 1e39]), min_size=2, max_size=2)
+    | st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=2),
+    max_size=4,
+)
+
+
+@given(NUMBER_ROWS, st.sampled_from(["FP32", "FP64"]))
+def test_rows_of_numbers_are_encoded_as_their_columns_are(rows, datatype):
+    schema = Schema(datatype=datatype, features=(NumberFeature(name="a"), NumberFeature(name="b")))
+    columns = {"a": [row[0] for row in rows], "b": [row[1] for row in rows]}
+    error = refusal(schema.encode_columns, columns)
+    assert str(refusal(schema.encode, rows)) == str(error)
+    if error is None:
+        matrix = schema.encode(rows)
+        np.testing.assert_array_equal(matrix, schema.encode_columns(columns))
+        assert matrix.dtype == schema.encode_columns(columns).dtype
+        assert matrix.flags.c_contiguous

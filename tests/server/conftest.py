@@ -66,11 +66,13 @@ class Server:
     def __init__(self, repository: Path, log: Path, **settings: Any) -> None:
         self.port = int(settings.pop("port", 0)) or free_port()
         self.log = log
+        arguments = settings.pop("arguments", ())
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROWCAST_", "PROMETHEUS_"))}
-        chosen = {"repository": repository, "host": "127.0.0.1", "port": self.port, "poll_s": 0.1} | settings
+        chosen = {"repository": repository, "host": "127.0.0.1", "port": self.port, "poll_s": 0.1, "api_processes": 1}
+        chosen |= settings
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service"],
+                [sys.executable, "-m", "service", *arguments],
                 cwd=CHECKOUT,
                 env=kept | {f"ROWCAST_{name.upper()}": str(value) for name, value in chosen.items()},
                 stdout=output,

@@ -42,7 +42,7 @@ def in_flight(server, clients, count):
 @pytest.mark.parametrize("api_processes", [1, 2])
 def test_a_signal_lets_requests_in_flight_finish(start, number, api_processes):
     """Facts 1, 22, 23: LitServe dies at once, drains nothing and leaves its children."""
-    server = start(api_processes=api_processes, hang_s=HELD)
+    server = start(api_processes=api_processes, hang_s=HELD, inline_s=0)
     (worker,) = server.workers
     os.kill(worker, signal.SIGSTOP)
     with ThreadPoolExecutor(20) as clients:
@@ -55,7 +55,7 @@ def test_a_signal_lets_requests_in_flight_finish(start, number, api_processes):
 
 
 def test_a_signal_to_the_whole_group_and_twice_lets_requests_finish_too(start):
-    server = start(hang_s=HELD)
+    server = start(hang_s=HELD, inline_s=0)
     (worker,) = server.workers
     os.kill(worker, signal.SIGSTOP)
     with ThreadPoolExecutor(20) as clients:
@@ -70,7 +70,7 @@ def test_a_signal_to_the_whole_group_and_twice_lets_requests_finish_too(start):
 
 
 def test_requests_that_take_too_long_do_not_hold_up_the_end(start):
-    server = start(drain_s=1, hang_s=HELD)
+    server = start(drain_s=1, hang_s=HELD, inline_s=0)
     os.kill(server.workers[0], signal.SIGSTOP)
     with ThreadPoolExecutor(2) as clients:
         in_flight(server, clients, 2)

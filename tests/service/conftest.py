@@ -7,11 +7,12 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import settings
 from prometheus_client import values
-from pydantic import SecretStr
 
 from models.repository import Repository
 from service import metrics
+from service.coalescer import Batch
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
+from service.request_ids import RequestIds
 from service.routes import add_routes
 from tests.service import tiny
 
@@ -57,6 +58,7 @@ class Answering:
         self.failure: Exception | None = None
         self.answer = tiny.answer
         self.matrices = []
+        self.tasks = {}
 
     async def predict(self, version, matrix, deadline_s):
         self.matrices.append(matrix)
@@ -65,19 +67,26 @@ class Answering:
         assert deadline_s > 0
         return self.answer(version.name, matrix)
 
-    def submit(self, version, matrix, deadline_s, tell):
+    def submit(self, job):
         """What `predict` returns or raises, told in a later turn of the event loop."""
+        matrix = job.version.schema.stack([job.line]) if job.matrix is None else job.matrix
 
         def settle(task):
-            if not task.cancelled():
-                tell(task.exception() or task.result())
+            if task.cancelled():
+                return
+            if task.exception() is not None:
+                job.refused(task.exception())
+                return
+            batch = Batch(job.version, [job], job.rows)
+            batch.answers = task.result()
+            job.answered(batch, 0)
 
-        job = asyncio.ensure_future(self.predict(version, matrix, deadline_s))
-        job.add_done_callback(settle)
-        return job
+        self.tasks[job] = asyncio.ensure_future(self.predict(job.version, matrix, job.deadline - job.arrived))
+        self.tasks[job].add_done_callback(settle)
 
     def withdraw(self, job):
-        job.cancel()
+        if job in self.tasks:
+            self.tasks[job].cancel()
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +121,9 @@ def counts(tmp_path, monkeypatch):
 def front(root, counts):
     assert counts.is_dir()
     return SimpleNamespace(
-        settings=SimpleNamespace(max_body_bytes=100_000, max_rows=1000, deadline_s=5.0, api_key=None),
+        settings=SimpleNamespace(max_body_bytes=100_000, max_rows=1000, deadline_s=5.0),
+        key=None,
+        ids=RequestIds(),
         catalog=Shelf(root),
         coalescer=Answering(),
         metrics=metrics.Metrics(),
@@ -158,5 +169,5 @@ class Client:
 @pytest.fixture
 def key(front):
     """The server's key, set."""
-    front.settings.api_key = SecretStr("correct horse")
+    front.key = b"correct horse"
     return "correct horse"

@@ -1,12 +1,14 @@
 import asyncio
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.coalescer import MOST_LOSSES, Coalescer
+from service.coalescer import MOST_LOSSES, Coalescer, Job
 from service.frames import Reply, Status
+from service.inline import Inline, InlineSession
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
 
 
@@ -40,9 +42,13 @@ class Doubling:
             done(Reply(Status.OK, 0.001, answers={"prediction": matrix * 2}))
 
 
-def coalescer_of(lanes, seen=None, max_batch_rows=100, max_waiting_rows=1000):
+def coalescer_of(lanes, seen=None, max_batch_rows=100, max_waiting_rows=1000, inline=None):
     return Coalescer(
-        lanes, lambda *batch: seen.append(batch) if seen is not None else None, max_batch_rows, max_waiting_rows
+        lanes,
+        inline or Inline(None, 0.0),
+        lambda *batch: seen.append(batch) if seen is not None else None,
+        max_batch_rows=max_batch_rows,
+        max_waiting_rows=max_waiting_rows,
     )
 
 
@@ -238,16 +244,32 @@ def test_a_job_without_rows_is_answered_with_none(versions):
     assert asyncio.run(ask())["prediction"].shape == (0, 1)
 
 
+class Noting(Job):
+    """A job that notes what it is told."""
+
+    def __init__(self, told, name, version, *values, line=None, deadline_s=5.0) -> None:
+        self.told, self.name, self.version = told, name, version
+        self.matrix, self.line, self.rows = (None, line, 1) if line else (rows(*values), None, len(values))
+        self.arrived = time.perf_counter()
+        self.deadline = self.arrived + deadline_s
+
+    def answered(self, batch, start):
+        self.told.append((self.name, batch.answers_of(start, self.rows)["prediction"].ravel().tolist()))
+
+    def refused(self, problem):
+        self.told.append((self.name, problem))
+
+
 def test_whoever_submits_is_told_once_and_later_and_not_at_all_after_withdrawing(versions):
     async def ask():
         lanes, told = Doubling(), []
         coalescer = coalescer_of(lanes, max_waiting_rows=2)
-        tell = {name: lambda outcome, name=name: told.append((name, outcome)) for name in ("first", "late", "gone")}
-        coalescer.submit(versions["line"], rows(1), 5.0, tell["first"])
+        coalescer.submit(Noting(told, "first", versions["line"], 1))
         assert told == []
         await turns()
-        coalescer.submit(versions["line"], rows(2), 0.0, tell["late"])
-        gone = coalescer.submit(versions["line"], rows(3), 5.0, tell["gone"])
+        coalescer.submit(Noting(told, "late", versions["line"], 2, deadline_s=0.0))
+        gone = Noting(told, "gone", versions["line"], 3)
+        coalescer.submit(gone)
         coalescer.withdraw(gone)
         await turns()
         lanes.reply()
@@ -257,4 +279,98 @@ def test_whoever_submits_is_told_once_and_later_and_not_at_all_after_withdrawing
 
     (late, passed), (first, answers) = asyncio.run(ask())
     assert (late, type(passed)) == ("late", DeadlinePassed)
-    assert (first, answers["prediction"].item()) == ("first", 2)
+    assert (first, answers) == ("first", [2])
+
+
+def test_a_deadline_that_is_far_passes_as_well_whether_the_job_waits_or_is_out(versions):
+    async def ask():
+        lanes, told = Doubling(), []
+        coalescer = coalescer_of(lanes)
+        coalescer.submit(Noting(told, "out", versions["line"], 1, deadline_s=0.1))
+        await turns()
+        coalescer.submit(Noting(told, "waiting", versions["line"], 2, deadline_s=0.1))
+        coalescer.submit(Noting(told, "patient", versions["line"], 3, deadline_s=9.0))
+        await asyncio.sleep(0.25)
+        assert coalescer.rows_waiting == 1
+        lanes.reply()
+        await turns()
+        lanes.reply()
+        await turns()
+        return told
+
+    told = dict(asyncio.run(ask()))
+    assert isinstance(told.pop("out"), DeadlinePassed)
+    assert isinstance(told.pop("waiting"), DeadlinePassed)
+    assert told == {"patient": [6]}
+
+
+@given(st.lists(st.lists(st.floats(-1e30, 1e30) | st.just(1e39), min_size=1, max_size=3), min_size=1, max_size=6))
+def test_lines_go_with_matrices_and_one_that_no_graph_can_read_is_refused_alone(versions, jobs):
+    async def ask():
+        lanes, told = Doubling(at_once=True), []
+        coalescer = coalescer_of(lanes)
+        for name, values in enumerate(jobs):
+            if len(values) == 1:
+                coalescer.submit(Noting(told, name, versions["line"], line=values))
+            else:
+                coalescer.submit(Noting(told, name, versions["line"], *[min(value, 1e30) for value in values]))
+        while len(told) < len(jobs):
+            await turns(1)
+        return dict(told)
+
+    told = asyncio.run(ask())
+    for name, values in enumerate(jobs):
+        if values == [1e39]:
+            assert (told[name].row, told[name].feature) == (0, "x")
+        else:
+            right = np.array([min(value, 1e30) for value in values], np.float32) * 2
+            np.testing.assert_array_equal(np.array(told[name], np.float32), right)
+
+
+class Tripling:
+    """A session that triples, or fails on a 13."""
+
+    def __init__(self) -> None:
+        self.ran = []
+
+    def run(self, matrix):
+        self.ran.append(len(matrix))
+        if (matrix == 13).any():
+            raise RuntimeError
+        return {"prediction": matrix * 3}
+
+
+class Here:
+    """What `Inline` offers: one session for batches of up to so many rows."""
+
+    def __init__(self, most_rows) -> None:
+        self.tripling = Tripling()
+        self.inline_session = InlineSession(self.tripling.run, most_rows)
+
+    def session(self, _):
+        return self.inline_session
+
+
+def test_small_batches_are_computed_here_and_large_ones_are_sent(versions):
+    async def ask():
+        lanes, here = Doubling(at_once=True), Here(most_rows=2)
+        coalescer = coalescer_of(lanes, inline=here)
+        jobs = start(coalescer, versions["line"], rows(1), rows(2), rows(3), rows(4, 5, 6))
+        answers = await asyncio.gather(*jobs)
+        return [answer["prediction"].ravel().tolist() for answer in answers], here.tripling.ran, len(lanes.sent)
+
+    answers, ran, sent = asyncio.run(ask())
+    assert answers == [[3], [6], [9], [8, 10, 12]]
+    assert (ran, sent) == ([2, 1], 1)
+
+
+def test_a_batch_that_fails_here_is_repeated_job_by_job(versions):
+    async def ask():
+        coalescer = coalescer_of(Doubling(at_once=True), inline=Here(most_rows=10))
+        return await asyncio.gather(
+            *start(coalescer, versions["line"], rows(1), rows(13), rows(2)), return_exceptions=True
+        )
+
+    one, guilty, two = asyncio.run(ask())
+    assert (one["prediction"].item(), two["prediction"].item()) == (3, 6)
+    assert isinstance(guilty, ModelFailed)

@@ -124,6 +124,7 @@ def ask(front, app, *chunks, fast=True, count=1):
 
 def counted(front):
     """Requests by model, version and code."""
+    front.metrics.write_what_is_kept()
     samples = front.metrics._requests.collect()[0].samples
     total = Counter()
     for sample in samples:
@@ -189,6 +190,41 @@ ONCE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max
 def test_both_lanes_answer_the_same_to_any_body(front, app, body, path):
     slow, fast, _ = both(front, app, request(body, "X-Request-Id: mine", path=path))
     assert fast == slow
+
+
+def tensor(name, datatype, shape, *data):
+    return {"name": name, "datatype": datatype, "shape": shape, "data": list(data)}
+
+
+PLAIN_OIP = {
+    "line": [
+        [tensor("x", datatype, shape, value)]
+        for datatype in ("FP32", "FP64", "INT64")
+        for shape in ([1], [1, 1], [2], [1, 2])
+        for value in (3.5, 4, 1e39, None, True, "3", 2**60, [3.5])
+    ],
+    "pair": [
+        *([tensor("features", "FP32", [1, 2], a, 1.5)] for a in (2.5, 3, 1e39, -1e39, None, "x")),
+        *([tensor("a", "FP32", [1], a), tensor("b", "FP64", [1, 1], 1.5)] for a in (2.5, 3, 1e39, None)),
+        [tensor("b", "FP32", [1], 1.5), tensor("a", "FP32", [1], 2.5)],
+        [tensor("a", "FP32", [1], 1.5)],
+    ],
+    "coin": [[tensor("x", "FP32", [1, 1], value)] for value in (-2.5, 0.0, 7)],
+}
+
+
+@pytest.mark.parametrize("name", PLAIN_OIP)
+@pytest.mark.parametrize(
+    "more", [{}, {"id": "7"}, {"id": 'a"b'}, {"id": "é"}, {"id": ""}, {"id": 7}, {"parameters": {}}]
+)
+def test_both_lanes_answer_the_same_to_a_row_of_the_open_inference_protocol(front, app, name, more):
+    for inputs in PLAIN_OIP[name]:
+        raw = request(
+            json.dumps({"inputs": inputs, **more}).encode(), "X-Request-Id: mine", path=f"/v2/models/{name}/infer"
+        )
+        slow, fast, handed_over = both(front, app, raw)
+        assert fast == slow
+        assert not handed_over
 
 
 @given(matrix=st.lists(st.floats(-9, 9, width=32), max_size=5), claimed=st.sampled_from([None, "0", "7", "x"]))
@@ -289,6 +325,40 @@ def test_a_request_may_come_in_any_pieces(front, app, data):
     chunks = [raw[start:end] for start, end in zip([0, *cuts], [*cuts, len(raw)], strict=True) if end > start]
     answers, _ = ask(front, app, *chunks, count=2)
     assert [status for status, _, _ in answers] == [200, 400]
+
+
+REQUESTS = st.builds(
+    lambda body, path, headers: request(body, *headers, path=path),
+    st.sampled_from([GOOD, b'{"instances": [[4]]}', b'{"instances": [{"x": 5}]}', b"broken", b'{"instances": [[""]]}']),
+    st.sampled_from(["/predict", LINE, "/v1/models/coin:predict", "/v1/models/nobody:predict"]),
+    st.sampled_from([(), ("X-Request-Id: mine",), ("X-Request-Id: yours",)]),
+)
+
+
+@given(st.lists(REQUESTS, min_size=2, max_size=6), st.data())
+@ONCE
+def test_a_head_that_comes_again_is_read_as_it_was_the_first_time(front, app, requests, data):
+    async def talk(fast):
+        connection, said = Connection(front, app, fast=fast), []
+        for raw in requests:
+            cut = data.draw(st.integers(1, len(raw))) if fast else len(raw)
+            await connection.send(*filter(None, (raw[:cut], raw[cut:])))
+            ((status, headers, body),) = await connection.answers()
+            if status == 200:
+                said.append((status, body))
+            else:
+                answer = json.loads(body)
+                said.append((status, answer["code"], answer["error"]))
+            said.append(headers["x-request-id"] in ("mine", "yours"))
+        await connection.close()
+        return said
+
+    assert asyncio.run(talk(fast=True)) == asyncio.run(talk(fast=False))
+
+
+def test_ids_are_never_given_twice(front, app):
+    answers, _ = ask(front, app, *[request()] * 5, count=5)
+    assert len({headers["x-request-id"] for _, headers, _ in answers}) == 5
 
 
 def test_pipelined_requests_are_answered_in_order_whoever_answers_them(front, app):

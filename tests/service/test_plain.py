@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from models.errors import BadRow, RowcastError
 from service.problems import BadBody, ModelFailed, TooLarge
 from service.wire import plain
+from service.wire.json_text import read_json
 from tests.service.tiny import SCHEMAS
 
 ANYTHING = st.recursive(
@@ -25,7 +26,7 @@ PAIR = [[5.0, 2.0], [1.0, math.nan]]
 
 def encode(name, body, most_rows=1000):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return plain.read(raw).encode(SCHEMAS[name], most_rows)
+    return plain.read(read_json(raw)).encode(SCHEMAS[name], most_rows)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_of_a_key_that_stands_twice_the_last_counts():
 )
 def test_a_body_that_is_no_request_says_what_it_should_be(body, sentence):
     with pytest.raises(BadBody) as caught:
-        plain.read(body)
+        plain.read(read_json(body))
     assert str(caught.value).startswith(sentence)
 
 
@@ -105,9 +106,9 @@ def test_an_infinite_number_is_a_bad_row_or_no_json(value):
 
 
 def test_whom_a_body_asks_is_read():
-    request = plain.read(b'{"instances": [], "model": "line", "version": "12"}')
+    request = plain.read(read_json(b'{"instances": [], "model": "line", "version": "12"}'))
     assert (request.model, request.version, request.label) == ("line", 12, None)
-    assert plain.read(b'{"instances": [], "label": "stable"}').label == "stable"
+    assert plain.read(read_json(b'{"instances": [], "label": "stable"}')).label == "stable"
 
 
 @pytest.mark.parametrize(
@@ -127,14 +128,14 @@ def test_more_rows_than_allowed_are_refused_before_they_are_encoded(body):
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_request_or_a_problem(raw):
     with contextlib.suppress(RowcastError):
-        plain.read(raw).encode(SCHEMAS["flowers"], 100)
+        plain.read(read_json(raw)).encode(SCHEMAS["flowers"], 100)
 
 
 @given(ANYTHING, st.sampled_from(["instances", "inputs", "model", "x"]), st.sampled_from(sorted(SCHEMAS)))
 def test_any_json_is_a_matrix_or_a_problem(value, key, name):
     body = json.dumps({"instances": [], key: value} if key not in ("instances", "inputs") else {key: value})
     with contextlib.suppress(RowcastError):
-        matrix = plain.read(body.encode()).encode(SCHEMAS[name], 100)
+        matrix = plain.read(read_json(body.encode())).encode(SCHEMAS[name], 100)
         assert matrix.shape[1] == len(SCHEMAS[name].columns)
 
 
@@ -153,6 +154,39 @@ def test_an_answer_that_is_a_slice_of_a_batch_is_written_like_any_other():
     batch = np.arange(12, dtype=np.float32).reshape(6, 2)
     written = orjson.loads(plain.write(regression(2), {"prediction": batch[::2]}))
     assert written["predictions"] == [[0, 1], [4, 5], [8, 9]]
+
+
+@given(hnp.arrays(np.float32, st.tuples(st.integers(1, 8), st.integers(1, 3)), elements=FLOAT32), st.data())
+def test_answers_that_are_written_at_once_are_those_that_are_written_one_by_one(versions, numbers, data):
+    if numbers.shape[1] == 1:
+        version, answers = versions["line"], {"prediction": numbers}
+    else:
+        name = "coin" if numbers.shape[1] == 2 else "flowers"
+        label = data.draw(hnp.arrays(np.int64, len(numbers), elements=st.integers(0, numbers.shape[1] - 1)))
+        version, answers = versions[name], {"probabilities": numbers, "label": label}
+    together = [(version, answers)]
+    if numbers.shape[1] == 2:
+        together.append((versions["pair"], {"prediction": numbers}))
+    for version, answers in together:
+        alone = [{name: values[row : row + 1] for name, values in answers.items()} for row in range(len(numbers))]
+        assert plain.write_rows(version, answers) == [plain.write(version, one) for one in alone]
+
+
+@pytest.mark.parametrize(
+    ("body", "row"),
+    [
+        ({"instances": [[1, 2]]}, [1, 2]),
+        ({"instances": [{"x": 1}]}, {"x": 1}),
+        ({"instances": [[1], [2]]}, None),
+        ({"instances": {"x": 1}}, None),
+        ({"instances": []}, None),
+        ({"inputs": [[1, 2]]}, None),
+        ({"instances": [[1]], "model": "m"}, None),
+        ([[1]], None),
+    ],
+)
+def test_a_body_of_one_row_and_nothing_else_is_known(body, row):
+    assert plain.only_row(body) == row
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

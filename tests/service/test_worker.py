@@ -13,7 +13,7 @@ import pytest
 from models.errors import BadVersion
 from models.repository import Repository
 from service import worker
-from service.frames import Request, Status, What, key_of, request_bytes
+from service.frames import Request, Status, What, request_bytes
 from service.lanes import LANES_PER_WORKER, Lanes
 from service.worker import Engine, NothingToServe
 from tests.service import tiny
@@ -53,7 +53,7 @@ class Breaking(Honest):
 def test_a_version_is_proven_before_it_answers(root, versions):
     engine = Engine(Repository(root), Honest)
     engine.open_all()
-    answers = engine.run(key_of(versions["pair"]), PAIR_ROW)
+    answers = engine.run(versions["pair"].key, PAIR_ROW)
     np.testing.assert_array_equal(answers["prediction"], [[7, 3]])
 
 
@@ -70,8 +70,8 @@ def test_a_bad_version_does_not_stop_the_others(root, tmp_path, versions):
     graph.write_bytes(graph.read_bytes()[:-1])
     engine = Engine(Repository(tmp_path / "published"), Honest)
     engine.open_all()
-    assert engine.answer(Request(What.PREDICT, key_of(versions["pair"]), PAIR_ROW)).status is Status.OK
-    refused = engine.answer(Request(What.OPEN, key_of(versions["coin"]), PAIR_ROW))
+    assert engine.answer(Request(What.PREDICT, versions["pair"].key, PAIR_ROW)).status is Status.OK
+    refused = engine.answer(Request(What.OPEN, versions["coin"].key, PAIR_ROW))
     assert (refused.status, refused.sentence.startswith("coin/1: model.onnx is not the file")) == (Status.REFUSED, True)
 
 
@@ -81,17 +81,17 @@ def test_an_empty_repository_opens(tmp_path):
 
 def test_a_version_published_later_is_opened_when_asked_for(root, versions):
     engine = Engine(Repository(root), Honest)
-    assert engine.answer(Request(What.OPEN, key_of(versions["pair"]), PAIR_ROW)).status is Status.OK
+    assert engine.answer(Request(What.OPEN, versions["pair"].key, PAIR_ROW)).status is Status.OK
 
 
 def test_a_session_that_breaks_on_the_proof_refuses_its_version(root, versions):
     with pytest.raises(BadVersion, match="does not run on its proof"):
-        Engine(Repository(root), Breaking).open(key_of(versions["pair"]))
+        Engine(Repository(root), Breaking).open(versions["pair"].key)
 
 
 def test_another_version_in_the_same_place_is_not_taken_for_the_first(tmp_path):
     first = tiny.publish(tmp_path, "pair")
-    key = key_of(first).replace("@", "@0")
+    key = first.key.replace("@", "@0")
     with pytest.raises(BadVersion, match="another version stands in its place"):
         Engine(Repository(tmp_path), Honest).open(key)
 
@@ -99,9 +99,9 @@ def test_another_version_in_the_same_place_is_not_taken_for_the_first(tmp_path):
 def test_a_failing_session_fails_its_batch_and_tells_nothing_of_the_machine(root, versions):
     opened = []
     engine = Engine(Repository(root), lambda version: opened.append(Honest(version)) or opened[-1])
-    engine.open(key_of(versions["pair"]))
+    engine.open(versions["pair"].key)
     opened[0].fail = True
-    reply = engine.answer(Request(What.PREDICT, key_of(versions["pair"]), PAIR_ROW))
+    reply = engine.answer(Request(What.PREDICT, versions["pair"].key, PAIR_ROW))
     assert (reply.status, reply.sentence) == (Status.FAILED, "the session failed: RuntimeError")
 
 
@@ -110,7 +110,7 @@ def test_a_row_whose_answer_is_not_finite_leaves_its_batch_mates_alone(root, ver
     engine = Engine(Repository(root), Honest)
     matrix = np.array([[5, 2], [3e38, 3e38], [1, 1]], dtype=np.float32)
     with np.errstate(over="ignore"):  # ONNX Runtime says nothing either
-        reply = engine.answer(Request(What.PREDICT, key_of(versions["pair"]), matrix))
+        reply = engine.answer(Request(What.PREDICT, versions["pair"].key, matrix))
     assert reply.status is Status.OK
     np.testing.assert_array_equal(reply.answers["prediction"], [[7, 3], [np.inf, 0], [2, 0]])
 
@@ -121,12 +121,12 @@ def test_a_deleted_version_is_kept_while_it_is_asked_for_and_then_forgotten(tmp_
     engine.open_all()
     shutil.rmtree(version.folder)
     engine.forget_deleted()
-    np.testing.assert_array_equal(engine.run(key_of(version), PAIR_ROW)["prediction"], [[7, 3]])
+    np.testing.assert_array_equal(engine.run(version.key, PAIR_ROW)["prediction"], [[7, 3]])
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 61)
     engine.forget_deleted()
     with pytest.raises(BadVersion):
-        engine.run(key_of(version), PAIR_ROW)
+        engine.run(version.key, PAIR_ROW)
 
 
 # ------------------------------------------------------------------------------------------- over a real unix socket
@@ -236,10 +236,10 @@ def test_a_worker_serves_with_more_descriptors_than_select_can_count(versions, r
 def test_a_worker_that_is_told_to_end_waits_for_its_connections(serving, end, versions):
     with socket.socket(socket.AF_UNIX) as api:
         until(lambda: api.connect_ex(str(serving)) == 0)
-        api.sendall(b"".join(request_bytes(What.PREDICT, key_of(versions["pair"]), PAIR_ROW)))
+        api.sendall(b"".join(request_bytes(What.PREDICT, versions["pair"].key, PAIR_ROW)))
         assert api.recv(1)  # it is being served
         end.tell()
         api.recv(1000)
-        api.sendall(b"".join(request_bytes(What.PREDICT, key_of(versions["pair"]), PAIR_ROW)))
+        api.sendall(b"".join(request_bytes(What.PREDICT, versions["pair"].key, PAIR_ROW)))
         assert api.recv(1)  # and still is
     # the fixture sees that it ends now

@@ -1,0 +1,171 @@
+"""CSV: rows as lines of values, predictions as lines of numbers or classes.
+
+A cell is read as the trainer reads it: blanks around it do not count, an empty one is missing, and so is one of
+`MISSING` where a number, a boolean or a datetime is expected.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from models.errors import BadRow, shown
+from models.proof import Answers
+from models.repository import Version
+from models.schema import Feature, Matrix, Schema, category_text
+from service.problems import BadBody, TooLarge
+from service.wire.answers import class_numbers, finite
+from service.wire.columns import check_names
+
+MISSING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "?"})
+"""Spellings of a missing value, in any case."""
+
+_PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?", re.ASCII)
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+_NEEDS_QUOTES = re.compile(r'[",\r\n]')
+
+
+def encode(raw: bytes, schema: Schema, most_rows: int, *, header: bool | None = None) -> Matrix:
+    """The lines as the matrix that the graph reads, [N, F].
+
+    With a header columns come by name, in any order; without, in the order of the features. Where `header` does not
+    say which, the first line is one if more than half of its cells are names of features.
+
+    Raises:
+        BadBody: it is no CSV in UTF-8, separated by commas.
+        TooLarge: it has more rows than `most_rows`; those beyond were not read.
+        BadRow: a line has more or fewer cells than there are columns, a column is unknown, absent or there twice, or a
+            cell is of the wrong kind; it names the row, from 0 below the header.
+    """
+    lines = _lines(raw, most_rows + 1)
+    if header is None:
+        known = set(schema.names)
+        header = bool(lines) and sum(cell.strip() in known for cell in lines[0]) * 2 > len(lines[0])
+    if header and not lines:
+        raise BadBody("the body must have a header", "nothing")
+    names = [cell.strip() for cell in lines[0]] if header else list(schema.names)
+    check_names(names, schema, "in the header")
+    rows = lines[1:] if header else lines
+    if len(rows) > most_rows:
+        raise TooLarge(most_rows, None, "rows")
+    for number, row in enumerate(rows):
+        if len(row) != len(names):
+            what = f"must have {len(names)} values, one for each " + ("name in the header" if header else "feature")
+            raise BadRow(number, None, what, str(len(row)))
+    cells = zip(*rows, strict=True) if rows else [()] * len(names)
+    features = {feature.name: feature for feature in schema.features}
+    columns: dict[str, Sequence[Any]] = {}
+    for name, column in zip(names, cells, strict=True):
+        feature = features.get(name)  # encode_columns refuses what is unknown
+        columns[name] = [] if feature is None else _read(feature, column)
+    return schema.encode_columns(columns)
+
+
+def _lines(raw: bytes, most: int) -> list[list[str]]:
+    """The cells of each line; one more line than `most` at the most. Blank lines at the end do not count."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadBody("the body must be CSV in UTF-8: it is not UTF-8") from None
+    if "\0" in text:
+        raise BadBody("the body must be CSV: it has a NUL character")
+    lines: list[list[str]] = []
+    reader = csv.reader(io.StringIO(text.rstrip("\r\n"), newline=""), strict=True)
+    try:
+        for line in reader:
+            lines.append(line)
+            if len(lines) > most:
+                break
+    except csv.Error as error:
+        raise BadBody(f"the body must be CSV: line {reader.line_num}: {error}") from None
+    return lines
+
+
+def _read(feature: Feature, cells: Sequence[str]) -> Sequence[Any]:
+    """The cells as values of the feature's kind."""
+    match feature.kind:
+        case "category":
+            return [_category(cell.strip(), feature.categories) for cell in cells]
+        case "number":
+            try:
+                if not any("_" in cell for cell in cells):  # which Python, unlike the trainer, reads in numbers
+                    return [float(cell) for cell in cells]
+            except ValueError:  # a missing one, or none at all
+                pass
+            return _each(feature, cells, _number, "must be a number")
+        case "boolean":
+            return _each(feature, cells, lambda cell: _BOOLEANS.get(cell.lower()), "must be true or false")
+        case "datetime":
+            return [None if _is_missing(cell.strip()) else cell.strip() for cell in cells]
+
+
+def _each(feature: Feature, cells: Sequence[str], read: Callable[[str], Any], expected: str) -> list[Any]:
+    values: list[Any] = []
+    for row, cell in enumerate(map(str.strip, cells)):
+        value = None if _is_missing(cell) else read(cell)
+        if value is None and not _is_missing(cell):
+            raise BadRow(row, feature.name, expected, shown(cell))
+        values.append(value)
+    return values
+
+
+def _is_missing(cell: str) -> bool:
+    return not cell or cell.lower() in MISSING
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return None if "_" in cell else float(cell)
+    except ValueError:
+        return None
+
+
+def _category(cell: str, categories: Sequence[str]) -> str | None:
+    """The text by which a category is known: a CSV's 3 and 3.0 are one, as they are for the trainer."""
+    if not cell:
+        return "" if "" in categories else None
+    if not _PLAIN_NUMBER.fullmatch(cell):
+        return cell
+    return category_text(int(cell) if cell.lstrip("+-").isdigit() and len(cell) < 20 else float(cell))
+
+
+# --------------------------------------------------------------------------------------------------- answers
+
+
+def write(version: Version, answers: Answers, *, header: bool, output: str) -> bytes:
+    """The lines of an answer: K predictions each, or a class, or with the output "probabilities" C of them.
+
+    Every float32 comes back bit by bit when its text is read and rounded to float32.
+
+    Raises:
+        ModelFailed: a number is not finite, or a label is no class.
+    """
+    manifest = version.manifest
+    if manifest.classes is None:
+        names: Sequence[str] = manifest.targets if len(manifest.targets) > 1 else ("prediction",)
+        body = _numbers(finite(version, "prediction", answers))
+    else:
+        classes = [_cell(category_text(one) or "") for one in manifest.classes]
+        probabilities = finite(version, "probabilities", answers)  # of numbers that are not, no class means anything
+        numbers = class_numbers(version, manifest.classes, answers)
+        if output == "probabilities":
+            names, body = [category_text(one) or "" for one in manifest.classes], _numbers(probabilities)
+        else:
+            names, body = ("prediction",), "".join(classes[number] + "\n" for number in numbers).encode()
+    return (",".join(map(_cell, names)) + "\n").encode() * header + body
+
+
+def _numbers(matrix: Any) -> bytes:
+    """The lines of a matrix, from its JSON: [[1.5,2.0],[3.0,4.0]]."""
+    if not len(matrix):
+        return b""
+    text = orjson.dumps(np.ascontiguousarray(matrix), option=orjson.OPT_SERIALIZE_NUMPY)
+    return text[2:-2].replace(b"],[", b"\n") + b"\n"
+
+
+def _cell(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) or text != text.strip() else text

@@ -1,0 +1,107 @@
+import asyncio
+import socket
+
+import pytest
+
+from service import accepting
+from service.accepting import Loop, Tally
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """A tally of two processes; this one is the first, the second has no connection."""
+    tally = Tally(tmp_path / "connections", 2)
+    tally.join(1)
+    tally.join(0)
+    monkeypatch.setattr(accepting, "tally", tally)
+    return tally
+
+
+class Hello(asyncio.Protocol):
+    def __init__(self, tally) -> None:
+        self.tally = tally
+
+    def connection_made(self, transport):
+        transport.write(b"hello")
+        transport.close()
+
+    def connection_lost(self, exc):
+        assert exc is None
+        self.tally.add(-1)
+
+
+def run(work):
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        return runner.run(work)
+
+
+async def serve(tally, ask):
+    """What `ask` says to the port of a server that greets."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = await asyncio.get_running_loop().create_server(lambda: Hello(tally), sock=listener)
+        try:
+            return await ask(listener.getsockname()[1])
+        finally:
+            server.close()
+            await server.wait_closed()
+
+
+async def greeted(port):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+def test_a_process_that_is_not_ahead_accepts_and_counts(shared):
+    assert run(serve(shared, greeted)) == b"hello"
+    assert not shared.is_ahead()  # what came has gone
+
+
+def test_one_that_is_ahead_accepts_what_nobody_else_takes(shared):
+    shared.add(5)
+    assert shared.is_ahead()
+    assert run(serve(shared, greeted)) == b"hello"
+
+
+def test_one_that_is_ahead_leaves_it_to_the_others(shared, monkeypatch):
+    monkeypatch.setattr(accepting, "_LEAVE_S", 60.0)
+    shared.add(5)
+
+    async def ask(port):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await greeted(port)
+        shared.leave(1)  # the other process is gone
+        return await greeted(port)
+
+    assert run(serve(shared, ask)) == b"hello"
+
+
+def test_a_socket_that_was_shut_down_is_left_alone(shared):
+    async def ask():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            await asyncio.get_running_loop().create_server(lambda: Hello(shared), sock=listener)
+            listener.shutdown(socket.SHUT_RDWR)
+            await asyncio.sleep(0.05)
+            with pytest.raises(ConnectionRefusedError):
+                await greeted(listener.getsockname()[1])
+
+    run(ask())
+
+
+def test_without_others_the_server_is_uvloops():
+    async def ask():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = await asyncio.get_running_loop().create_server(lambda: Hello(Nobody()), sock=listener)
+            answer = await greeted(listener.getsockname()[1])
+            server.close()
+            return answer
+
+    assert run(ask()) == b"hello"
+
+
+class Nobody:
+    def add(self, connections):
+        pass

@@ -1,0 +1,81 @@
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from models.errors import BadVersion
+from models.repository import Repository
+from service import inline
+from service.inline import Inline
+from service.sessions.onnx import OnnxSession
+from tests.service import tiny
+
+
+async def opened(sessions, version):
+    """The session of a version, once it is there; None if it never will be."""
+    assert sessions.session(version) is None  # it is being opened
+    await asyncio.gather(*sessions._tasks)
+    return sessions.session(version)
+
+
+def on_cpu(version):
+    return OnnxSession(version, "cpu")
+
+
+@pytest.mark.parametrize("name", ["line", "flowers"])
+def test_a_version_that_is_asked_gets_a_session_of_the_same_answers(versions, name):
+    session = asyncio.run(opened(Inline(on_cpu, 0.01), versions[name]))
+    matrix = versions[name].schema.encode([tiny.ROWS[name]] * 3)
+    for output, right in tiny.answer(name, matrix).items():
+        np.testing.assert_allclose(session.run(matrix)[output], right, rtol=1e-6)
+    assert session.most_rows >= 100
+
+
+class Slow(OnnxSession):
+    """A session that takes 2 ms, and 0.05 ms more for each row."""
+
+    def run(self, matrix):
+        time.sleep(0.002 + 0.00005 * len(matrix))
+        return super().run(matrix)
+
+
+def test_it_gets_no_more_rows_than_it_computes_in_time(versions):
+    def most_rows(most_s):
+        session = asyncio.run(opened(Inline(lambda version: Slow(version, "cpu"), most_s), versions["line"]))
+        return None if session is None else session.most_rows
+
+    assert most_rows(0.001) is None  # not even one
+    assert 1 <= most_rows(0.005) < 256 * 0.005 / (0.002 + 256 * 0.00005) + 1
+
+
+def test_without_a_way_to_open_there_is_never_a_session(versions):
+    assert asyncio.run(opened(Inline(None, 1.0), versions["line"])) is None
+
+
+def test_a_version_that_cannot_be_opened_is_left_to_the_workers(versions):
+    def refuse(version):
+        raise BadVersion(str(version), "it is damaged")
+
+    assert asyncio.run(opened(Inline(refuse, 1.0), versions["line"])) is None
+
+
+def test_a_version_that_was_deleted_is_left_to_the_workers(tmp_path):
+    tiny.publish(tmp_path, "line")
+    version = Repository(tmp_path).open("line", 1)
+    (version.folder / "model.onnx").unlink()
+    assert asyncio.run(opened(Inline(on_cpu, 1.0), version)) is None
+
+
+def test_the_least_recently_used_session_goes(versions, monkeypatch):
+    monkeypatch.setattr(inline, "_MOST_SESSIONS", 2)
+
+    async def ask():
+        sessions = Inline(on_cpu, 0.01)
+        for name in ("line", "coin"):
+            assert await opened(sessions, versions[name]) is not None
+        sessions.session(versions["line"])
+        assert await opened(sessions, versions["pair"]) is not None
+        return sessions.session(versions["line"]) is not None, sessions.session(versions["coin"]) is None
+
+    assert asyncio.run(ask()) == (True, True)
