@@ -8,15 +8,16 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from models.errors import RowcastError
+from training.checkpoint import Checkpoint, State
 from training.expansions import Expansion
 from training.losses import Objective
 from training.plan import FitPlan
@@ -95,6 +96,7 @@ class Job:
         train: what it is fitted on.
         validation: what says which of its epochs was best.
         seed: of the order of the rows and of dropout.
+        key: what its state is kept under; no other job of the run has it.
     """
 
     plan: FitPlan
@@ -102,17 +104,25 @@ class Job:
     train: Rows
     validation: Rows
     seed: int
+    key: str
 
     @classmethod
     def of(
-        cls, plan: FitPlan, make_net: Callable[[], nn.Module], train: Rows, validation: Rows, seed: int | None = None
+        cls,
+        plan: FitPlan,
+        make_net: Callable[[], nn.Module],
+        train: Rows,
+        validation: Rows,
+        seed: int | None = None,
+        *,
+        key: str = "alone",
     ) -> Self:
         """A job whose network is drawn from its seed, by default the plan's."""
         seed = plan.seed if seed is None else seed
         with _seeded(seed):
             net = make_net().to(train[0].device)
         net = net if isinstance(net, nn.Sequential) else nn.Sequential(net)
-        return cls(plan.for_rows(len(train[0])), net, train, validation, seed)
+        return cls(plan.for_rows(len(train[0])), net, train, validation, seed, key)
 
 
 def fit(
@@ -124,18 +134,25 @@ def fit(
     *,
     report: Callable[[Epoch], object] = print,
     seed: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Member:
-    """Fit one network, on the device that the rows are on.
+    """Fit one network, on the device that the rows are on; from where its checkpoint is, if there is one.
 
     Raises:
         Diverged: a loss is not finite.
     """
     job = Job.of(plan, make_net, train, validation, seed)
-    (member,) = fit_together([job], objective, report=lambda _, epoch: report(epoch))
+    (member,) = fit_together([job], objective, report=lambda _, epoch: report(epoch), checkpoint=checkpoint)
     return member
 
 
-def fit_together(jobs: Sequence[Job], objective: Objective, *, report: Callable[[int, Epoch], object]) -> list[Member]:
+def fit_together(
+    jobs: Sequence[Job],
+    objective: Objective,
+    *,
+    report: Callable[[int, Epoch], object],
+    checkpoint: Checkpoint | None = None,
+) -> list[Member]:
     """Fit networks of one shape and one plan in one loop; `report` is told which, from 0.
 
     A step takes a minibatch of each. All see as many rows an epoch as the one with the fewest; the device is asked for
@@ -146,12 +163,17 @@ def fit_together(jobs: Sequence[Job], objective: Objective, *, report: Callable[
     """
     plan, rows = jobs[0].plan, min(len(job.train[0]) for job in jobs)
     assert plan.epochs is not None
+    checkpoint = checkpoint or Checkpoint()
     generators = [torch.Generator(job.train[0].device).manual_seed(job.seed) for job in jobs]
     learned, trains, validations = zip(*(_without_expansion(job) for job in jobs), strict=True)
     step = Stepper(learned, plan, objective, generators[0])
     courses = [_Course(plan) for _ in jobs]
+    if (kept := checkpoint.load(jobs[0].key)) is not None:
+        _restore(kept, step, courses, generators)
     with _flushing_denormals():
-        for number in range(1, plan.epochs + 1):
+        for number in range(len(courses[0].history) + 1, plan.epochs + 1):
+            if all(course.is_over for course in courses):
+                break
             start = time.perf_counter()
             drawn = [_drawn(train, rows, plan, own) for train, own in zip(trains, generators, strict=True)]
             x, y = (torch.stack(column) for column in zip(*drawn, strict=True))  # [K, N, width], [K, N, ...]
@@ -161,14 +183,30 @@ def fit_together(jobs: Sequence[Job], objective: Objective, *, report: Callable[
                 epoch = Epoch(number, losses[k], mean_loss(net, validation, objective), rows / seconds)
                 report(k, epoch)
                 courses[k].take(epoch, step.weights[k])
-            if all(course.is_over for course in courses):
-                break
+            is_final = number == plan.epochs or all(course.is_over for course in courses)
+            checkpoint.save(jobs[0].key, lambda: _state(step, courses, generators), is_final=is_final)
     for k, course in enumerate(courses):
         step.weights[k] = course.weights(step.weights[k])
     return [
         Member(job.net.eval(), tuple(course.history), course.kept.validation_loss)
         for job, course in zip(jobs, courses, strict=True)
     ]
+
+
+def _state(step: Stepper, courses: Sequence["_Course"], generators: Sequence[torch.Generator]) -> State:
+    return {
+        "step": step.state(),
+        "courses": [course.state() for course in courses],
+        "random": [generator.get_state() for generator in generators],
+    }
+
+
+def _restore(state: State, step: Stepper, courses: Sequence["_Course"], generators: Sequence[torch.Generator]) -> None:
+    step.restore(state["step"])
+    for course, kept in zip(courses, state["courses"], strict=True):
+        course.restore(kept, step.weights.device)
+    for generator, kept in zip(generators, state["random"], strict=True):
+        generator.set_state(kept)
 
 
 def _drawn(train: Rows, rows: int, plan: FitPlan, generator: torch.Generator) -> Rows:
@@ -234,10 +272,18 @@ class _Course:
             self._best = epoch
             self._best_weights = weights.clone() if self._plan.keep == "best" else None
 
+    def state(self) -> dict[str, Any]:
+        return {"history": [asdict(e) for e in self.history], "best": asdict(self._best), "weights": self._best_weights}
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self.history = [Epoch(**fields) for fields in state["history"]]
+        self._best = Epoch(**state["best"])
+        self._best_weights = None if state["weights"] is None else state["weights"].to(device)
+
     @property
     def is_over(self) -> bool:
         patience = self._plan.patience
-        return patience > 0 and self.history[-1].number - self._best.number >= patience
+        return patience > 0 and len(self.history) - self._best.number >= patience
 
     @property
     def kept(self) -> Epoch:
@@ -261,7 +307,11 @@ def _without_expansion(job: Job) -> tuple[nn.Sequential, Rows, Rows]:
 
 
 def fit_all(
-    jobs: Sequence[Job], objective: Objective, *, report: Callable[[int, Epoch], object]
+    jobs: Sequence[Job],
+    objective: Objective,
+    *,
+    report: Callable[[int, Epoch], object],
+    checkpoint: Checkpoint | None = None,
 ) -> list[Member | Diverged]:
     """Fit every job in the way that suits the device; `report` is told which, from 0.
 
@@ -269,7 +319,7 @@ def fit_all(
     by side, one thread each: 8 networks in one loop took longer there than 8 loops (docs/decisions).
     """
     if jobs and jobs[0].train[0].device.type == "cuda":
-        return _fit_stacked(jobs, objective, report)
+        return _fit_stacked(jobs, objective, report, checkpoint)
     threads = torch.get_num_threads()
     given_up = threading.Event()
 
@@ -280,7 +330,7 @@ def fit_all(
             report(number, epoch)
 
         try:
-            (member,) = fit_together([jobs[number]], objective, report=told)
+            (member,) = fit_together([jobs[number]], objective, report=told, checkpoint=checkpoint)
         except Diverged as error:
             return error
         return member
@@ -297,7 +347,10 @@ def fit_all(
 
 
 def _fit_stacked(
-    jobs: Sequence[Job], objective: Objective, report: Callable[[int, Epoch], object]
+    jobs: Sequence[Job],
+    objective: Objective,
+    report: Callable[[int, Epoch], object],
+    checkpoint: Checkpoint | None,
 ) -> list[Member | Diverged]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for number, job in enumerate(jobs):
@@ -310,6 +363,7 @@ def _fit_stacked(
                 [jobs[number] for number in numbers],
                 objective,
                 report=lambda k, epoch, numbers=numbers: report(numbers[k], epoch),  # type: ignore[misc]
+                checkpoint=checkpoint,
             )
         except Diverged as error:
             members = [error] * len(numbers)

@@ -14,6 +14,7 @@ from torch import Tensor
 from models.manifest import Task
 from models.schema import Matrix, Schema
 from training.candidates import Candidate
+from training.checkpoint import Checkpoint
 from training.choice import Answers, Unit
 from training.columns import Data
 from training.encoders import Preprocessing
@@ -191,7 +192,10 @@ def _loss(plan: Plan, data: Data) -> Loss:
 
 
 def fit_units(
-    problem: Problem, candidates: Sequence[Candidate], report: Callable[[int, int, Epoch], object]
+    problem: Problem,
+    candidates: Sequence[Candidate],
+    report: Callable[[int, int, Epoch], object],
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[list[Unit], list[Member]]:
     """The candidates that did best, each fitted on every fold, and every member that was fitted on the way.
 
@@ -212,7 +216,12 @@ def fit_units(
         keys = [(candidate, fold, member) for candidate, fold, member in product(some, folds, members)]
         jobs = [_job(problem, candidate, expansions[candidate.name], fold, member) for candidate, fold, member in keys]
         before = len(done)
-        fitted = fit_all(jobs, problem.objective, report=lambda k, epoch: report(before + k, total, epoch))
+        fitted = fit_all(
+            jobs,
+            problem.objective,
+            report=lambda k, epoch: report(before + k, total, epoch),
+            checkpoint=checkpoint,
+        )
         bad = [result for result in fitted if isinstance(result, Diverged)]
         if len(bad) == len(fitted):
             raise bad[0]
@@ -262,6 +271,7 @@ def _job(problem: Problem, candidate: Candidate, expansion: Expansion | None, fo
         problem.rows(rows.train),
         problem.rows(rows.held_out),
         seed,
+        key=f"{candidate.name}-{fold}-{member}",
     )
 
 

@@ -8,7 +8,7 @@ A step moves K networks of one shape at once, by products of [K, ...] tensors: o
 which a single small network cannot fill.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,15 @@ class Stepper:
                 own.data = slots[name].weight[k]
         masks = _Masks(generator)
         self._layers = [_rule(layer, number, slots, masks) for number, layer in enumerate(nets[0])]
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a later step depends on beside its minibatch."""
+        return {"weights": self.weights, "mean": self._mean, "square": self._square, "count": self._count}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
 
     def __call__(self, x: Tensor, y: Tensor, rate: float) -> Tensor:
         """Move every network once, and say its loss before.
@@ -181,6 +190,7 @@ class _Embedding(_Rule):
 class _Dropout(_Rule):
     def __init__(self, share: float, masks: "_Masks") -> None:
         self._share, self._masks = share, masks
+        masks.prepare(share)
 
     def forward(self, x: Tensor) -> Tensor:
         self._mask = self._masks.draw(x.shape, self._share)
@@ -216,22 +226,24 @@ _DERIVATIVES: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[
 class _Masks:
     """Dropout masks: zeros for what is dropped, and what makes up for it elsewhere.
 
-    A CPU draws a store of them once and cuts each mask out of it at a random place.
+    On a CPU each mask is cut at a random place out of a store that is drawn once.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
-        self._store: dict[float, Tensor] = {}
+        self._stores: dict[float, Tensor] = {}
+
+    def prepare(self, share: float) -> None:
+        """Draw the store before anything else is drawn, so that a fit that is resumed has the same one."""
+        if self._generator.device.type == "cpu" and share not in self._stores:
+            self._stores[share] = self._fresh([_MASKS], share)
 
     def draw(self, shape: torch.Size, share: float) -> Tensor:
         size = shape.numel()
-        if self._generator.device.type != "cpu" or 2 * size > _MASKS:
+        if share not in self._stores or 2 * size > _MASKS:
             return self._fresh(list(shape), share)
-        store = self._store.get(share)
-        if store is None:
-            store = self._store[share] = self._fresh([_MASKS], share)
         start = int(torch.randint(_MASKS - size, (), generator=self._generator))
-        return store[start : start + size].view(shape)
+        return self._stores[share][start : start + size].view(shape)
 
     def _fresh(self, shape: list[int], share: float) -> Tensor:
         kept = torch.empty(shape, device=self._generator.device).bernoulli_(1 - share, generator=self._generator)

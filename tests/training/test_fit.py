@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from training.checkpoint import Checkpoint
 from training.fit import Diverged, Epoch, Job, Member, choose_device, fit, fit_all, fit_together
 from training.linear import solve_linear
 from training.losses import objective_of
 from training.net import make_member
-from training.plan import FitPlan, NetPlan
+from training.plan import FitPlan, NetPlan, Plan
 from training.publish import digest_weights
 
 XOR = (torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]]), torch.tensor([0, 1, 1, 0]))
@@ -167,6 +168,28 @@ def test_the_number_of_rows_decides_what_the_plan_leaves_open(rows, batch, epoch
     assert FitPlan(folds=1).for_rows(1_000).members == 8
     said = FitPlan(batch=0, epochs=7, folds=1, members=2, averaged=1)
     assert said.for_rows(rows) == said
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_fit_that_is_resumed_ends_with_the_same_weights(tmp_path, optimizer):
+    plan = FitPlan(epochs=6, batch=32, learning_rate=0.01, optimizer=optimizer)
+    make = lambda: make_member(NetPlan(hidden=(8, 8), dropout=0.2), 2, [], 1)  # noqa: E731
+    whole = fit(plan, make, line(), line(50), MSE, report=quietly)
+
+    checkpoint = Checkpoint(tmp_path, every_s=0)
+    checkpoint.open(Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test"), "0" * 64, "cpu")
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.number == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(plan, make, line(), line(50), MSE, report=stop, checkpoint=checkpoint)
+    seen: list[int] = []
+    resumed = fit(plan, make, line(), line(50), MSE, report=lambda e: seen.append(e.number), checkpoint=checkpoint)
+    assert seen == [4, 5, 6]
+    assert digest_weights(resumed.net) == digest_weights(whole.net)
+    assert [epoch.validation_loss for epoch in resumed.history] == [epoch.validation_loss for epoch in whole.history]
 
 
 def test_when_one_fit_fails_the_others_end_with_their_epoch():
