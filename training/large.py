@@ -8,6 +8,7 @@ are encoded once into a file of plain numbers, from which minibatches are drawn 
 with the rows.
 """
 
+import contextlib
 import copy
 import math
 import tempfile
@@ -255,6 +256,17 @@ class _Pass:
         return self.team.total(float(total)) / (self.team.size * rows)
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One core for a process: with two each step waits for the busier one, and torchrun has a process for each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _check(epoch: Epoch) -> None:
     for name, value in (("training loss", epoch.train_loss), ("validation loss", epoch.validation_loss)):
         if not math.isfinite(value):
@@ -352,7 +364,8 @@ def fit_large(
         scale = _Scale.of(data.y[sampled.split.train], plan, data.task)
         x, y = _tensors(sampled, sampled.split.validation, scale)
         validation = (x.to(choose_device()), y.to(choose_device()))
-        member = fit_streamed(plan, sampled, validation, scale, epochs, team=team, checkpoint=checkpoint)
+        with _one_thread():
+            member = fit_streamed(plan, sampled, validation, scale, epochs, team=team, checkpoint=checkpoint)
     member.net.cpu()
     objective = objective_of(data.task)
     train = _tensors(sampled, sampled.split.train, scale)
