@@ -33,7 +33,7 @@ from training.columns import Data, read_batch, read_columns, targets_of
 from training.distributed import Team
 from training.encoders import Preprocessing, encode, learn_schema
 from training.evaluate import answers_of
-from training.fit import Diverged, Epoch, Member, choose_device
+from training.fit import SCHEDULES, Diverged, Epoch, Member, choose_device
 from training.linear import solve_linear
 from training.net import Averaged, Net, make_member
 from training.plan import BadPlan, FitPlan, Plan
@@ -242,10 +242,9 @@ class _Pass:
         total = torch.zeros((), device=device)
         self.net.train()
         for done, x, y in minibatches(self.sampled.spool, fit.batch or rows, fit.seed + number):
-            if fit.schedule == "cosine":
-                share = (number - 1 + done / rows) / fit.epochs
-                for group in self.optimizer.param_groups:
-                    group["lr"] = fit.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+            rate = fit.learning_rate * SCHEDULES[fit.schedule]((number - 1 + done / rows) / fit.epochs)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
             own = self.team.own(len(x))
             raw = self.net(self.sampled.preprocessing(x[own]).to(device))
             loss = self.objective(raw, self.scale.of_targets(y[own]).to(device)) * self.team.share(len(x))
@@ -319,7 +318,7 @@ def _optimizer(fit: FitPlan, net: nn.Module) -> torch.optim.Optimizer:
         {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": decay},
         {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},  # biases are spared
     ]
-    return torch.optim.AdamW(groups, lr=fit.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=fit.learning_rate, betas=(0.9, fit.beta2), fused=True)
 
 
 def _mean_loss(net: nn.Module, rows: tuple[Tensor, Tensor], objective: Objective, most: int = 1 << 16) -> float:

@@ -30,7 +30,10 @@ def table(tmp_path: Path) -> Path:
 
 
 def command(table: Path, repository: Path) -> list[str]:
-    words = [sys.executable, "-u", "-m", "training", str(table), "--target", "y", "--epochs", "40", "--seed", "1"]
+    plan = table.with_suffix(".toml")
+    fit = "epochs = 12\nmembers = 2\nfolds = 2\nseed = 1\n"
+    plan.write_text(f'name = "killed"\ntarget = ["y"]\n[table]\npath = "{table}"\n[net]\nhidden = [32]\n[fit]\n{fit}')
+    words = [sys.executable, "-u", "-m", "training", str(plan)]
     return [*words, "--repository", str(repository), "--checkpoint-s", "0"]
 
 

@@ -150,7 +150,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path):
 def test_two_ranks_give_the_weights_of_one_and_one_version(tmp_path: Path):
     path = table(20_000, tmp_path / "t.parquet")
     run([sys.executable, "-c", IN_PIECES], path, tmp_path / "one")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "8512"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     run([*torchrun, "-m", "training"], path, tmp_path / "two")
     versions = [Repository(tmp_path / where).versions("m") for where in ("one", "two")]
     assert versions == [[1], [1]]
