@@ -27,6 +27,15 @@ reproduce: $(VENV)/.run  ## Published figure, reproduced figure and ours for eve
 bench: $(VENV)/.run  ## Rowcast beside mosec, LitServe and a raw ASGI app, by wrk; about 20 minutes (BENCH="--rounds 1" is shorter)
 	$(BIN)/python -m benchmarks $(BENCH)
 
+bench-rows: $(VENV)/.run  ## What a row costs from a thousand to ten million, and the memory that it takes (ROWS="--most 1000000" is shorter)
+	$(BIN)/python -m benchmarks.rows $(ROWS)
+
+bench-train: $(VENV)/.run  ## How long a fit takes beside the tutorials' loop, scikit-learn, skorch and pytabkit; about 5 minutes
+	$(BIN)/python -m benchmarks.fitting $(BENCH)
+
+bench-quality: $(VENV)/.run  ## The defaults beside RealMLP, LightGBM, CatBoost, scikit-learn on twelve tables; hours (BENCH="--tables wine,concrete" is minutes)
+	$(BIN)/python -m benchmarks.quality $(BENCH)
+
 train = $(BIN)/python -m training $(1)
 
 # ------------------------------------------------------------------------------------------------ the checks
@@ -101,5 +110,5 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet -c requirements.lock --group dev
 	@touch $@
 
-.PHONY: help serve train reproduce bench check lint types imports test test-fast coverage test-faults test-faults-long \
-        screenshots test-container setup lock clean
+.PHONY: help serve train reproduce bench bench-rows bench-train bench-quality check lint types imports test test-fast \
+        coverage test-faults test-faults-long screenshots test-container setup lock clean

@@ -11,9 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from models.errors import BadName, BadVersion, shown
+from models.intervals import Intervals, PredictionSets
+from models.record import Record
+from models.reference import Reference
 from models.schema import Datatype, Schema, Share
 
 FORMAT = 1
@@ -32,18 +35,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NO_DIGEST = "0" * 64
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
-
-class FileDigest(_Record):
+class FileDigest(Record):
     """What the bytes of one file must be."""
 
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0)]
 
 
-class Scores(_Record):
+class Scores(Record):
     """How well the network and its baselines do on one part of the table.
 
     Attributes:
@@ -54,10 +53,10 @@ class Scores(_Record):
 
     rows: Annotated[int, Field(ge=0)]
     metrics: dict[str, Metric]
-    baselines: dict[str, dict[str, Metric]] = {}
+    baselines: dict[str, dict[str, Metric]] = Field(default_factory=dict)
 
 
-class Calibration(_Record):
+class Calibration(Record):
     """How the probabilities were calibrated; already part of the graph.
 
     Attributes:
@@ -70,7 +69,7 @@ class Calibration(_Record):
     rows: Annotated[int, Field(ge=0)]
 
 
-class Predictions(_Record):
+class Predictions(Record):
     """How the predictions for the training rows are distributed; later ones are compared with it.
 
     Attributes:
@@ -82,7 +81,22 @@ class Predictions(_Record):
     shares: Annotated[tuple[Share, ...], Field(strict=False)] = ()
 
 
-class Provenance(_Record):
+class Importance(Record):
+    """How much worse the answers get when a feature's values are shuffled among the rows.
+
+    Attributes:
+        feature: its name.
+        value: what is lost of R2 (mean over the targets), or what is added to the log loss (nats).
+        low, high: the bounds that hold the value with 95%, over the drawing of the rows.
+    """
+
+    feature: str
+    value: float
+    low: float
+    high: float
+
+
+class Provenance(Record):
     """How the version came to be, enough to make it again.
 
     Attributes:
@@ -94,6 +108,8 @@ class Provenance(_Record):
         packages: package to version, Python among them.
         device: what it was trained on, such as "cpu" or the name of the GPU.
         seconds: from reading the table to publishing.
+        notes: what was done that nobody asked for, such as a column left out, a sentence each.
+        warnings: what a careful person would look at before relying on the scores, a sentence each.
     """
 
     plan: dict[str, JsonValue]
@@ -104,9 +120,11 @@ class Provenance(_Record):
     packages: dict[str, str]
     device: str
     seconds: Annotated[float, Field(ge=0)]
+    notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
-class Output(_Record):
+class Output(Record):
     """One output of the graph: name, datatype and the length of its second axis, None where it has only rows."""
 
     name: str
@@ -114,7 +132,7 @@ class Output(_Record):
     width: int | None
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """Everything about a version but its weights.
 
     Attributes:
@@ -128,6 +146,9 @@ class Manifest(_Record):
         weights: canonical digest of the weights, the same whatever file they were written to.
         files: every other file of the version, by its path in the folder.
         scores: per part of the table.
+        intervals, prediction_sets: how sure an answer is, of a regression and of a classification.
+        importances: of the features, the largest first.
+        reference: what the training rows looked like.
     """
 
     format: Literal[1] = 1
@@ -143,6 +164,10 @@ class Manifest(_Record):
     scores: dict[Part, Scores]
     calibration: Calibration | None = None
     predictions: Predictions | None = None
+    intervals: Intervals | None = None
+    prediction_sets: PredictionSets | None = None
+    importances: Annotated[tuple[Importance, ...], Field(strict=False)] = ()
+    reference: Reference | None = None
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -157,6 +182,14 @@ class Manifest(_Record):
             raise ValueError(f"a binary classification has 2 classes, not {len(self.classes)}")
         if len({(type(label), label) for label in self.classes}) != len(self.classes):
             raise ValueError("a class stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _constants_fit_the_outputs(self) -> Self:
+        if self.intervals is not None and (self.classes is not None or len(self.intervals.edges) != len(self.targets)):
+            raise ValueError("intervals are of a regression, with bins for each target")
+        if self.prediction_sets is not None and self.classes is None:
+            raise ValueError("prediction sets are of a classification")
         return self
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from service.ledger import Ledger
 from service.problems import BadBody, ClientGone, TooLarge, TooSlow, UnknownVersion, UnsupportedEncoding
 from service.settings import Settings
 from service.shadow import KEPT_ROWS
-from service.wire import forms, oip, oip_answer, oip_matrix, plain, scoring
+from service.wire import certainty, forms, oip, oip_answer, oip_matrix, plain, scoring
 from service.wire.forms import Form
 
 ASIDE_BYTES = 500_000
@@ -105,10 +105,13 @@ def plain_question(settings: Settings, version: Version, asked: plain.Request) -
 
     Raises:
         TooLarge, BadRow: as `plain.Request.encode` says.
+        BadBody, NotOffered: as `certainty.asked_level` says.
     """
+    level = certainty.asked_level(asked.parameters, version) if asked.parameters else None
     matrix = asked.encode(version.schema, settings.max_rows)
+    write = partial(_write_plain, version) if level is None else partial(_write_plain_and_level, version, level)
     again = partial(_encode_plain, asked, settings.max_rows) if len(matrix) <= KEPT_ROWS else None
-    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version), again)
+    return Question(version, matrix, settings.deadline_s, write, again)
 
 
 def _encode_plain(asked: plain.Request, max_rows: int, version: Version) -> Matrix:
@@ -119,26 +122,36 @@ def _write_plain(version: Version, answers: Answers) -> tuple[bytes, Mapping[str
     return plain.write(version, answers), JSON
 
 
+def _write_plain_and_level(version: Version, level: float, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
+    return certainty.add_to_plain(plain.write(version, answers), version, answers, level), JSON
+
+
 def oip_question(settings: Settings, version: Version, raw: bytes, header_length: str | None) -> Question:
     """The question of a body of the Open Inference Protocol.
 
     Raises:
         BadBody, TooLarge, BadRow: as `oip.read`, `oip_answer.check_wanted` and `oip_matrix.encode` say.
+        BadBody, NotOffered: as `certainty.asked_level` says.
     """
     asked = oip.read(raw, header_length)
+    level = certainty.asked_level(asked.parameters, version)
     oip_answer.check_wanted(asked.wanted, version)
     matrix = oip_matrix.encode(asked, version, settings.max_rows)
     within_s = settings.deadline_s if asked.timeout_s is None else min(asked.timeout_s, settings.deadline_s)
     again = partial(_encode_oip, asked, settings.max_rows) if len(matrix) <= KEPT_ROWS else None
-    return Question(version, matrix, within_s, partial(_write_oip, version, asked), again)
+    return Question(version, matrix, within_s, partial(_write_oip, version, asked, level), again)
 
 
 def _encode_oip(asked: oip.Request, max_rows: int, version: Version) -> Matrix:
     return oip_matrix.encode(asked, version, max_rows)
 
 
-def _write_oip(version: Version, asked: oip.Request, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
+def _write_oip(
+    version: Version, asked: oip.Request, level: float | None, answers: Answers
+) -> tuple[bytes, Mapping[str, str]]:
     body, json_bytes = oip_answer.write(version, asked, answers)
+    if level is not None:
+        body, json_bytes = certainty.add_to_oip(body, json_bytes, version, answers, level, binary=asked.binary)
     if json_bytes is None:
         return body, JSON
     return body, {OIP_LENGTH: str(json_bytes), "content-type": "application/octet-stream"}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from models import shapley
 from models.errors import RowcastError
 from models.repository import Version
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
@@ -33,6 +34,10 @@ def describe(catalog: Catalog, version: Version, example: Mapping[str, Any] | No
         "classes": manifest.classes,
         "features": [_feature(feature) for feature in version.schema.features],
         "example": example,
+        "intervals": _certainty(version),
+        "importances": [importance.model_dump() for importance in manifest.importances],
+        "explained": shapley.FILE in manifest.files,
+        "warnings": manifest.provenance.warnings,
         "scores": {part: scores.model_dump(mode="json") for part, scores in manifest.scores.items()},
         "model_version_status": [
             {"version": str(number), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
@@ -48,6 +53,12 @@ def example_row(version: Version) -> Mapping[str, Any] | None:
     except RowcastError:  # the folder was removed while the version is live: everything but the example is known
         return None
     return max(rows, key=lambda row: sum(value is not None for value in row.values()))
+
+
+def _certainty(version: Version) -> dict[str, Any] | None:
+    """Which levels may be asked for, and how often they held on the test rows; None where there are none."""
+    sure = version.manifest.intervals or version.manifest.prediction_sets
+    return None if sure is None else {"levels": sure.levels, "coverage": sure.coverage, "rows": sure.rows}
 
 
 def _feature(feature: Feature) -> dict[str, Any]:

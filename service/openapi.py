@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from models import shapley
 from models.manifest import Manifest
 from models.repository import Version
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
@@ -16,7 +17,7 @@ from service.wire.arrow_stream import MEDIA_TYPE
 _MOST_CATEGORIES = 100
 _TEXT = {"type": "string"}
 _PREDICTION_PROBLEMS = {
-    "400": "The body or a row is wrong: bad_body, bad_row.",
+    "400": "The body or a row is wrong: bad_body, bad_row, not_offered.",
     "401": "The key is absent, wrong or too old: unauthorized, key_expired.",
     "403": "The key is not for this: forbidden.",
     "404": "Not served here: unknown_model, unknown_version, unknown_label.",
@@ -53,6 +54,8 @@ def document(answering: Mapping[str, Version], *, needs_key: bool) -> dict[str, 
         about = f"/v1/models/{version.name}"
         if f"{version.name}.{version.number}.Row" not in schemas:
             schemas |= _schemas_of(version)
+            if shapley.FILE in version.manifest.files:
+                paths[f"{about}:explain"] = _explain(version, _operation(f"{about}:explain"))
             paths[about] = _get("What the model reads and answers, and how good it is.", _operation(about))
     paths["/predict"] = _predict_any()
     paths["/invocations"] = _invoke()
@@ -127,6 +130,26 @@ def _predict(version: Version, operation: str) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/json": body, **_OTHER_FORMS}},
         "responses": {
             "200": _predictions({"$ref": f"#/components/schemas/{name}.Answer"}),
+            **{status: _problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
+        },
+    }
+    return {"post": post}
+
+
+def _explain(version: Version, operation: str) -> dict[str, Any]:
+    """The path that says why rows have their answers."""
+    name = f"{version.name}.{version.number}"
+    body = {"schema": {"$ref": f"#/components/schemas/{name}.Request"}}
+    post = {
+        "operationId": operation,
+        "summary": "What each feature of a row adds to its answer (Shapley values).",
+        "tags": [version.name],
+        "requestBody": {"required": True, "content": {"application/json": body}},
+        "responses": {
+            "200": {
+                "description": "The explanations, in the order of the rows.",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
             **{status: _problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
         },
     }

@@ -18,6 +18,7 @@ STATUS: Mapping[str, int] = {
     "bad_body": 400,
     "bad_row": 400,
     "bad_name": 400,
+    "not_offered": 400,
     "unauthorized": 401,
     "key_expired": 401,
     "forbidden": 403,
@@ -258,6 +259,25 @@ class BadBody(RowcastError):  # noqa: N818
 
     def __str__(self) -> str:
         return self.expected + (f", got {self.got}" if self.got else "")
+
+
+class NotOffered(RowcastError):  # noqa: N818
+    """A version was published without what the request asks for beside the prediction.
+
+    Attributes:
+        place: the version, as `<model>/<version>`.
+        what: what it has not, such as "intervals".
+        reason: why, and what to do.
+    """
+
+    code = "not_offered"
+
+    def __init__(self, place: str, what: str, reason: str) -> None:
+        super().__init__(place, what, reason)
+        self.place, self.what, self.reason = place, what, reason
+
+    def __str__(self) -> str:
+        return f"{self.place} has no {self.what}: {self.reason}"
 
 
 class TooLarge(RowcastError):  # noqa: N818

@@ -34,6 +34,7 @@ from service.asking import (
 )
 from service.control_routes import ControlRoutes
 from service.description import describe, example_row
+from service.explaining import explain
 from service.front import Front
 from service.ledger import Ledger, admit, count, observe, open_ledger, problem_of
 from service.oip_routes import OipRoutes
@@ -80,6 +81,9 @@ class _Routes:
             Route("/v1/models/{model}:predict", self._predict, methods=["POST"]),
             Route("/v1/models/{model}/versions/{version}:predict", self._predict, methods=["POST"]),
             Route("/v1/models/{model}/labels/{label}:predict", self._predict, methods=["POST"]),
+            Route("/v1/models/{model}:explain", self._explain, methods=["POST"]),
+            Route("/v1/models/{model}/versions/{version}:explain", self._explain, methods=["POST"]),
+            Route("/v1/models/{model}/labels/{label}:explain", self._explain, methods=["POST"]),
             Route("/predict", self._predict, methods=["POST"]),
             Route("/v1/models", self._models, methods=["GET"]),
             Route("/v1/models/{model}", self._model, methods=["GET"]),
@@ -108,12 +112,21 @@ class _Routes:
             question = await aside(len(raw), lambda: form_question(front.settings, version, body, raw))
         return await answer(front, ledger, question if wanted.kind == "json" else in_form(question, wanted))
 
+    async def _explain(self, request: Request) -> Response:
+        front, ledger = self._front(), ledger_of(request.scope)
+        ledger.is_prediction = True
+        ledger.version = find(front, request.path_params)
+        raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
+        asked = await aside(len(raw), lambda: plain.read(read_json(raw)))
+        version = ledger.version = find(front, whom(request.path_params, asked))
+        return Response(await explain(front, ledger, version, asked), media_type="application/json")
+
     async def _models(self, _: Request) -> Response:
         return _json({"models": sorted(self._front().catalog.live())})
 
     async def _model(self, request: Request) -> Response:
         path, catalog = request.path_params, self._front().catalog
-        if str(path[list(path)[-1]]).endswith(":predict"):
+        if str(path[list(path)[-1]]).endswith((":predict", ":explain")):
             raise MethodNotAllowed(request.method, ("POST",))
         version = find(self._front(), path)
         example = await asyncio.to_thread(example_row, version)  # reads a file
@@ -158,6 +171,7 @@ class _Routes:
                 "name": "rowcast",
                 "models": sorted(self._front().catalog.live()),
                 "predict": "POST /v1/models/{model}:predict",
+                "explain": "POST /v1/models/{model}:explain",
                 "paths": [
                     "/v1/models",
                     "/v2",

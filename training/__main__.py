@@ -18,9 +18,13 @@ from models.repository import Repository
 from training import plan as plans
 from training import progress, recipe
 from training import reproduce as reproductions
+from training.checkpoint import EVERY_S, FOLDER, Checkpoint
+from training.distributed import leads
 from training.evaluate import MAIN
+from training.faults import as_sentences
 from training.plan import PLANS, BadPlan, Plan
 from training.publish import table_rows
+from training.search import search, write_plan
 from training.table import SUFFIXES
 
 DEFAULT_REPOSITORY = Path("models/published")
@@ -49,6 +53,7 @@ def train(
     unpublished: Annotated[bool, _Flag] = False,
     repository: Path | None = None,
     json: Annotated[bool, _Flag] = False,
+    checkpoint_s: float = EVERY_S,
 ) -> int:
     """Train and publish.
 
@@ -64,6 +69,7 @@ def train(
         unpublished: Skip what has a version already.
         repository: Where versions are published; ROWCAST_REPOSITORY, or models/published.
         json: Answer with one line of JSON for each version; what is shown meanwhile goes to stderr.
+        checkpoint_s: How many seconds of work a kill may cost; the same command goes on from there.
     """
     options = _Options(target, name, task, drop, kind, epochs, seed)
     where = Repository(repository or Path(os.environ.get("ROWCAST_REPOSITORY") or DEFAULT_REPOSITORY))
@@ -75,7 +81,7 @@ def train(
             print(said, file=sys.stderr if json else sys.stdout)
             continue
         try:
-            _train_one(plan, where, as_json=json)
+            _train_one(plan, where, checkpoint_s, as_json=json)
         except RowcastError as error:
             print(f"{plan.name}: {error}", file=sys.stderr)
             failed.append(plan.name)
@@ -92,6 +98,37 @@ def reproduce(*names: str) -> int:
         names: Plans that ship; without any, all of them.
     """
     return reproductions.reproduce(names)
+
+
+@app.command(name="search")
+def find(
+    source: str,
+    *,
+    trials: int,
+    storage: str,
+    save: Path | None = None,
+    target: Annotated[tuple[str, ...], _Flag] = (),
+    name: str | None = None,
+    epochs: int | None = None,
+) -> int:
+    """Search for the best network and recipe, together with every other process that is given the same.
+
+    Args:
+        source: A plan by name or path, or a table.
+        trials: How many trials the whole study has, those of other processes included.
+        storage: A journal file on a disk that all processes see, or a database's URL.
+        save: Write the best plan to this file (.toml); train it like any other.
+        target: The column to predict, needed for a table.
+        name: The model's name.
+        epochs: The most passes over the training rows in a trial.
+    """
+    plan = _read_plan(source, _Options(target, name, None, (), (), epochs, None))
+    found = search(plan, trials, storage, lambda sentence: print(sentence, flush=True))
+    print(f"{found.study}: {found.trials} trials; best validation loss {found.loss:.4g}")
+    if save is not None:
+        write_plan(found.plan, save)
+        print(f"  python -m training {shlex.quote(str(save))}")
+    return 0
 
 
 def main(words: list[str] | None = None) -> int:
@@ -169,10 +206,21 @@ def _model_name(path: Path) -> str:
 # ------------------------------------------------------------------------------------------------ one plan
 
 
-def _train_one(plan: Plan, repository: Repository, *, as_json: bool) -> None:
+def _train_one(plan: Plan, repository: Repository, checkpoint_s: float, *, as_json: bool) -> None:
+    if not leads():
+        recipe.follow(plan)
+        return
     start = time.perf_counter()
-    with progress.shown(plan.name, sys.stderr if as_json else sys.stdout) as report:
-        fitted, number = recipe.run(plan, repository, report)
+    shown_on = sys.stderr if as_json else sys.stdout
+    checkpoint = Checkpoint(repository.root / FOLDER, checkpoint_s)
+    try:
+        with as_sentences(str(repository.root)), progress.shown(plan.name, shown_on) as report:
+            fitted, number = recipe.run(plan, repository, report, checkpoint)
+    except KeyboardInterrupt:
+        if checkpoint.folder is not None:
+            kept = f"the same command goes on from the checkpoint in {checkpoint.folder}"
+            print(f"{plan.name}: {kept}", file=sys.stderr)
+        raise
     seconds = time.perf_counter() - start
     print((_line if as_json else _summary)(fitted, number, seconds), flush=True)
 

@@ -12,7 +12,7 @@ _PRIOR_ROWS = 2.0
 """Weight of the belief that nothing needs to change: without it, thirty rows without an error ask for certainty."""
 
 
-def fit_temperature(probabilities: npt.NDArray[np.float32], y: npt.NDArray[np.int64]) -> float:
+def fit_temperature(probabilities: npt.NDArray[np.floating], y: npt.NDArray[np.int64]) -> float:
     """The temperature that the logits are divided by for the smallest log loss (Guo et al. 2017, section 4.2).
 
     Shape:

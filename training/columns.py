@@ -120,6 +120,52 @@ def read_columns(table: Table, plan: Plan) -> Data:
     )
 
 
+def read_batch(batch: pl.DataFrame, first: int, data: Data, plan: Plan, *, is_text: bool) -> tuple[pl.DataFrame, int]:
+    """Some rows of the table that `data` is a sample of, typed as the sample is; and how many have an unknown class.
+
+    Rows without a target, or with a class that the sample lacks, are left out. `first` numbers the rows in errors.
+
+    Raises:
+        BadTable: a value is of another kind than its column was in the sample, or is infinite.
+    """
+    rows = pl.Series(range(first, first + batch.height))
+    is_lost = batch.select(pl.any_horizontal(_is_missing(name, batch.schema[name]) for name in data.targets))
+    batch, rows = batch.filter(~is_lost.to_series()), rows.filter(~is_lost.to_series())
+    typed = []
+    for name, dtype in data.frame.schema.items():
+        wanted = plan.table.kinds.get(name)
+        kind = _kind_of_typed(dtype)
+        notes: list[str] = []
+        _, values = _typed(batch[name], kind, rows, data.source, is_text=is_text, notes=notes)
+        if notes and wanted != kind:
+            what = notes[0].replace("count as missing", "the sampled rows have none like them")
+            raise BadTable(data.source, f"{what}; correct them, or --kind {name}=category makes texts of them all")
+        typed.append(values.alias(name))
+    frame = pl.DataFrame(typed)
+    if data.classes is None:
+        return frame, 0
+    is_known = frame[data.targets[0]].is_in(
+        pl.Series(list(data.classes), dtype=frame.schema[data.targets[0]]).to_list()
+    )
+    return frame.filter(is_known), int((~is_known).sum())
+
+
+def targets_of(frame: pl.DataFrame, data: Data) -> npt.NDArray[np.float64 | np.int64]:
+    """The targets of typed rows as `Data.y` has them: float64 [N, K], or class codes int64 [N]."""
+    if data.classes is None:
+        return np.stack([frame[name].cast(pl.Float64).to_numpy() for name in data.targets], axis=1)
+    codes = {label: code for code, label in enumerate(data.classes)}
+    return np.array([codes[label] for label in frame[data.targets[0]].to_list()], dtype=np.int64)
+
+
+def _kind_of_typed(dtype: pl.DataType) -> Kind:
+    if dtype == pl.Boolean:
+        return "boolean"
+    if dtype == pl.String:
+        return "category"
+    return "datetime" if isinstance(dtype, pl.Datetime) else "number"
+
+
 # ------------------------------------------------------------------------------------------------ which columns
 
 

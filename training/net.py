@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from models.manifest import Task
 from training.encoders import Embedding, Preprocessing
-from training.plan import Activation, NetPlan
+from training.expansions import Expansion
+from training.plan import HIDDEN, Activation, NetPlan
 
 
 class Sine(nn.Module):
@@ -34,19 +35,25 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 }
 
 
-def make_member(plan: NetPlan, inputs: int, sizes: list[int], outputs: int) -> nn.Sequential:
+def make_member(
+    plan: NetPlan, inputs: int, sizes: list[int], outputs: int, expansion: Expansion | None = None
+) -> nn.Sequential:
     """A multilayer perceptron with fresh weights, drawn from torch's global generator.
 
     Shape:
         [N, inputs] -> [N, outputs]; the last `len(sizes)` inputs are rows of the embedding table
     """
     layers: list[nn.Module] = []
+    if expansion is not None:
+        layers.append(expansion)
+        inputs += expansion.pieces
     if sizes:
         embedding = Embedding(sizes, inputs)
         layers.append(embedding)
         inputs = embedding.width
-    activations = plan.activations or (plan.activation,) * len(plan.hidden)
-    for width, activation in zip(plan.hidden, activations, strict=True):
+    hidden = HIDDEN if plan.hidden is None else plan.hidden
+    activations = plan.activations or (plan.activation,) * len(hidden)
+    for width, activation in zip(hidden, activations, strict=True):
         layers += [_linear(inputs, width, plan), ACTIVATIONS[activation]()]
         if plan.dropout:
             layers.append(nn.Dropout(plan.dropout))
@@ -92,10 +99,17 @@ class Averaged(nn.Module):
         [N, inputs] -> [N, outputs]; of a binary net with one output and several members -> [N, 1], a logit
     """
 
-    def __init__(self, members: Sequence[nn.Module], task: Task) -> None:
+    def __init__(self, members: Sequence[nn.Module], task: Task, weights: Sequence[float] | None = None) -> None:
+        """`weights` say how much each member counts; by default all count alike."""
         super().__init__()
-        self.members = nn.ModuleList(stacked(members))
         self.is_one = len(members) == 1
+        groups = _alike(members)
+        stacks = members if self.is_one else [_stacked([members[k] for k in group]) for group in groups]
+        self.members = nn.ModuleList(stacks)
+        given = torch.tensor(weights or [1.0] * len(members), dtype=torch.float64)
+        shares = (given / given.sum())[[k for group in groups for k in group]]
+        self.shares: Tensor
+        self.register_buffer("shares", shares.to(torch.float32)[:, None, None])  # [M, 1, 1]
         self.is_regression = task == "regression"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,12 +118,12 @@ class Averaged(nn.Module):
         if self.is_one:
             return raw  # [N, outputs]
         if self.is_regression:
-            return raw.mean(0)
+            return (raw * self.shares).sum(0)
         if raw.shape[-1] == 1:
             # log sigmoid by softplus: ONNX has no other form that stays finite for logits beyond 100
-            yes, no = -functional.softplus(-raw), -functional.softplus(raw)
+            yes, no = self.shares.log() - functional.softplus(-raw), self.shares.log() - functional.softplus(raw)
             return torch.logsumexp(yes, 0) - torch.logsumexp(no, 0)
-        return torch.logsumexp(torch.log_softmax(raw, -1), 0)
+        return torch.logsumexp(torch.log_softmax(raw, -1) + self.shares.log(), 0)
 
 
 class Net(nn.Module):
@@ -130,11 +144,15 @@ class Net(nn.Module):
         centre: Tensor | None = None,
         scale: Tensor | None = None,
         temperature: float = 1.0,
+        weights: Sequence[float] | None = None,
     ) -> None:
-        """`centre` and `scale` [K] bring a regression back to the target's units, together or not at all."""
+        """`weights` are the members' in the average.
+
+        `centre` and `scale` [K] bring a regression back to the target's units, together or not at all.
+        """
         super().__init__()
         self.preprocessing = preprocessing
-        self.member = Averaged(members, task)
+        self.member = Averaged(members, task, weights)
         self.task = task
         self.temperature = temperature
         self.centre: Tensor | None
@@ -163,16 +181,24 @@ def _of_both_classes(raw: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------ many members
 
 
-def stacked(members: Sequence[nn.Module]) -> list[nn.Module]:
-    """The members as few modules: those of one shape side by side, so that the graph has one product per layer.
+def _alike(members: Sequence[nn.Module]) -> list[list[int]]:
+    """The places of members that can stand side by side: perceptrons with the same layers, everything else alone."""
+    groups: dict[object, list[int]] = {}
+    for place, member in enumerate(members):
+        groups.setdefault(_form(member) if isinstance(member, nn.Sequential) else place, []).append(place)
+    return list(groups.values())
 
-    Alone, a member stays what it is. Several answer [M, N, K] in the order given, perceptrons first.
-    """
-    if len(members) == 1:
-        return [members[0]]
+
+def _form(perceptron: nn.Sequential) -> tuple[object, ...]:
+    """Kinds of layers, shapes of weights, and the very expansion, which is shared and not stacked."""
+    kinds = tuple(id(layer) if isinstance(layer, Expansion) else type(layer) for layer in perceptron)
+    return kinds, tuple(weight.shape for weight in perceptron.parameters())
+
+
+def _stacked(members: Sequence[nn.Module]) -> nn.Module:
+    """Members that are alike as one module, so that the graph has one product per layer: [N, K] -> [M, N, K]."""
     perceptrons = [member for member in members if isinstance(member, nn.Sequential)]
-    others = [member for member in members if not isinstance(member, nn.Sequential)]
-    return ([_Stack(perceptrons)] if perceptrons else []) + [_Lifted(member) for member in others]
+    return _Stack(perceptrons) if perceptrons else _Lifted(members[0])
 
 
 class _Lifted(nn.Module):

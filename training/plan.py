@@ -16,6 +16,10 @@ from models.errors import RowcastError, shown
 from models.manifest import Task, check_name
 
 PLANS = Path(__file__).parent / "plans"
+MANY_ROWS = 100_000
+"""Training rows beyond which one fold is enough to choose by."""
+HIDDEN = (256, 256)
+"""Widths of the hidden layers where a plan names none and nothing is there to choose them by."""
 
 Kind = Literal["number", "category", "boolean", "datetime"]
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "sine", "identity"]
@@ -104,7 +108,8 @@ class NetPlan(_Section):
     """The network.
 
     Attributes:
-        hidden: widths of the hidden layers; empty for a linear model.
+        hidden: widths of the hidden layers; empty for a linear model; None lets validation choose between the networks
+            of `training/candidates.py`, which also say everything else about the network and its fit.
         activation: after each hidden layer.
         activations: one per hidden layer where they differ; overrides `activation`.
         preprocessing: "learned" puts scaling, imputation and embeddings in front; "none" feeds the numbers as they are
@@ -113,20 +118,25 @@ class NetPlan(_Section):
         init: "uniform" is PyTorch's own; "normal" draws every weight from N(0, 1) / sqrt(inputs), biases 0;
             "unit_normal" draws weights and biases from N(0, 1).
         dropout: share of hidden activations dropped while training.
+        expansion: "steps" or "waves" tell each number once more in `pieces` columns (`training/expansions.py`).
+        pieces: at most so many for each number.
     """
 
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     activation: Activation = "silu"
     activations: tuple[Activation, ...] | None = None
     preprocessing: Literal["learned", "none"] = "learned"
     scale_targets: bool = True
     init: Literal["uniform", "normal", "unit_normal"] = "uniform"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    expansion: Literal["none", "steps", "waves"] = "none"
+    pieces: Annotated[int, Field(ge=2, le=256)] = 16
 
     @model_validator(mode="after")
     def _activations_fit(self) -> Self:
-        if self.activations is not None and len(self.activations) != len(self.hidden):
-            raise ValueError(f"activations must have {len(self.hidden)} entries like hidden")
+        layers = len(HIDDEN if self.hidden is None else self.hidden)
+        if self.activations is not None and len(self.activations) != layers:
+            raise ValueError(f"activations must have {layers} entries like hidden")
         return self
 
 
@@ -138,10 +148,15 @@ class FitPlan(_Section):
         batch: rows of a minibatch; 0 is all rows at once; None lets the number of training rows decide.
         epochs: None lets the number of training rows decide.
         schedule: of the learning rate, over the epochs.
+        beta2: how slowly Adam forgets the squares of gradients.
+        label_smoothing: share of every label that is spread over all classes while training.
         patience: epochs without a better validation loss before the fit ends; 0 never ends it early.
         keep: the weights of the best validation loss, or the last ones.
-        members: how many networks are fitted from different seeds, of which validation keeps the best `averaged`; None
-            lets the number of training rows decide.
+        folds: parts into which the training and validation rows are dealt together; each network is fitted on all but
+            one of them, and that one chooses. 1 fits on the training part and lets the validation part choose. None is
+            5, but 1 beyond 100,000 rows, where the split is by time, and where the plan says `members`.
+        members: how many networks are fitted from different seeds for each fold and candidate, of which validation
+            keeps the best `averaged`; None lets the number of training rows decide.
         averaged: how many of the members the exported graph averages; None is all of them.
         linear: also solve for a network without hidden layers, which validation may choose instead of the members or
             average with them; a linear model's error is then within reach on every table.
@@ -156,9 +171,12 @@ class FitPlan(_Section):
     epochs: Annotated[int, Field(ge=1)] | None = None
     batch: Annotated[int, Field(ge=0)] | None = None
     shuffle: bool = True
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "coslog4"] = "cosine"
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     patience: Annotated[int, Field(ge=0)] = 30
     keep: Literal["best", "last"] = "best"
+    folds: Annotated[int, Field(ge=1, le=20)] | None = None
     members: Annotated[int, Field(ge=1)] | None = None
     averaged: Annotated[int, Field(ge=1)] | None = None
     linear: bool = True
@@ -174,14 +192,21 @@ class FitPlan(_Section):
     def for_rows(self, rows: int) -> Self:
         """The same plan with every choice made that it leaves to the number of training rows.
 
-        A minibatch is a thirty-second of the rows as a power of two, from 32 to 4096; epochs are 200, or fewer where
-        the rows would be visited more than 5 million times; 8 members up to 2,000 rows, 4 up to 20,000, else 1.
+        A minibatch is a twenty-fourth of the rows as a power of two, from 32 to 256, and beyond 100,000 rows a
+        four-hundredth, to 4096. Epochs are 64, or fewer where the rows would be visited more than 480,000 times; yet
+        10, while that is not more than 5 million. With folds there is one member for each, without there are 8 up to
+        2,000 rows, 4 up to 20,000, else 1.
         """
-        batch = self.batch if self.batch is not None else min(4096, max(32, 2 ** round(math.log2(max(rows, 1) / 32))))
-        epochs = self.epochs or min(200, max(1, round(5_000_000 / max(rows, 1))))
-        members = self.members or max(8 if rows <= 2_000 else 4 if rows <= 20_000 else 1, self.averaged or 1)
-        averaged = self.averaged or members
-        return self.model_copy(update={"batch": batch, "epochs": epochs, "members": members, "averaged": averaged})
+        rows = max(rows, 1)
+        share, most = (24, 256) if rows <= MANY_ROWS else (400, 4096)
+        batch = self.batch if self.batch is not None else min(most, max(32, 2 ** round(math.log2(rows / share))))
+        epochs = self.epochs or min(64, max(1, round(480_000 / rows), min(10, round(5_000_000 / rows))))
+        folds = self.folds or (1 if self.members or rows > MANY_ROWS else 5)
+        members = self.members or max(
+            1 if folds > 1 or rows > 20_000 else 8 if rows <= 2_000 else 4, self.averaged or 1
+        )
+        chosen = {"batch": batch, "epochs": epochs, "folds": folds, "members": members}
+        return self.model_copy(update=chosen | {"averaged": self.averaged or members})
 
 
 class Published(_Section):

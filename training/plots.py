@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn import metrics
 
-from models.manifest import Part
+from models.manifest import Importance, Part
 from models.schema import NumberFeature
 from training.drawing import COLOURS, GRID, INK, PALE, colour, panel, panels, shades, shortened, some, with_unit
 from training.evaluate import BINS
@@ -26,6 +26,8 @@ MOST_COUNTS = 12
 """Classes up to which a confusion matrix shows its numbers."""
 MOST_CURVES = 7
 """Classes that get a curve of their own; the most frequent ones."""
+MOST_BARS = 20
+"""Features whose importance is drawn."""
 _SIDE = 200  # points along each axis of a surface
 
 
@@ -44,6 +46,9 @@ def draw_plots(fitted: "Fitted") -> Iterator[tuple[str, str, Figure]]:
         yield from _of_regression(fitted, rows, part, inputs)
     else:
         yield from _of_classification(fitted, rows, part, inputs)
+    if fitted.findings is not None and len(fitted.findings.importances) > 1:
+        caption = "How much worse the answers get when a feature's values are shuffled; lines hold the value with 95%"
+        yield "importance", caption, _draw_importances(fitted.findings.importances)
     if any(fitted.history):
         yield "loss", "Loss after each epoch; pale: members that are not in the network", _draw_losses(fitted)
 
@@ -322,6 +327,20 @@ def _draw_reliability(y: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> F
 
 
 # ------------------------------------------------------------------------------------------------ the fit
+
+
+def _draw_importances(importances: Sequence[Importance]) -> Figure:
+    """A bar for each of the most important features, with its interval."""
+    drawn = importances[:MOST_BARS][::-1]
+    figure, axes = panel(4.8, 0.9 + 0.28 * len(drawn))
+    values = np.array([one.value for one in drawn])
+    reach = values - np.array([one.low for one in drawn])
+    axes.barh(range(len(drawn)), values, color=COLOURS[0], height=0.7)
+    axes.errorbar(values, range(len(drawn)), xerr=reach, fmt="none", ecolor=INK, elinewidth=1)
+    axes.set_yticks(range(len(drawn)), [shortened(one.feature, most=30) for one in drawn])
+    axes.axvline(0, color=PALE, linewidth=1)
+    axes.tick_params(axis="y", length=0)
+    return figure
 
 
 def _draw_losses(fitted: "Fitted") -> Figure:

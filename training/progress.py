@@ -41,9 +41,10 @@ def _bar(console: Console, name: str) -> Iterator[Callable[[str | Step], None]]:
                 bars.console.print(f"{name}: {event}", markup=False, highlight=False)
                 return
             of = f" {event.member}/{event.members}" if event.members > 1 else ""
-            done = (event.member - 1) * event.epochs + event.epoch.number
-            total = event.members * event.epochs
-            bars.update(bar, description=name + of, completed=done, total=total, figures=_figures(event))
+            # by counting: several members are fitted side by side
+            bars.update(
+                bar, description=name + of, advance=1, total=event.members * event.epochs, figures=_figures(event)
+            )
 
         yield report
 

@@ -14,6 +14,7 @@ import torch
 from pydantic import JsonValue
 
 from models import proof as proofs
+from models import shapley
 from models.manifest import FileDigest, Manifest, Predictions, Provenance
 from models.proof import Proof, prove
 from models.repository import Repository
@@ -46,6 +47,8 @@ def publish(fitted: "Fitted", repository: Repository) -> int:
         rows = train[_spread(len(train), PARITY_ROWS)]
         export(fitted.net, awkward_rows(fitted.schema, rows), draft)
         (draft / proofs.FILE).write_bytes(proof.to_json())
+        if fitted.findings is not None:
+            (draft / shapley.FILE).write_bytes(fitted.findings.background.to_json())
         write_report(draft / REPORT, fitted)
         session = OnnxSession((draft / ONNX).read_bytes())
         return functools.partial(_describe, fitted, proof, session)
@@ -57,6 +60,7 @@ def _describe(
     fitted: "Fitted", proof: Proof, session: OnnxSession, number: int, files: dict[str, FileDigest]
 ) -> Manifest:
     """The manifest of a draft, once the draft has proved itself."""
+    found = fitted.findings
     manifest = Manifest(
         name=fitted.plan.name,
         version=number,
@@ -69,6 +73,10 @@ def _describe(
         scores=fitted.scores,
         calibration=fitted.calibration,
         predictions=_predictions(fitted),
+        intervals=found.intervals if found else None,
+        prediction_sets=found.prediction_sets if found else None,
+        importances=found.importances if found else (),
+        reference=found.reference if found else None,
         provenance=_provenance(fitted),
     )
     prove(manifest, proof, session)
@@ -151,6 +159,8 @@ def _provenance(fitted: "Fitted") -> Provenance:
         packages={"python": platform.python_version(), **versions},
         device=fitted.device,
         seconds=round(fitted.seconds, 3),
+        notes=fitted.notes,
+        warnings=fitted.warnings,
     )
 
 

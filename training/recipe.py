@@ -1,48 +1,44 @@
 """The story: a plan becomes a published version, step by step.
 
-    read -> columns -> split -> schema -> encode -> fit -> choose -> calibrate -> evaluate -> export -> prove -> publish
+    read -> columns -> split -> fold -> schema -> encode -> fit -> choose -> calibrate -> evaluate -> examine
+         -> export -> prove -> publish
 
 `train` goes as far as a scored network and touches no file but the table; `run` publishes it as well.
 """
 
-import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import torch
-from torch import Tensor, nn
 
-from models.manifest import Calibration, Part, Scores, Task
+from models.manifest import Calibration, Part, Scores
 from models.repository import Repository
 from models.schema import Matrix, Schema
 from training import datasets
 from training.calibrate import fit_temperature
+from training.candidates import candidates_of
+from training.checkpoint import Checkpoint
+from training.choice import Choice, Unit, choose
 from training.columns import Data, read_columns
-from training.encoders import Preprocessing, encode, learn_schema
-from training.evaluate import Targets, answers_of, make_baselines, score_parts
-from training.fit import (
-    Epoch,
-    Member,
-    Objective,
-    choose,
-    choose_device,
-    device_name,
-    fit_members,
-    mean_loss,
-    objective_of,
-)
-from training.fit import Rows as TensorRows
-from training.linear import STRENGTHS, solve_linear
-from training.net import Averaged, Net, make_member
-from training.plan import BadPlan, FitPlan, Loss, Plan
+from training.distributed import is_team, team
+from training.encoders import encode, learn_schema
+from training.evaluate import Targets, answers_of, make_baselines, score, score_parts
+from training.findings import Findings, examine
+from training.fit import Epoch, Member, choose_device, device_name
+from training.folds import Fold, deal_folds, fitted_on
+from training.large import fit_large
+from training.leaks import find_leaks
+from training.net import Net
+from training.plan import BadPlan, FitPlan, Plan
+from training.problem import FAR, Problem, fit_units, linear_unit, pose
 from training.publish import publish
-from training.split import Rows, split_rows
+from training.source import is_large
+from training.split import Rows, Split, split_rows
 from training.table import Table, read_table
 
 
@@ -51,7 +47,7 @@ class Step:
     """Where a fit is: an epoch of one member.
 
     Attributes:
-        member: from 1, of `members`.
+        member: from 1, of `members` at most.
         epochs: how many the plan allows.
     """
 
@@ -84,10 +80,14 @@ class Fitted:
         parts: "train", "validation" and, where it has rows, "test".
         net: the network as it is exported.
         members: every fitted member; `chosen` are those in `net`, a linear one perhaps among them.
-        scores: per part, beside the baselines'.
+        weights: how much each of the chosen counts in the average.
+        held_out: answers for the rows of the validation part, each by networks that were not fitted on it.
+        scores: per part, beside the baselines'; of the validation part, of `held_out`.
         notes: what was done that nobody asked for, a sentence each.
         device: what the members were fitted on.
         seconds: from reading the table to the scores.
+        warnings: what a careful person would look at before relying on the scores, a sentence each.
+        findings: what else is known of the network; None until somebody looked.
     """
 
     plan: Plan
@@ -97,11 +97,15 @@ class Fitted:
     net: Net
     members: list[Member]
     chosen: list[Member]
+    weights: list[float]
+    held_out: dict[str, npt.NDArray[Any]]
     scores: dict[Part, Scores]
     calibration: Calibration | None
     notes: tuple[str, ...]
     device: str
     seconds: float
+    warnings: tuple[str, ...] = ()
+    findings: Findings | None = None
 
     @property
     def history(self) -> list[tuple[Epoch, ...]]:
@@ -113,55 +117,139 @@ class Fitted:
         return answers_of(self.net, matrix)
 
 
-def run(plan: Plan, repository: Repository, report: Report = lambda _: None) -> tuple[Fitted, int]:
+def run(
+    plan: Plan, repository: Repository, report: Report = lambda _: None, checkpoint: Checkpoint | None = None
+) -> tuple[Fitted, int]:
     """Train a plan and publish it; the number is that of the new version.
+
+    With a checkpoint the run goes on from where an earlier one of the same plan and table was killed.
 
     Raises:
         RowcastError: the table, the plan or the fit is bad, or a file does not answer as the network; nothing is
             published then.
     """
-    fitted = train(plan, report)
+    fitted = train(plan, report, checkpoint)
+    fitted = replace(fitted, findings=examine(fitted))
     number = publish(fitted, repository)
+    if checkpoint is not None:
+        checkpoint.clear()
     return fitted, number
 
 
-def train(plan: Plan, report: Report = lambda _: None) -> Fitted:
+def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | None = None) -> Fitted:
     """Train a plan as far as a scored network.
 
     Raises:
         RowcastError: the table, the plan or the fit is bad.
     """
+    if is_large(plan) or is_team():
+        return _train_in_pieces(plan, report, checkpoint or Checkpoint())
     start = time.perf_counter()
     table = read(plan)
     data = read_columns(table, plan)
     split = split_rows(data, plan.split)
-    schema = learn_schema(data, split.train, plan.table)
+    candidates, plan = candidates_of(plan, len(split.train)), _settled(plan, data, split)
+    assert plan.fit.folds is not None
+    folds = deal_folds(data, split, plan.split, plan.fit.folds)
+    schema = learn_schema(data, fitted_on(folds), plan.table)
     for note in (notes := (*data.notes, *split.notes)):
         report(note)
+    for warning in (warnings := find_leaks(data, split, plan.split)):
+        report(f"look at this: {warning}")
 
-    plan = plan.model_copy(update={"task": data.task, "fit": plan.fit.for_rows(len(split.train))})
     matrix = encode(data.frame, schema)
     rows: dict[Part, Rows] = {"train": split.train, "validation": split.validation, "test": split.test}
     parts = {part: PartRows(data.frame[kept], matrix[kept], data.y[kept]) for part, kept in rows.items() if len(kept)}
 
-    problem = _pose(plan, data, schema, parts)
-    members = fit_members(
-        plan.fit,
-        problem.make_member,
-        problem.train,
-        problem.validation,
-        problem.objective,
-        report=_steps(plan.fit, report),
-    )
-    chosen = choose(members, _linear_members(problem, plan), plan.fit.averaged or 1, problem.validation_loss)
-    calibration = _calibrate(plan.fit, problem.net(chosen), parts["validation"])
-    net = problem.net(chosen, 1.0 if calibration is None else calibration.temperature)
+    problem = pose(plan, data, schema, matrix, folds)
+    baseline = problem.linear(1.0, Fold(split.train, split.validation))
+    checkpoint = checkpoint or Checkpoint()
+    checkpoint.open(plan, data.sha256, device_name(choose_device()))
+    if checkpoint.folder is not None:
+        report(f"goes on from the checkpoint in {checkpoint.folder}")
+    units, members = fit_units(problem, candidates, _steps(plan.fit, report), checkpoint)
+    if checkpoint.trouble is not None:
+        report(checkpoint.trouble)
+    if _wants_linear(plan, units, baseline):
+        units.append(linear_unit(problem))
+    choice = choose(units, problem.held_out_y)
+    if len(units) > 1:
+        report(str(choice))
+    calibration = _calibrate(plan.fit, problem, choice)
+    net = problem.net(choice.members, choice.weights, 1.0 if calibration is None else calibration.temperature)
 
-    baselines = make_baselines(net, problem.linear(strength=1.0).net, parts["train"].y)
+    baselines = make_baselines(net, baseline.net, parts["train"].y)
     scores = score_parts(net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()})
+    held_out = problem.published(choice.answers, net, parts["validation"].matrix, split.validation)
+    if len(folds) > 1:  # most of the networks were fitted on the validation rows: score what the others say of them
+        metrics = score(data.task, parts["validation"].y, held_out)
+        scores["validation"] = scores["validation"].model_copy(update={"metrics": metrics})
     seconds = time.perf_counter() - start
     device = device_name(choose_device())
-    return Fitted(plan, data, schema, parts, net, members, chosen, scores, calibration, notes, device, seconds)
+    return Fitted(
+        plan,
+        data,
+        schema,
+        parts,
+        net,
+        members,
+        choice.members,
+        choice.weights,
+        held_out,
+        scores,
+        calibration,
+        notes,
+        device,
+        seconds,
+        warnings,
+    )
+
+
+def _train_in_pieces(plan: Plan, report: Report, checkpoint: Checkpoint) -> Fitted:
+    """The same for a table that is larger than memory, or that several processes fit together."""
+    start = time.perf_counter()
+    if plan.table.path is None:
+        raise BadPlan(plan.name, "several processes fit a table from a file; this one is a dataset")
+    epochs = plan.fit.epochs or 1
+    with team() as ranks:
+        large = fit_large(plan, report, lambda epoch: report(Step(1, 1, epochs, epoch)), ranks, checkpoint)
+    sampled = large.sampled
+    data, split = sampled.data, sampled.split
+    fit = plan.fit.for_rows(sampled.spool.rows)
+    plan = plan.model_copy(update={"task": data.task, "fit": fit.model_copy(update={"members": 1, "averaged": 1})})
+    for warning in (warnings := find_leaks(data, split, plan.split)):
+        report(f"look at this: {warning}")
+    matrix = encode(data.frame, sampled.schema)
+    rows: dict[Part, Rows] = {"train": split.train, "validation": split.validation, "test": split.test}
+    parts = {part: PartRows(data.frame[kept], matrix[kept], data.y[kept]) for part, kept in rows.items() if len(kept)}
+    baselines = make_baselines(large.net, large.linear, parts["train"].y)
+    return Fitted(
+        plan=plan,
+        data=data,
+        schema=sampled.schema,
+        parts=parts,
+        net=large.net,
+        members=[large.member],
+        chosen=large.chosen,
+        weights=[1 / len(large.chosen)] * len(large.chosen),
+        held_out=answers_of(large.net, parts["validation"].matrix),
+        scores=score_parts(large.net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()}),
+        calibration=large.calibration,
+        notes=sampled.notes,
+        device=device_name(choose_device()),
+        seconds=time.perf_counter() - start,
+        warnings=warnings,
+    )
+
+
+def follow(plan: Plan) -> None:
+    """Take this rank's part in a fit that another rank leads.
+
+    Raises:
+        RowcastError: as for `train`.
+    """
+    with team() as ranks:
+        fit_large(plan, lambda _: None, lambda _: None, ranks, Checkpoint())
 
 
 def read(plan: Plan) -> Table:
@@ -177,112 +265,29 @@ def read(plan: Plan) -> Table:
     return Table.of(frame, plan.table.dataset)
 
 
-# ------------------------------------------------------------------------------------------------ what is fitted
+def _settled(plan: Plan, data: Data, split: Split) -> Plan:
+    """The plan with what it leaves to the table decided."""
+    fit = plan.fit
+    if fit.folds is None and plan.split.time is not None:
+        fit = fit.model_copy(update={"folds": 1})  # what is newer must not be known where what is older is judged
+    return plan.model_copy(update={"task": data.task, "fit": fit.for_rows(len(split.train))})
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """The plan in torch's terms: rows preprocessed and on the device, targets as the loss wants them."""
-
-    task: Task
-    preprocessing: Preprocessing
-    make_member: Callable[[], nn.Sequential]
-    objective: Objective
-    outputs: int
-    train: TensorRows
-    validation: TensorRows
-    centre: Tensor | None
-    scale: Tensor | None
-
-    def net(self, members: Sequence[Member], temperature: float = 1.0) -> Net:
-        """The published form of some members, on the CPU."""
-        nets = [copy.deepcopy(member.net).cpu() for member in members]
-        return Net(self.preprocessing, nets, self.task, centre=self.centre, scale=self.scale, temperature=temperature)
-
-    def linear(self, strength: float) -> Member:
-        """The linear model with this penalty, as a member without a history."""
-        x, y = (tensor.cpu().numpy() for tensor in self.train)
-        sizes = self.preprocessing.sizes
-        net = solve_linear(x, y, sizes, self.task, outputs=self.outputs, strength=strength).to(self.train[0].device)
-        return Member(net, (), mean_loss(net, self.validation, self.objective))
-
-    def validation_loss(self, members: Sequence[Member]) -> float:
-        """The loss of the members' average on the validation rows."""
-        return mean_loss(Averaged([member.net for member in members], self.task), self.validation, self.objective)
+def _wants_linear(plan: Plan, units: Sequence[Unit], baseline: Member) -> bool:
+    """Whether a linear model may count: the plan asks, it could come near, and the networks are not linear anyway."""
+    if not plan.fit.linear or plan.net.hidden == () or plan.net.preprocessing != "learned":
+        return False
+    return baseline.validation_loss < FAR * min(unit.members[0].validation_loss for unit in units)
 
 
-def _pose(plan: Plan, data: Data, schema: Schema, parts: Mapping[Part, PartRows]) -> _Problem:
-    loss = _loss(plan, data)
-    preprocessing = Preprocessing(schema, parts["train"].matrix, learned=plan.net.preprocessing == "learned")
-    outputs = len(data.targets) if data.classes is None else len(data.classes)
-    if data.task == "binary" and loss != "cross_entropy":
-        outputs = 1
-    centre = scale = None
-    if data.task == "regression" and plan.net.scale_targets:
-        y = parts["train"].y
-        spread = y.std(0)
-        centre, scale = y.mean(0), np.where(spread > 0, spread, 1.0)
-    device = choose_device()
-
-    def tensors(part: PartRows) -> TensorRows:
-        y = part.y if centre is None else (part.y - centre) / scale
-        y = y if data.task != "regression" else y.astype(np.float32)
-        with torch.no_grad():
-            return preprocessing(torch.from_numpy(part.matrix)).to(device), torch.from_numpy(y).to(device)
-
-    return _Problem(
-        data.task,
-        preprocessing,
-        lambda: make_member(plan.net, preprocessing.width, preprocessing.sizes, outputs),
-        objective_of(loss),
-        outputs,
-        tensors(parts["train"]),
-        tensors(parts["validation"]),
-        None if centre is None else torch.tensor(centre, dtype=torch.float32),
-        None if scale is None else torch.tensor(scale, dtype=torch.float32),
-    )
-
-
-def _loss(plan: Plan, data: Data) -> Loss:
-    """The plan's loss, or the task's own.
-
-    Raises:
-        BadPlan: the loss measures another task.
-    """
-    own: dict[Task, Loss] = {
-        "regression": "mse",
-        "binary": "binary_cross_entropy",
-        "multiclass": "cross_entropy",
-    }
-    fitting: dict[Task, tuple[Loss, ...]] = {
-        "regression": ("mse", "l1"),
-        "binary": ("binary_cross_entropy", "cross_entropy", "probability_l1"),
-        "multiclass": ("cross_entropy", "probability_l1"),
-    }
-    loss = plan.fit.loss or own[data.task]
-    if loss not in fitting[data.task]:
-        reason = f"fit.loss {loss} does not measure a {data.task}; use {' or '.join(fitting[data.task])}"
-        raise BadPlan(plan.name, reason)
-    return loss
-
-
-def _linear_members(problem: _Problem, plan: Plan) -> list[Member]:
-    """Linear models of several penalties, where the plan asks for them and its members are not linear themselves."""
-    if not (plan.fit.linear and plan.net.hidden and plan.net.preprocessing == "learned"):
-        return []
-    return [problem.linear(strength) for strength in STRENGTHS]
-
-
-def _calibrate(plan: FitPlan, net: Net, validation: PartRows) -> Calibration | None:
-    if net.task == "regression" or not plan.calibrate:
+def _calibrate(plan: FitPlan, problem: Problem, choice: Choice) -> Calibration | None:
+    if problem.task == "regression" or not plan.calibrate:
         return None
-    probabilities = answers_of(net, validation.matrix)["probabilities"]
-    temperature = fit_temperature(probabilities, validation.y)
-    return Calibration(method="temperature", temperature=temperature, rows=len(validation.y))
+    y = problem.held_out_y.astype(np.int64)
+    return Calibration(method="temperature", temperature=fit_temperature(choice.answers, y), rows=len(y))
 
 
-def _steps(plan: FitPlan, report: Report) -> Callable[[int, Epoch], object]:
-    assert plan.members is not None
-    assert plan.epochs is not None
-    members, epochs = plan.members, plan.epochs
-    return lambda member, epoch: report(Step(member + 1, members, epochs, epoch))
+def _steps(plan: FitPlan, report: Report) -> Callable[[int, int, Epoch], object]:
+    epochs = plan.epochs
+    assert epochs is not None
+    return lambda member, members, epoch: report(Step(member + 1, members, epochs, epoch))

@@ -6,16 +6,18 @@ dark screen, and prints. The same network gives the same bytes: no times, no pat
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.intervals import Intervals, PredictionSets
 from models.manifest import Part, Scores
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from training.drawing import plain_drawing, svg_of
 from training.evaluate import MAIN
+from training.explain import Explained
 from training.failures import worst_kinds, worst_rows
 from training.plots import draw_plots, judged
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 INDEX = "index.html"
 MOST_SHOWN = 8
-"""Features of a row that is shown."""
+"""Features of a row that is shown, and those that are named in its explanation."""
 
 
 def write_report(folder: Path, fitted: "Fitted") -> None:
@@ -77,16 +79,18 @@ def card(fitted: "Fitted", plots: Sequence[tuple[str, str, str]]) -> str:
         "<h2>How well</h2>",
         _score_table(fitted.scores),
         _calibration(fitted),
+        _list("Look at this", fitted.warnings),
         '<div class="plots">',
         *(_figure_of(*plot) for plot in plots),
         "</div>",
         "<h2>Where it fails</h2>",
         _failures(fitted),
+        *_found(fitted),
         "<h2>From what</h2>",
         _feature_table(fitted.schema.features),
         "<h2>How it was trained</h2>",
         f"<p>{_how(fitted)}</p>",
-        _notes(fitted.notes),
+        _list("What was done to the table", fitted.notes),
         "<h2>How to make it again</h2>",
         f"<p>{_again(fitted)}</p>",
         f"<pre>{_escaped(_plan_text(fitted))}</pre>",
@@ -192,6 +196,82 @@ def _value(value: object) -> str:
     return "missing" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def _found(fitted: "Fitted") -> Iterator[str]:
+    """How sure the answers are, and why some of them are what they are."""
+    found = fitted.findings
+    if found is None:
+        return
+    if found.intervals is not None or found.prediction_sets is not None:
+        yield "<h2>How sure</h2>"
+    if found.intervals is not None:
+        yield _interval_table(found.intervals, fitted.data.targets)
+    if found.prediction_sets is not None:
+        yield _set_table(found.prediction_sets)
+    if found.explained:
+        yield "<h2>Why</h2>"
+    for one in found.explained:
+        yield _explanation(fitted, one)
+
+
+def _interval_table(intervals: Intervals, targets: Sequence[str]) -> str:
+    header = '<th class="number">asked</th><th class="number">measured on test</th>'
+    header += "".join(f"<th>{_escaped(target)}, around the prediction</th>" for target in targets)
+    rows = []
+    for number, level in enumerate(intervals.levels):
+        cells = _level_cells(level, intervals.coverage, number)
+        for low, high in zip(intervals.low, intervals.high, strict=True):
+            ends = sorted((of_low[number], of_high[number]) for of_low, of_high in zip(low, high, strict=True))
+            narrow, wide = min(ends, key=_width), max(ends, key=_width)
+            said = f"{narrow[0]:+.4g} to {narrow[1]:+.4g}"
+            said += f", up to {wide[0]:+.4g} to {wide[1]:+.4g}" if wide != narrow else ""
+            cells += f"<td>{said}</td>"
+        rows.append(f"<tr>{cells}</tr>")
+    said = (
+        f"<p>The share of rows whose target lies in its interval, calibrated on {intervals.rows:,} validation rows.</p>"
+    )
+    return said + _table(header, rows)
+
+
+def _width(ends: tuple[float, float]) -> float:
+    return ends[1] - ends[0]
+
+
+def _set_table(sets: PredictionSets) -> str:
+    header = "".join(f'<th class="number">{name}</th>' for name in ("asked", "measured on test", "classes in a set"))
+    rows = []
+    for number, level in enumerate(sets.levels):
+        size = "" if sets.sizes is None else f"{sets.sizes[number]:.2f}"
+        rows.append(f'<tr>{_level_cells(level, sets.coverage, number)}<td class="number">{size}</td></tr>')
+    said = f"<p>The share of rows whose class is in its set, calibrated on {sets.rows:,} validation rows.</p>"
+    return said + _table(header, rows)
+
+
+def _level_cells(level: float, coverage: Sequence[float] | None, number: int) -> str:
+    measured = "" if coverage is None else f"{coverage[number]:.1%}"
+    return f'<td class="number">{level:.0%}</td><td class="number">{measured}</td>'
+
+
+def _explanation(fitted: "Fitted", one: Explained) -> str:
+    """The features that add most to the answer for a row, and what the others add together."""
+    rows = fitted.parts[judged(fitted)]
+    names, values = fitted.schema.names, one.explanation.values[:, one.output]
+    order = np.argsort(-np.abs(values), kind="stable")
+    lines = []
+    for place in order[:MOST_SHOWN]:
+        value = rows.frame[names[place]][one.row]
+        cells = f"<td>{_escaped(names[place])}</td><td>{_escaped(_value(value))}</td>"
+        lines.append(f'<tr>{cells}<td class="number">{values[place]:+.4g}</td></tr>')
+    rest = order[MOST_SHOWN:]
+    if len(rest):
+        total = f'<td class="number">{values[rest].sum():+.4g}</td>'
+        lines.append(f"<tr><td>{len(rest)} others</td><td></td>{total}</tr>")
+    classes = fitted.data.classes
+    what = fitted.data.targets[one.output] if classes is None else f"the probability of {classes[one.output]}"
+    base = one.explanation.base[one.output]
+    said = f"<p>Here {_escaped(what)} is {one.answer:.4g}; {base:.4g} is the mean for rows of the training part.</p>"
+    return said + _table('<th>feature</th><th>value</th><th class="number">adds</th>', lines)
+
+
 def _feature_table(features: Iterable[Feature]) -> str:
     rows = []
     for feature in features:
@@ -239,8 +319,9 @@ def _again(fitted: "Fitted") -> str:
     )
 
 
-def _notes(notes: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{_escaped(note)}</li>" for note in notes) + "</ul>" if notes else ""
+def _list(title: str, sentences: Sequence[str]) -> str:
+    items = "".join(f"<li>{_escaped(sentence)}</li>" for sentence in sentences)
+    return f"<h3>{_escaped(title)}</h3>\n<ul>{items}</ul>" if sentences else ""
 
 
 def _plan_text(fitted: "Fitted") -> str:

@@ -6,7 +6,7 @@ Only where most rows have a twin does a row's place among its twins count as wel
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,28 @@ def split_rows(data: Data, plan: SplitPlan) -> Split:
         )
     columns = [plan.group] if plan.group is not None else [*data.kinds, *data.targets]
     return _by_hash(data, plan, columns)
+
+
+def split_in_pieces(data: Data, plan: SplitPlan) -> Split:
+    """The split of a sample, by which every row of the whole table has the part that `part_of` gives it.
+
+    Raises:
+        BadTable: the split goes by time, which needs all rows at once; or as for `split_rows`.
+    """
+    if plan.time is not None:
+        say = "give a column that says 'train', 'validation' or 'test', and name it in split.column"
+        raise BadTable(data.source, f"is read in pieces, and split.time {shown(plan.time)} needs it whole; {say}")
+    return _checked(part_of(data.frame, data, plan), data, plan)
+
+
+def part_of(frame: pl.DataFrame, data: Data, plan: SplitPlan) -> npt.NDArray[np.int64]:
+    """The part of each row by its own values: 0 trains, 1 validates, 2 tests."""
+    if plan.column is not None:
+        return _by_column(replace(data, frame=frame), plan.column)
+    columns = [plan.group] if plan.group is not None else [*data.kinds, *data.targets]
+    edges = np.array([plan.train, plan.train + plan.validation])
+    parts: npt.NDArray[np.int64] = np.searchsorted(edges, row_hashes(frame.select(columns)) / 2.0**64, side="right")
+    return parts.clip(0, 2 if plan.test > 0 else 1)
 
 
 def row_hashes(frame: pl.DataFrame, salt: int = 0) -> npt.NDArray[np.uint64]:

@@ -104,25 +104,35 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _read_csv(path: Path) -> Table:
+    scanned, _, sha256, notes = scan_csv(path)
+    try:
+        frame = scanned.collect()
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise BadTable(str(path), f"is not a CSV file that can be read ({reason})") from None
+    return Table(frame, sha256, str(path), is_text=True, notes=tuple(notes))
+
+
+def scan_csv(path: Path) -> tuple[pl.LazyFrame, int, str, list[str]]:
+    """A CSV whose every byte was looked at and whose rows are still to be read: texts; rows, digest and notes.
+
+    Raises:
+        BadTable: as for `read_table`.
+    """
     place = str(path)
     header, delimiter = _read_header(path)
     names, notes = _check_names(header, place)
     sha256, rows = _check_lines(path, delimiter, len(header))
     if rows == 0:
         raise BadTable(place, "has a header but no rows")
-    try:
-        frame = pl.read_csv(
-            path,
-            separator=delimiter,
-            infer_schema=False,
-            new_columns=[f"{number}" for number in range(len(header))],
-            encoding="utf8",
-        )
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise BadTable(place, f"is not a CSV file that can be read ({reason})") from None
-    kept = [pl.col(f"{number}").alias(name) for number, name in enumerate(names) if name]
-    return Table(frame.select(kept), sha256, place, is_text=True, notes=tuple(notes))
+    frame = pl.scan_csv(
+        path,
+        separator=delimiter,
+        infer_schema=False,
+        new_columns=[f"{number}" for number in range(len(header))],
+        encoding="utf8",
+    )
+    return frame.select(pl.col(f"{n}").alias(name) for n, name in enumerate(names) if name), rows, sha256, notes
 
 
 def _read_header(path: Path) -> tuple[list[str], str]:

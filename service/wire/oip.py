@@ -10,7 +10,7 @@ protocol extensions are followed. oip_matrix.py makes the matrix of what is aske
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from models.errors import shown
@@ -46,6 +46,7 @@ class Request:
         wanted: the outputs in the order of the answer; empty for all.
         binary: outputs that do not say otherwise go as raw bytes.
         timeout_s: how long the client will wait; None where it does not say.
+        parameters: those of the request, as they came.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Request:
     wanted: Sequence[Wanted]
     binary: bool
     timeout_s: float | None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read(raw: bytes, header_length: str | None) -> Request:
@@ -77,6 +79,7 @@ def read(raw: bytes, header_length: str | None) -> Request:
         [_wanted(output) for output in _objects(body, "outputs")],
         _bool(parameters, "binary_data_output") or False,
         _timeout_s(parameters.get("timeout")),
+        parameters,
     )
 
 

@@ -11,7 +11,7 @@ once, the last time. docs/reference/http.md says all of it to those who send req
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +37,7 @@ class Request:
         key: where its rows stand, "instances" or "inputs".
         rows: a list of rows, one row, or columns; what it is depends on the schema, see `encode`.
         model, version, label: whom it asks, where it says so.
+        parameters: what it asks for beside the predictions; unknown ones are ignored.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Request:
     model: str | None = None
     version: int | None = None
     label: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self, schema: Schema, most_rows: int) -> Matrix:
         """The rows as the matrix that the graph reads, [N, F].
@@ -99,7 +101,9 @@ def read(body: object) -> Request:
     version, label = _version(body.get("version")), _text(body, "label")
     if version is not None and label is not None:
         raise BadBody('the body may have one of "version" and "label"', "both")
-    return Request(given[0], rows, _text(body, "model"), version, label)
+    parameters = body.get("parameters")
+    given_parameters = parameters if isinstance(parameters, dict) else {}
+    return Request(given[0], rows, _text(body, "model"), version, label, given_parameters)
 
 
 def write(version: Version, answers: Answers) -> bytes:

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from models import labels, manifest, proof, repository, schema
+from models import intervals, labels, manifest, proof, reference, repository, schema, shapley
 from tests.models import sample
 
 PAGE = (Path(__file__).parents[2] / "models/README.md").read_text("utf-8")
@@ -18,6 +18,12 @@ RECORDS = [
     manifest.Calibration,
     manifest.Predictions,
     manifest.Provenance,
+    manifest.Importance,
+    intervals.Intervals,
+    intervals.PredictionSets,
+    reference.Reference,
+    reference.Bins,
+    shapley.Background,
     proof.Proof,
     schema.Schema,
     schema.NumberFeature,
@@ -49,7 +55,7 @@ def outputs(task):
 
 
 def test_every_file_and_part_of_a_datetime_is_specified():
-    names = [*repository.REQUIRED, labels.FILE, manifest.FILE, ".last", ".lock", ".draft-"]
+    names = [*repository.REQUIRED, shapley.FILE, labels.FILE, manifest.FILE, ".last", ".lock", ".draft-"]
     assert [name for name in names if name not in PAGE] == []
     assert [part for part in schema.DATETIME_PARTS if f"`<name>.{part}`" not in PAGE] == []
 

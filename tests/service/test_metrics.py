@@ -16,6 +16,7 @@ from models.manifest import Predictions
 from models.schema import NumberFeature, Schema
 from service import metrics
 from service.drift import Drift
+from service.shadow import Agreement, Counts
 from service.vitals import Vitals
 from tests.models import sample as contract
 
@@ -211,6 +212,10 @@ def full_page(counts, tmp_path):
     counting = metrics.Metrics()
     counting.request(VERSION, "ok", 3, 0.0002)
     counting.batch(VERSION, 64, 0.001, [0.0001])
+    shadows = Counts(counting.registry)
+    shadows.requests(VERSION, "ok")
+    shadows.compared(VERSION, Agreement(rows=1, equal=1, difference=0.0))
+    shadows.computed(VERSION, 0.001)
     measured = Drift(counts, "api-0", 2000)
     number = NumberFeature(name='wi"dth\n', quantiles=(0.0, 1.0))
     manifest = contract.manifest(input=Schema(features=(number,)), predictions=Predictions(quantiles=((0.0, 1.0),)))

@@ -31,6 +31,7 @@ EXAMPLES = [
     p.ModelFailed("line/1"),
     p.ModelFailed("line/1", "prediction is not a finite number", 4),
     p.BadBody("the body must be a JSON object", "nothing"),
+    p.NotOffered("line/1", "intervals", "it was calibrated on too few rows"),
     p.TooLarge(100, 200, "rows"),
     p.TooLarge(100, None, "bytes"),
     p.Unauthorized(),

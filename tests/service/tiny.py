@@ -19,6 +19,7 @@ from models.manifest import FileDigest, Manifest, Predictions, Provenance, Score
 from models.proof import Proof
 from models.repository import Repository, Version
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.shapley import Background
 
 ROWS = {
     "line": {"x": 3.0},
@@ -86,10 +87,13 @@ def publish(
     *,
     called: str | None = None,
     report: Mapping[str, bytes] | None = None,
+    background: list[dict[str, Any]] | None = None,
+    **said: Any,
 ) -> Version:
     """Publish one more version of a model, `called` otherwise if given.
 
-    `model`, if given, stands instead of its graph; `shift` is added to its scores; `report` are files of its report.
+    `model`, if given, stands instead of its graph; `shift` is added to its scores; `report` are files of its report,
+    `said` more fields of its manifest.
     """
     schema, classes = SCHEMAS[name], CLASSES[name]
     rows = [ROWS[name], dict.fromkeys(ROWS[name])]
@@ -101,6 +105,8 @@ def publish(
         for file, content in (report or {}).items():
             (draft / "report").mkdir(exist_ok=True)
             (draft / "report" / file).write_bytes(content)
+        if background:
+            (draft / "background.json").write_bytes(Background(rows=background).to_json())
         return describe
 
     def describe(version: int, files: dict[str, FileDigest]) -> Manifest:
@@ -125,6 +131,7 @@ def publish(
                 device="cpu",
                 seconds=1.0,
             ),
+            **said,
         )
 
     return Repository(root).open(called or name, Repository(root).publish(called or name, fill))

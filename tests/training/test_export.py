@@ -9,6 +9,7 @@ import torch
 from models.manifest import Task
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
 from training.encoders import Preprocessing
+from training.expansions import Steps, Waves
 from training.export import EXPORTED, ONNX, TORCHSCRIPT, NoParity, OnnxSession, awkward_rows, check_parity, export
 from training.linear import solve_linear
 from training.net import Net, make_member
@@ -92,6 +93,33 @@ def test_every_file_answers_as_the_network_does(tmp_path: Path, task, datatype, 
 def test_a_linear_member_is_exported_alone_and_with_others(tmp_path: Path, task, members):
     net, matrix = net_of(task, members=members, linear=True)
     export(net, matrix, tmp_path)
+
+
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
+def test_members_of_several_shapes_and_expansions_are_exported_with_their_weights(tmp_path: Path, task):
+    schema = schema_of("FP64")
+    matrix = matrix_of(schema)
+    preprocessing = Preprocessing(schema, matrix)
+    x = preprocessing(torch.from_numpy(matrix))
+    numbers, embedded = len(preprocessing.numbers), len(preprocessing.sizes)
+    torch.manual_seed(0)
+    members = [
+        make_member(plan, preprocessing.width, preprocessing.sizes, OUTPUTS[task], expansion)
+        for plan, expansion in (
+            (NetPlan(hidden=(8, 8), dropout=0.1), Steps(x, numbers, embedded, 7)),
+            (NetPlan(hidden=(8, 8)), Waves(x, numbers, embedded, 5)),
+            (NetPlan(hidden=(6, 6, 6), dropout=0.1), None),
+        )
+        for _ in range(2)
+    ]
+    weights = [0.4, 0.1, 0.05, 0.05, 0.2, 0.2]
+    net = Net(preprocessing, members, task, weights=weights)
+    export(net, awkward_rows(schema, matrix), tmp_path)
+    alone = [Net(preprocessing, [member], task)(torch.from_numpy(matrix)) for member in members]
+    answers = [answer if task == "regression" else answer[0] for answer in alone]
+    together = net(torch.from_numpy(matrix))
+    right = sum(weight * answer for weight, answer in zip(weights, answers, strict=True))
+    torch.testing.assert_close(together if task == "regression" else together[0], right)
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])

@@ -1,14 +1,15 @@
-import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from training.fit import Diverged, Epoch, Member, choose, choose_device, fit, fit_members, objective_of
+from training.checkpoint import Checkpoint
+from training.fit import Diverged, Epoch, Job, Member, choose_device, fit, fit_all, fit_together
 from training.linear import solve_linear
+from training.losses import objective_of
 from training.net import make_member
-from training.plan import FitPlan, NetPlan
+from training.plan import FitPlan, NetPlan, Plan
 from training.publish import digest_weights
 
 XOR = (torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]]), torch.tensor([0, 1, 1, 0]))
@@ -93,21 +94,34 @@ def test_a_loss_that_is_no_number_is_one_sentence():
         fit(plan, perceptron(()), line(), line(50), MSE, report=quietly)
 
 
-def test_members_differ_and_the_first_is_the_plan_alone():
-    plan = FitPlan(epochs=2, members=3)
-    members = fit_members(plan, perceptron(), line(), line(50), MSE, report=lambda *_: None)
-    assert len({digest_weights(member.net) for member in members}) == 3
-    alone = fit(plan, perceptron(), line(), line(50), MSE, report=quietly)
-    assert digest_weights(members[0].net) == digest_weights(alone.net)
+def test_many_fits_are_the_fits_alone():
+    plan = FitPlan(epochs=3, batch=32)
+    jobs = [Job.of(plan, perceptron(), line(), line(50), seed) for seed in (0, 1, 2)]
+    members = fit_all(jobs, MSE, report=lambda *_: None)
+    alone = [fit(plan, perceptron(), line(), line(50), MSE, report=quietly, seed=seed) for seed in (0, 1, 2)]
+    digests = [digest_weights(member.net) for member in members if isinstance(member, Member)]
+    assert digests == [digest_weights(member.net) for member in alone]
+    assert len(set(digests)) == 3
 
 
-def test_validation_chooses_between_members_a_line_and_their_average():
-    members = [Member(nn.Identity(), (), loss) for loss in (3.0, 1.0, 2.0)]
-    linear = [Member(nn.Identity(), (), loss) for loss in (5.0, 4.0)]
-    assert choose(members, [], 2, lambda _: math.nan) == [members[1], members[2]]
-    for cheapest in (1, 2, 3):
-        way = choose(members, linear, 2, lambda way, cheapest=cheapest: abs(len(way) - cheapest))
-        assert way == [[linear[1]], [members[1], members[2]], [members[1], members[2], linear[1]]][cheapest - 1]
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_networks_in_one_loop_learn_what_each_learns_alone(optimizer):
+    plan = FitPlan(epochs=3, batch=32, optimizer=optimizer, learning_rate=0.01)
+    reported: list[tuple[int, int]] = []
+    jobs = [Job.of(plan, perceptron(), line(), line(50), seed) for seed in (0, 1, 2)]
+    members = fit_together(jobs, MSE, report=lambda k, epoch: reported.append((k, epoch.number)))
+    assert reported == [(k, number) for number in (1, 2, 3) for k in range(3)]
+    for seed, member in enumerate(members):
+        alone = fit(plan, perceptron(), line(), line(50), MSE, report=quietly, seed=seed)
+        for got, right in zip(member.net.parameters(), alone.net.parameters(), strict=True):
+            torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-6)
+
+
+def test_one_fit_that_diverges_does_not_stop_the_others():
+    good, bad = FitPlan(epochs=2), FitPlan(optimizer="sgd", learning_rate=1e30, epochs=2)
+    jobs = [Job.of(plan, perceptron(()), line(), line(50), 0) for plan in (good, bad)]
+    kinds = [type(result) for result in fit_all(jobs, MSE, report=lambda *_: None)]
+    assert kinds == [Member, Diverged]
 
 
 def test_a_linear_model_is_found_at_once():
@@ -132,14 +146,78 @@ def test_a_binary_linear_model_has_as_many_logits_as_its_net(outputs):
 
 
 @pytest.mark.parametrize(
-    ("rows", "batch", "epochs", "members"),
-    [(30, 32, 200, 8), (2_000, 64, 200, 8), (20_000, 512, 200, 4), (600_000, 4096, 8, 1), (10**8, 4096, 1, 1)],
+    ("rows", "batch", "epochs", "folds", "members"),
+    [
+        (30, 32, 64, 5, 1),
+        (2_000, 64, 64, 5, 1),
+        (20_000, 256, 24, 5, 1),
+        (100_000, 256, 10, 5, 1),
+        (600_000, 2048, 8, 1, 1),
+        (10**8, 4096, 1, 1, 1),
+    ],
 )
-def test_the_number_of_rows_decides_what_the_plan_leaves_open(rows, batch, epochs, members):
+def test_the_number_of_rows_decides_what_the_plan_leaves_open(rows, batch, epochs, folds, members):
     plan = FitPlan().for_rows(rows)
-    assert (plan.batch, plan.epochs, plan.members, plan.averaged) == (batch, epochs, members, members)
-    said = FitPlan(batch=0, epochs=7, members=2, averaged=1)
+    assert (plan.batch, plan.epochs, plan.folds, plan.members, plan.averaged) == (
+        batch,
+        epochs,
+        folds,
+        members,
+        members,
+    )
+    assert FitPlan(folds=1).for_rows(1_000).members == 8
+    said = FitPlan(batch=0, epochs=7, folds=1, members=2, averaged=1)
     assert said.for_rows(rows) == said
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_fit_that_is_resumed_ends_with_the_same_weights(tmp_path, optimizer):
+    plan = FitPlan(epochs=6, batch=32, learning_rate=0.01, optimizer=optimizer)
+    make = lambda: make_member(NetPlan(hidden=(8, 8), dropout=0.2), 2, [], 1)  # noqa: E731
+    whole = fit(plan, make, line(), line(50), MSE, report=quietly)
+
+    checkpoint = Checkpoint(tmp_path, every_s=0)
+    checkpoint.open(Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test"), "0" * 64, "cpu")
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.number == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(plan, make, line(), line(50), MSE, report=stop, checkpoint=checkpoint)
+    seen: list[int] = []
+    resumed = fit(plan, make, line(), line(50), MSE, report=lambda e: seen.append(e.number), checkpoint=checkpoint)
+    assert seen == [4, 5, 6]
+    assert digest_weights(resumed.net) == digest_weights(whole.net)
+    assert [epoch.validation_loss for epoch in resumed.history] == [epoch.validation_loss for epoch in whole.history]
+
+
+def test_when_one_fit_fails_the_others_end_with_their_epoch():
+    torch.set_num_threads(2)  # two fits at a time
+    epochs: list[int] = []
+
+    def report(number: int, _: Epoch) -> None:
+        epochs.append(number)
+        if len(epochs) == 6:
+            raise KeyboardInterrupt
+
+    jobs = [Job.of(FitPlan(epochs=2000, patience=0), perceptron(), line(), line(50), seed) for seed in range(8)]
+    with pytest.raises(KeyboardInterrupt):
+        fit_all(jobs, MSE, report=report)
+    assert len(epochs) < 2000
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no NVIDIA GPU")
+def test_a_gpu_fits_many_networks_in_one_loop_as_it_fits_each_alone():
+    device = choose_device()
+    train, validation = (tuple(tensor.to(device) for tensor in line(rows)) for rows in (200, 50))
+    plan = FitPlan(epochs=5, batch=32)
+    jobs = [Job.of(plan, perceptron(), train, validation, seed) for seed in range(4)]
+    alone = [fit(plan, perceptron(), train, validation, MSE, report=quietly, seed=seed) for seed in range(4)]
+    for member, right in zip(fit_all(jobs, MSE, report=lambda *_: None), alone, strict=True):
+        assert isinstance(member, Member)
+        assert member.validation_loss == pytest.approx(right.validation_loss, rel=1e-3)
 
 
 @pytest.mark.cuda

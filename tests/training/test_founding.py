@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from training import recipe, scratch
-from training.fit import fit, objective_of
+from training.fit import fit
+from training.losses import objective_of
 from training.net import make_member
 from training.plan import PLANS, FitPlan, NetPlan, Plan
 from training.reproduce import bar_of

@@ -1,0 +1,156 @@
+"""A run that is killed goes on from where it was and ends with the same weights."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from models.repository import Repository
+from training.checkpoint import FOLDER, Checkpoint
+from training.plan import Plan
+
+ROOT = Path(__file__).parents[2]
+PLAN = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.csv"}}, "test")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3)).round(3)
+    y = (x[:, 0] - x[:, 1] ** 2 + rng.normal(0, 0.2, 400)).round(3)
+    path = tmp_path / "killed.csv"
+    pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "y": y}).write_csv(path)
+    return path
+
+
+def command(table: Path, repository: Path) -> list[str]:
+    plan = table.with_suffix(".toml")
+    fit = "epochs = 12\nmembers = 2\nfolds = 2\nseed = 1\n"
+    plan.write_text(f'name = "killed"\ntarget = ["y"]\n[table]\npath = "{table}"\n[net]\nhidden = [32]\n[fit]\n{fit}')
+    words = [sys.executable, "-u", "-m", "training", str(plan)]
+    return [*words, "--repository", str(repository), "--checkpoint-s", "0"]
+
+
+def weights(repository: Path) -> str:
+    return Repository(repository).open("killed", 1).manifest.weights
+
+
+@pytest.mark.parametrize("lines", [5, 30])
+def test_a_run_that_is_killed_ends_with_the_weights_of_one_that_is_not(table: Path, tmp_path: Path, lines):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    undisturbed = command(table, tmp_path / "whole")
+    subprocess.run(undisturbed, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
+
+    killed = subprocess.Popen(
+        command(table, tmp_path / "r"), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert killed.stdout is not None
+    for _ in range(lines):
+        killed.stdout.readline()
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert Repository(tmp_path / "r").names() == []
+    assert list((tmp_path / "r" / FOLDER).glob("killed-*/*.pt"))
+
+    again = subprocess.run(
+        command(table, tmp_path / "r"),
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=300,
+        text=True,
+    )
+    assert "goes on from the checkpoint in " in again.stdout
+    assert weights(tmp_path / "r") == weights(tmp_path / "whole")
+    assert not (tmp_path / "r" / FOLDER).exists()
+
+
+def test_ctrl_c_says_where_the_checkpoint_is(table: Path, tmp_path: Path):
+    process = subprocess.Popen(
+        command(table, tmp_path / "r"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for _ in range(6):
+        process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    (folder,) = (tmp_path / "r" / FOLDER).iterdir()
+    assert process.returncode == 130
+    assert errors.splitlines() == [
+        f"killed: the same command goes on from the checkpoint in {folder}",
+        "interrupted; nothing more was published",
+    ]
+    assert Repository(tmp_path / "r").names() == []
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    opened = Checkpoint(tmp_path / FOLDER, every_s=0)
+    opened.open(PLAN, "0" * 64, "cpu")
+    return opened
+
+
+def test_another_plan_table_or_device_finds_nothing(checkpoint: Checkpoint, tmp_path: Path):
+    checkpoint.save("a", lambda: {"x": torch.ones(2)})
+    for plan, data, device in (
+        (PLAN.model_copy(update={"name": "n"}), "0" * 64, "cpu"),
+        (PLAN.model_copy(update={"fit": PLAN.fit.model_copy(update={"seed": 5})}), "0" * 64, "cpu"),
+        (PLAN, "1" * 64, "cpu"),
+        (PLAN, "0" * 64, "NVIDIA H100"),
+    ):
+        other = Checkpoint(tmp_path / FOLDER, every_s=0)
+        other.open(plan, data, device)
+        assert other.load("a") is None
+        assert other.folder is None
+    same = Checkpoint(tmp_path / FOLDER)
+    same.open(PLAN, "0" * 64, "cpu")
+    found = same.load("a")
+    assert found is not None
+    assert found["x"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda _: b"", lambda _: b"PK and then nothing"])
+def test_a_damaged_state_is_passed_over(checkpoint: Checkpoint, damage):
+    checkpoint.save("a", lambda: {"x": torch.ones(200)})
+    assert checkpoint.folder is not None
+    path = checkpoint.folder / "a.pt"
+    path.write_bytes(damage(path.read_bytes()))
+    assert checkpoint.load("a") is None
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/rowcast-was-here",)
+
+
+def test_a_state_runs_nothing(checkpoint: Checkpoint):
+    checkpoint.save("a", lambda: {"x": 1})
+    assert checkpoint.folder is not None
+    torch.save({"x": Hostile()}, checkpoint.folder / "a.pt")
+    assert checkpoint.load("a") is None
+    assert not Path("/tmp/rowcast-was-here").exists()
+
+
+def test_a_short_run_leaves_no_trace(tmp_path: Path):
+    patient = Checkpoint(tmp_path / FOLDER, every_s=60)
+    patient.open(PLAN, "0" * 64, "cpu")
+    patient.save("a", lambda: {"x": 1}, is_final=True)
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_a_disk_that_takes_nothing_is_told_once_and_stops_no_fit(tmp_path: Path):
+    (tmp_path / FOLDER).write_text("a file where the folder should be")
+    checkpoint = Checkpoint(tmp_path / FOLDER, every_s=0)
+    checkpoint.open(PLAN, "0" * 64, "cpu")
+    checkpoint.save("a", lambda: {"x": 1})
+    assert checkpoint.trouble is not None
+    assert checkpoint.trouble.startswith("no checkpoint could be kept in ")
+    assert checkpoint.load("a") is None

@@ -1,0 +1,138 @@
+"""How rows are dealt to folds, what is tried on them, and how the candidates are weighed."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from training import recipe
+from training.candidates import candidates_of
+from training.choice import Unit, choose
+from training.columns import Data, read_columns
+from training.expansions import Steps, Waves
+from training.fit import Member
+from training.folds import deal_folds, fitted_on
+from training.plan import Plan
+from training.split import Split, split_rows
+from training.table import Table
+
+
+def data_of(frame: pl.DataFrame, **plan) -> tuple[Data, Plan]:
+    made = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}, **plan}, "test")
+    return read_columns(Table(frame, "0" * 64, "t"), made), made
+
+
+def classes(rows: int = 300) -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    return pl.DataFrame({"x": rng.normal(size=rows), "y": rng.choice(["a", "b", "c"], rows, p=[0.6, 0.3, 0.1])})
+
+
+def test_every_row_of_train_and_validation_is_held_out_once_and_the_test_part_never():
+    data, plan = data_of(classes())
+    split = split_rows(data, plan.split)
+    folds = deal_folds(data, split, plan.split, 5)
+    both = np.sort(np.concatenate([split.train, split.validation]))
+    assert np.array_equal(np.sort(np.concatenate([fold.held_out for fold in folds])), both)
+    for fold in folds:
+        assert np.array_equal(np.union1d(fold.train, fold.held_out), both)
+        assert not np.intersect1d(fold.train, fold.held_out).size
+        for code in range(3):  # as even as whole rows allow
+            assert abs((data.y[fold.held_out] == code).sum() - (data.y[both] == code).sum() / 5) < 1
+    assert np.array_equal(fitted_on(folds), both)
+
+
+def test_one_fold_is_the_split_itself():
+    data, plan = data_of(classes())
+    split = split_rows(data, plan.split)
+    (fold,) = deal_folds(data, split, plan.split, 1)
+    assert np.array_equal(fold.train, split.train)
+    assert np.array_equal(fold.held_out, split.validation)
+
+
+def test_equal_rows_and_rows_of_one_group_are_in_one_fold():
+    frame = pl.concat([classes(100)] * 2).with_columns(g=pl.int_range(200) % 20)
+    for names, plan in ((["x", "y"], {}), (["g"], {"split": {"group": "g"}})):
+        data, made = data_of(frame.drop("g") if not plan else frame, **plan)
+        split = Split(np.arange(150), np.arange(150, 200), np.arange(0))
+        fold_of = np.empty(200, dtype=int)
+        for number, fold in enumerate(deal_folds(data, split, made.split, 5)):
+            fold_of[fold.held_out] = number
+        spread = data.frame.with_columns(fold=pl.Series(fold_of)).group_by(names).agg(pl.col("fold").n_unique())
+        assert spread["fold"].max() == 1
+
+
+def test_a_class_of_one_row_is_always_fitted_on():
+    frame = classes(60).with_columns(y=pl.when(pl.int_range(60) == 7).then(pl.lit("rare")).otherwise("y"))
+    data, plan = data_of(frame)
+    folds = deal_folds(data, Split(np.arange(40), np.arange(40, 60), np.arange(0)), plan.split, 5)
+    assert all(7 in fold.train for fold in folds)
+
+
+def unit(name: str, answers: list[float]) -> Unit:
+    return Unit(name, [Member(nn.Identity(), (), 0.0)] * 2, np.array(answers)[:, None])
+
+
+def test_units_that_err_in_opposite_directions_are_averaged_and_a_useless_one_is_left_out():
+    y = np.zeros((4, 1), dtype=np.float32)
+    choice = choose([unit("high", [1, 1, 1, 1]), unit("low", [-1, -1, -1, -1]), unit("wild", [9, -9, 9, -9])], y)
+    assert choice.shares == {"high": 0.5, "low": 0.5}
+    assert choice.weights == [0.25] * 4
+    assert np.allclose(choice.answers, 0)
+    assert str(choice) == "chosen by the held-out rows: 50% high, 50% low"
+
+
+def test_the_best_unit_alone_is_chosen_where_no_average_is_better():
+    sure = Unit("sure", [Member(nn.Identity(), (), 0.0)], np.array([[0.9, 0.1], [0.1, 0.9]]))
+    wrong = Unit("wrong", [Member(nn.Identity(), (), 0.0)], np.array([[0.1, 0.9], [0.9, 0.1]]))
+    assert choose([wrong, sure], np.array([0, 1])).shares == {"sure": 1.0}
+
+
+def test_pieces_are_the_way_through_each_interval_between_quantiles():
+    x = torch.tensor([[0.0, 5, 7], [1, 5, 8], [2, 5, 9], [10, 5, 7], [20, 5, 8]])  # numbers: 2; the last is a code
+    expansion = Steps(x, 2, 1, 4)
+    assert expansion.pieces == 4  # the constant column has none
+    out = expansion(torch.tensor([[-1.0, 5, 7], [1.5, 5, 8], [6, 5, 9], [99, 5, 7]]))
+    assert out[:, 2:-1].tolist() == [[0, 0, 0, 0], [1, 0.5, 0, 0], [1, 1, 0.5, 0], [1, 1, 1, 1]]
+    assert out[:, -1].tolist() == [7, 8, 9, 7]
+
+
+def test_waves_are_cosines_of_each_number_the_same_every_time():
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    waves = Waves(x, 2, 1, 4)
+    assert waves.pieces == 8
+    out = waves(x)
+    assert torch.equal(out, Waves(x, 2, 1, 4)(x))
+    assert torch.equal(out[:, [0, 1, -1]], x)
+    torch.testing.assert_close(out[:, 2:6], torch.cos(x[:, :1] * waves.frequencies[:4] + waves.phases[:4]))
+
+
+def test_what_a_plan_says_goes_before_what_a_candidate_says():
+    fields = {"name": "m", "target": ["y"], "table": {"path": "t"}}
+    both = candidates_of(Plan.of(fields | {"fit": {"learning_rate": 0.5}, "net": {"dropout": 0.3}}, "test"), 1000)
+    assert len(both) == 3
+    assert {(one.net.dropout, one.fit.learning_rate, one.fit.schedule) for one in both} == {(0.3, 0.5, "coslog4")}
+    (own,) = candidates_of(Plan.of(fields | {"net": {"hidden": [7]}}, "test"), 1000)
+    assert own.net.hidden == (7,)
+
+
+@pytest.mark.parametrize("kind", ["number", "class", "classes"])
+def test_with_defaults_the_validation_scores_are_of_rows_that_were_held_out(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 3))
+    noise = rng.normal(size=300)  # nothing of it can be learned, but everything can be remembered
+    labels = {"number": noise, "class": np.where(noise > 0, "a", "b"), "classes": np.digitize(noise, [-0.5, 0.5])}
+    frame = pl.DataFrame(x, schema=["a", "b", "c"]).with_columns(y=pl.Series(labels[kind]).cast(pl.String))
+    frame.write_csv(tmp_path / "t.csv")
+    plan = Plan.of(
+        {"name": "m", "target": ["y"], "table": {"path": str(tmp_path / "t.csv")}, "fit": {"epochs": 20}}, ""
+    )
+    fitted = recipe.train(plan)
+    assert fitted.plan.fit.folds == 5
+    metric, chance = ("r2", 0.0) if kind == "number" else ("accuracy", 0.5 if kind == "class" else 0.4)
+    value = fitted.scores["validation"].metrics[metric]
+    assert value is not None
+    assert value < chance + 0.25
+    part = fitted.parts["validation"]
+    assert {len(answers) for answers in fitted.held_out.values()} == {len(part.y)}
+    assert sum(fitted.weights) == pytest.approx(1)

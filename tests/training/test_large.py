@@ -1,0 +1,162 @@
+"""Tables in pieces and fits by several processes: real files, real ranks, and the memory that they take."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from models.proof import prove
+from models.repository import Repository
+from training import recipe, source
+from training.distributed import Team
+from training.export import ONNX, OnnxSession
+from training.large import BLOCK_ROWS, Spool, minibatches
+from training.plan import Plan
+from training.table import BadTable
+
+ROOT = Path(__file__).parents[2]
+IN_PIECES = "import sys; from training import source; source.LARGE_CELLS = 0\n"
+IN_PIECES += "from training.__main__ import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """Every table counts as large."""
+    monkeypatch.setattr(source, "LARGE_CELLS", 0)
+
+
+def table(rows: int, path: Path, columns: int = 3, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, columns)).round(3)
+    frame = pl.DataFrame(x, schema=[f"x{number}" for number in range(columns)]).with_columns(
+        colour=pl.Series(rng.choice(["red", "green", "blue"], rows)),
+        y=pl.Series((2 * x[:, 0] + x[:, 1] ** 2 + rng.normal(0, 0.1, rows)).round(3)),
+    )
+    frame = frame.with_columns(side=pl.when(pl.col("y") > 1).then(pl.lit("up")).otherwise(pl.lit("down")))
+    frame.write_csv(path) if path.suffix == ".csv" else frame.write_parquet(path, row_group_size=5000)
+    return path
+
+
+def plan_of(path: Path, target: str, drop: str, **fields: object) -> Plan:
+    fit = {"epochs": 4, "batch": 256}
+    whole = {"name": "m", "target": [target], "table": {"path": str(path), "drop": [drop]}, "fit": fit}
+    return Plan.of(whole | fields, "test")
+
+
+@pytest.mark.usefixtures("in_pieces")
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize(("target", "drop", "metric"), [("y", "side", "r2"), ("side", "y", "accuracy")])
+def test_a_table_in_pieces_becomes_a_version(tmp_path: Path, suffix, target, drop, metric):
+    path = table(12_000, tmp_path / f"t{suffix}")
+    fitted, number = recipe.run(plan_of(path, target, drop), Repository(tmp_path / "r"))
+    version = Repository(tmp_path / "r").open("m", number)
+    prove(version.manifest, version.proof(), OnnxSession(version.read(ONNX)))
+    assert fitted.scores["test"].metrics[metric] > 0.9
+    assert version.manifest.provenance.data_rows == 12_000
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_all_training_rows_are_fitted_on_although_a_sample_says_the_rest(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(source, "SAMPLE_ROWS", 2000)
+    path = table(10_000, tmp_path / "t.parquet")
+    fitted = recipe.train(plan_of(path, "y", "side"))
+    assert sum(len(part.y) for part in fitted.parts.values()) == 2000
+    assert fitted.data.rows_read == 10_000
+    (note,) = fitted.notes[-1:]
+    assert note.startswith("of 10,000 rows a sample of 2,000 chose kinds")
+    rows = int(note.split("all ")[1].split(" ")[0].replace(",", ""))
+    assert 5800 < rows < 6200
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_an_odd_value_beyond_the_sample_is_refused_with_its_row(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(source, "SAMPLE_ROWS", 100)
+    path = table(5000, tmp_path / "t.csv")
+    lines = path.read_text().splitlines()
+    lines[4322] = "wide" + lines[4322][lines[4322].index(",") :]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(BadTable, match=r"column 'x0' .*'wide' in row 4322"):
+        recipe.train(plan_of(path, "y", "side"))
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_a_split_by_time_is_refused(tmp_path: Path):
+    path = table(1000, tmp_path / "t.parquet")
+    with pytest.raises(BadTable, match=r"is read in pieces, and split.time 'x0' needs it whole"):
+        recipe.train(plan_of(path, "y", "side", split={"time": "x0"}))
+
+
+@given(rows=st.integers(1, 3 * BLOCK_ROWS), batch=st.integers(1, 9000), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_each_row_is_in_one_minibatch_and_its_target_with_it(tmp_path_factory, rows, batch, seed):
+    spool = Spool(tmp_path_factory.mktemp("spool"), 2, np.float32, (1,))
+    x = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
+    for start in range(0, rows, 1000):
+        spool.add(x[start : start + 1000], x[start : start + 1000, :1].astype(np.float64))
+    seen, sizes = [], []
+    for done, inputs, targets in minibatches(spool, batch, seed):
+        assert done == sum(sizes)
+        assert torch.equal(inputs[:, :1].double(), targets)
+        seen.append(inputs[:, 0].numpy())
+        sizes.append(len(inputs))
+    assert np.array_equal(np.sort(np.concatenate(seen)), x[:, 0])
+    assert all(size == batch for size in sizes[:-1])
+
+
+@given(rows=st.integers(2, 100), size=st.integers(1, 4))
+def test_the_shares_of_the_ranks_make_the_mean_of_all_rows(rows, size):
+    values = np.arange(rows) ** 2.0
+    ranks = [Team(rank, size) for rank in range(min(size, rows))]
+    means = [values[rank.own(rows)].mean() * rank.share(rows) for rank in ranks]
+    assert np.sum(means) / size == pytest.approx(values.mean())
+
+
+def run(words: list[str], path: Path, repository: Path) -> int:
+    """Train in another process; the most memory that it had, in MB."""
+    words = [*words, str(path), "--target", "y", "--drop", "side", "--epochs", "2", "--name", "m"]
+    process = subprocess.Popen(
+        [*words, "--repository", str(repository)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    assert process.stdout is not None
+    process.stdout.read()
+    errors = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stdout.close()
+    process.stderr.close()
+    assert process.returncode == 0, errors
+    return usage.ru_maxrss // 1024
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path):
+    small = run([sys.executable, "-c", IN_PIECES], table(300_000, tmp_path / "s.parquet", 12), tmp_path / "r")
+    large = run([sys.executable, "-c", IN_PIECES], table(1_200_000, tmp_path / "l.parquet", 12), tmp_path / "r")
+    # read whole, 900,000 more rows of 14 columns would take 60 bytes a value: 720 MB
+    assert large - small < 250
+
+
+def test_two_ranks_give_the_weights_of_one_and_one_version(tmp_path: Path):
+    path = table(20_000, tmp_path / "t.parquet")
+    run([sys.executable, "-c", IN_PIECES], path, tmp_path / "one")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    run([*torchrun, "-m", "training"], path, tmp_path / "two")
+    versions = [Repository(tmp_path / where).versions("m") for where in ("one", "two")]
+    assert versions == [[1], [1]]
+    one, two = (Repository(tmp_path / where).open("m", 1) for where in ("one", "two"))
+    answers = [np.array(version.proof().answers["prediction"]) for version in (one, two)]
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-3)
+    r2 = [version.manifest.scores["test"].metrics["r2"] for version in (one, two)]
+    assert r2[0] == pytest.approx(r2[1], abs=1e-4)
+    assert r2[0] > 0.8

@@ -1,0 +1,90 @@
+"""Each suspicion: a table that deserves it, and one that does not."""
+
+import datetime as dt
+
+import numpy as np
+import polars as pl
+import pytest
+
+from training.columns import Data, read_columns
+from training.leaks import find_leaks
+from training.plan import Plan
+from training.split import split_rows
+from training.table import Table
+
+RNG = np.random.default_rng(0)
+N = 400
+HONEST = {"x": RNG.normal(size=N), "z": RNG.normal(size=N), "c": RNG.choice(list("pqr"), N)}
+PRICE = 2 * HONEST["x"] + HONEST["z"] + RNG.normal(0, 0.5, N)
+GRADE = np.where(PRICE > 0, "high", "low")
+
+
+def leaks(y, split=None, **columns) -> tuple[str, ...]:
+    frame = pl.DataFrame(HONEST | columns | {"y": y})
+    fields = {"name": "m", "target": ["y"], "table": {"path": "t.parquet"}, "split": split or {}}
+    plan = Plan.of(fields, "test")
+    data: Data = read_columns(Table.of(frame, "t.parquet"), plan)
+    return find_leaks(data, split_rows(data, plan.split), plan.split)
+
+
+def few(sentences):
+    """Without the sentence about the size of the test part, which tables of 400 rows all get."""
+    return [sentence for sentence in sentences if not sentence.startswith("only")]
+
+
+@pytest.mark.parametrize("y", [PRICE, GRADE])
+def test_an_honest_table_is_not_suspected(y):
+    assert few(leaks(y)) == []
+
+
+@pytest.mark.parametrize(
+    ("y", "leak"),
+    [
+        (PRICE, PRICE * 1.2 + 3),
+        (PRICE, -(PRICE**3)),
+        (GRADE, np.where(GRADE == "high", "A", "B")),
+        (GRADE, np.where(GRADE == "high", 1.0, 0.0)),
+        (GRADE, PRICE),
+    ],
+)
+def test_a_feature_that_is_the_target_in_other_words_is_suspected(y, leak):
+    (sentence,) = few(leaks(y, leak=leak))
+    assert sentence.startswith("feature 'leak' alone explains ")
+    assert sentence.endswith("--drop leak leaves it out")
+
+
+def test_a_number_that_counts_the_rows_is_suspected():
+    (sentence,) = few(leaks(PRICE, customer=np.arange(N) + 1000))
+    assert sentence == "feature 'customer' counts the rows; if it is an id, --drop customer leaves it out"
+
+
+def test_rows_that_stand_on_both_sides_of_the_split_are_counted():
+    twice = {name: np.concatenate([values[: N // 2]] * 2) for name, values in HONEST.items()}
+    sentences = few(leaks(PRICE, **twice))
+    assert len(sentences) == 2
+    assert "test rows (" in sentences[1]
+    assert "have the very features of a training row" in sentences[1]
+
+
+def test_a_class_that_is_too_rare_is_named():
+    y = np.where(np.arange(N) < 3, "rare", GRADE)
+    first, *_ = few(leaks(y))
+    assert first.startswith("too few training rows to learn from, of class 'rare' (")
+
+
+def test_categories_that_training_did_not_see_are_said():
+    sentences = few(leaks(PRICE, city=[f"city {number // 2}" for number in range(N)]))
+    assert any(sentence.startswith("feature 'city' has a category that training did not see") for sentence in sentences)
+
+
+def test_a_time_that_is_split_at_random_is_said():
+    day = [dt.datetime(2024, 1, 1) + dt.timedelta(hours=int(hour)) for hour in RNG.permutation(N)]  # noqa: DTZ001
+    (sentence,) = few(leaks(PRICE, day=day))
+    assert sentence.startswith("'day' is a time and rows are split at random")
+    assert few(leaks(PRICE, day=day, split={"time": "day"})) == []
+
+
+def test_a_small_test_part_and_none_are_said():
+    assert any(sentence.startswith("only ") for sentence in leaks(PRICE))
+    none = leaks(PRICE, split={"train": 0.7, "validation": 0.3, "test": 0.0})
+    assert any(sentence.startswith("no rows are kept for the test") for sentence in none)

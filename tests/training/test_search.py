@@ -1,0 +1,116 @@
+"""A study that processes share: real processes, a real journal, and one of them killed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import polars as pl
+import pytest
+from optuna.trial import TrialState
+
+from training.plan import BadPlan, Plan
+from training.search import plan_of, search, write_plan
+from training.table import BadTable
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2)).round(3)
+    path = tmp_path / "t.csv"
+    pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": (x[:, 0] * x[:, 1]).round(3)}).write_csv(path)
+    fit = {"epochs": 3, "members": 1}
+    return Plan.of({"name": "m", "target": ["y"], "table": {"path": str(path)}, "fit": fit}, "test")
+
+
+def trials_in(storage: str) -> list[optuna.trial.FrozenTrial]:
+    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+    (name,) = optuna.get_all_study_names(backend)
+    return optuna.load_study(study_name=name, storage=backend).trials
+
+
+@pytest.mark.parametrize("kind", ["journal", "database"])
+def test_the_best_of_the_trials_is_a_plan_that_trains(plan: Plan, tmp_path: Path, kind):
+    storage = str(tmp_path / "j.log") if kind == "journal" else f"sqlite:///{tmp_path}/s.db"
+    heard: list[str] = []
+    found = search(plan, 4, storage, heard.append)
+    assert found.trials == 4
+    assert len(heard) == 4
+    assert found.plan.net.hidden != plan.net.hidden
+    write_plan(found.plan, tmp_path / "best.toml")
+    assert Plan.read(tmp_path / "best.toml") == found.plan
+    again = search(plan, 4, storage, heard.append)  # all of them are done: nothing is run
+    assert (again, len(heard)) == (found, 4)
+
+
+def test_two_processes_share_a_study_and_killing_one_loses_its_trial_alone(plan: Plan, tmp_path: Path):
+    write_plan(plan, tmp_path / "p.toml")
+    storage = str(tmp_path / "shared" / "j.log")
+    words = [sys.executable, "-u", "-m", "training", "search", str(tmp_path / "p.toml"), "--trials", "6"]
+    words += ["--storage", storage, "--save", str(tmp_path / "best.toml")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    victim, other = (
+        subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    deadline = time.monotonic() + 120
+    while not any(_is_running(storage, victim.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    said, errors = other.communicate(timeout=300)
+    assert (other.returncode, errors) == (0, "")
+    assert re.search(r"m-[0-9a-f]{8}: [67] trials; best validation loss ", said)
+    trials = trials_in(storage)
+    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(ended) >= 6
+    assert len(trials) - len(ended) <= 1
+    assert Plan.read(tmp_path / "best.toml").name == "m"
+
+
+def _is_running(storage: str, pid: int) -> list[bool]:
+    if not Path(storage).exists():
+        return []
+    try:
+        return [
+            trial.state is TrialState.RUNNING and trial.user_attrs.get("process", "").endswith(f":{pid}")
+            for trial in trials_in(storage)
+        ]
+    except ValueError:  # the study is not there yet
+        return []
+
+
+def test_a_trial_whose_process_died_is_failed_by_the_next(plan: Plan, tmp_path: Path):
+    storage = str(tmp_path / "j.log")
+    found = search(plan, 1, storage)
+    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+    lost = optuna.load_study(study_name=found.study, storage=backend).ask()
+    search(plan, 2, storage, stale_s=0.0)
+    assert trials_in(storage)[lost.number].state is TrialState.FAIL
+
+
+def test_every_value_of_a_trial_is_in_its_plan(plan: Plan):
+    values = {"width": 48, "depth": 3, "activation": "gelu", "dropout": 0.25, "learning_rate": 0.01}
+    made = plan_of(plan, values | {"weight_decay": 0.05})
+    assert made.net.hidden == (48, 48, 48)
+    assert (made.net.activation, made.net.dropout) == ("gelu", 0.25)
+    assert (made.fit.learning_rate, made.fit.weight_decay, made.fit.epochs) == (0.01, 0.05, 3)
+
+
+def test_what_cannot_be_searched_is_refused(plan: Plan, tmp_path: Path):
+    with pytest.raises(BadTable, match="there is no such file"):
+        search(plan.model_copy(update={"table": plan.table.model_copy(update={"path": "no.csv"})}), 1, "j.log")
+    (tmp_path / "file").touch()
+    with pytest.raises(BadPlan, match="cannot be opened"):
+        search(plan, 1, f"{tmp_path}/file/j.log")
+    with pytest.raises(BadPlan, match=r"nosuchdb://host/name: cannot be opened") as error:
+        search(plan, 1, "nosuchdb://user:secret@host/name")
+    assert "secret" not in str(error.value)

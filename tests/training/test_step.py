@@ -1,0 +1,141 @@
+"""The chain rule written out is autograd's, and the update is that of torch.optim."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.expansions import Steps
+from training.losses import objective_of
+from training.net import ACTIVATIONS, make_member
+from training.plan import FitPlan, NetPlan
+from training.step import Stepper
+
+ROWS, WIDTH = 24, 5
+SIZES = [4, 3]
+
+
+def rows(outputs: int, loss: str) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.stack([torch.randint(low, high, (ROWS,), generator=generator) for low, high in ((0, 4), (4, 7))], 1)
+    x = torch.cat([torch.randn(ROWS, WIDTH - 2, generator=generator), codes], 1)
+    if loss in {"mse", "l1"}:
+        return x, torch.randn(ROWS, outputs, generator=generator)
+    return x, torch.randint(0, max(outputs, 2), (ROWS,), generator=generator)
+
+
+def nets_of(plan: NetPlan, outputs: int, count: int) -> list[nn.Sequential]:
+    torch.manual_seed(0)
+    return [make_member(plan, WIDTH, SIZES, outputs) for _ in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("loss", "outputs"),
+    [
+        ("mse", 2),
+        ("l1", 2),
+        ("cross_entropy", 3),
+        ("binary_cross_entropy", 1),
+        ("probability_l1", 1),
+        ("probability_l1", 3),
+    ],
+)
+def test_every_loss_is_derived_as_autograd_does(loss, outputs, count):
+    check_gradients(NetPlan(hidden=(6, 5)), loss, outputs, count)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_every_activation_is_derived_as_autograd_does(activation):
+    check_gradients(NetPlan(hidden=(6, 5), activation=activation), "mse", 1, 2)
+
+
+def test_a_linear_net_is_derived_as_autograd_does():
+    check_gradients(NetPlan(hidden=()), "cross_entropy", 3, 2)
+
+
+def check_gradients(plan: NetPlan, loss: str, outputs: int, count: int) -> None:
+    """One plain step of rate 1 moves every weight by autograd's gradient, and reports autograd's loss."""
+    nets, twins = nets_of(plan, outputs, count), nets_of(plan, outputs, count)
+    x, y = rows(outputs, loss)
+    objective = objective_of(loss)
+    step = Stepper(nets, FitPlan(optimizer="sgd", learning_rate=1.0), objective, torch.Generator())
+    losses = step(x.expand(count, -1, -1), y.expand(count, *y.shape), 1.0)
+    for k, twin in enumerate(twins):
+        right = objective(twin(x), y)
+        right.backward()
+        assert losses[k].item() == pytest.approx(right.item(), rel=1e-5)
+        for (name, moved), weight in zip(nets[k].named_parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(moved.data, weight.data - weight.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_smoothed_labels_are_those_of_torch():
+    _, y = rows(3, "cross_entropy")
+    raw = torch.randn(ROWS, 3, requires_grad=True)
+    nn.functional.cross_entropy(raw, y, label_smoothing=0.1).backward()
+    _, d = objective_of("cross_entropy").gradients(raw.detach()[None], y[None], 0.1)
+    torch.testing.assert_close(d[0], raw.grad)
+    logit = torch.randn(ROWS, 1, requires_grad=True)
+    both = torch.cat([torch.zeros_like(logit), logit], 1)
+    nn.functional.cross_entropy(both, y % 2, label_smoothing=0.1).backward()
+    _, d = objective_of("binary_cross_entropy").gradients(logit.detach()[None], y[None] % 2, 0.1)
+    torch.testing.assert_close(d[0], logit.grad)
+
+
+@pytest.mark.parametrize(
+    ("plan", "make"),
+    [
+        (FitPlan(optimizer="sgd", momentum=0.9), lambda own, _: torch.optim.SGD(own, lr=0.01, momentum=0.9)),
+        (FitPlan(optimizer="adam"), lambda own, _: torch.optim.Adam(own, lr=0.01)),
+        (
+            FitPlan(optimizer="adamw", weight_decay=0.1, beta2=0.95),
+            lambda own, spared: torch.optim.AdamW(
+                [{"params": own, "weight_decay": 0.1}, {"params": spared, "weight_decay": 0.0}],
+                lr=0.01,
+                betas=(0.9, 0.95),
+            ),
+        ),
+    ],
+)
+def test_the_update_is_that_of_torch(plan, make):
+    (net,), (twin,) = nets_of(NetPlan(hidden=(6,)), 1, 1), nets_of(NetPlan(hidden=(6,)), 1, 1)
+    x, y = rows(1, "mse")
+    step = Stepper([net], plan, objective_of("mse"), torch.Generator())
+    spared = [weight for weight in twin.parameters() if weight.ndim == 1]
+    own = [weight for weight in twin.parameters() if weight.ndim > 1]
+    optimizer = make(own, spared) if plan.optimizer == "adamw" else make([*own, *spared], [])
+    for _ in range(5):
+        step(x[None], y[None], 0.01)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(twin(x), y).backward()
+        optimizer.step()
+    for got, right in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(got.data, right.data, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_drops_its_share_makes_up_for_it_and_is_the_same_on_the_way_back():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(400, 400), nn.Dropout(0.25))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(400))
+        net[0].bias.zero_()
+    step = Stepper([net], FitPlan(optimizer="sgd"), objective_of("mse"), torch.Generator().manual_seed(0))
+    x = torch.ones(1, 50, 400)
+    step(x, torch.zeros(1, 50, 400), 0.0)
+    out = step._layers[1].forward(step._layers[0].forward(x))
+    assert sorted(out.unique().tolist()) == pytest.approx([0, 1 / 0.75])
+    assert float((out == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert torch.equal(step._layers[1].backward(torch.ones_like(out)), out)
+
+
+def test_a_net_that_expands_its_numbers_steps_as_on_expanded_rows():
+    x, y = rows(1, "mse")
+    expansion = Steps(x, WIDTH - 2, 2, 4)
+    torch.manual_seed(0)
+    whole = make_member(NetPlan(hidden=(6,)), WIDTH, SIZES, 1, expansion)
+    torch.manual_seed(0)
+    rest = nn.Sequential(*list(make_member(NetPlan(hidden=(6,)), WIDTH, SIZES, 1, expansion))[1:])
+    plan = FitPlan(optimizer="sgd")
+    Stepper([whole], plan, objective_of("mse"), torch.Generator())(x[None], y[None], 0.1)
+    Stepper([rest], plan, objective_of("mse"), torch.Generator())(expansion(x)[None], y[None], 0.1)
+    for got, right in zip(whole.parameters(), rest.parameters(), strict=True):
+        torch.testing.assert_close(got.data, right.data)

@@ -1,0 +1,70 @@
+"""What a machine can do to a run, as one sentence each: no memory, no disk."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from models.errors import RowcastError
+
+
+class OutOfMemory(RowcastError):  # noqa: N818 - it says what happened
+    """There is not enough memory.
+
+    Attributes:
+        reason: what asked for how much, as far as that is known.
+    """
+
+    code = "out_of_memory"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"not enough memory ({self.reason}); a smaller net.hidden or fit.batch, fewer fit.members or fewer columns "
+            f"need less, and a table in Parquet is read in pieces when it is large"
+        )
+
+
+class DiskFailed(RowcastError):  # noqa: N818
+    """A file could not be written.
+
+    Attributes:
+        place: which one.
+        reason: in the system's words.
+    """
+
+    code = "disk_failed"
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(place, reason)
+        self.place, self.reason = place, reason
+
+    def __str__(self) -> str:
+        return f"{self.place} could not be written: {self.reason}; nothing was published"
+
+
+@contextmanager
+def as_sentences(place: str) -> Iterator[None]:
+    """Raise what the machine does to the block as a RowcastError; `place` is where files are written.
+
+    Raises:
+        OutOfMemory: Python, numpy, or torch on any device had no more.
+        DiskFailed: the disk is full or fails.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OutOfMemory(_first_line(error)) from None
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(_first_line(error)) from None
+    except OSError as error:
+        raise DiskFailed(str(error.filename or place), error.strerror or str(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["it does not say for what"])[0][:200]

@@ -1,0 +1,164 @@
+"""What a careful person would look at before relying on the scores: leaks, twins across the parts, classes too rare.
+
+Nothing is changed here. Each finding is a sentence for the console, the model card and the manifest.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from models.errors import shown
+from training.columns import Data
+from training.evaluate import Targets
+from training.plan import SplitPlan
+from training.split import Split, row_hashes
+
+ALONE = 0.99
+"""Share of what is to be explained that no honest feature explains by itself: R2, or errors of the majority avoided."""
+TWINS = 0.01
+"""Share of judging rows with a twin in training from which it is said."""
+UNKNOWN = 0.05
+"""Share of judging rows with a category that training did not see from which it is said."""
+RARE_ROWS = 10
+"""Training rows of a class below which its probability is a guess."""
+FEW_TEST_ROWS = 100
+
+_ROWS_LOOKED_AT = 20_000
+_FEWEST_ROWS = 50
+_MOST_BINS = 256
+_MOST_NAMED = 5
+
+
+def find_leaks(data: Data, split: Split, plan: SplitPlan) -> tuple[str, ...]:
+    """Everything suspicious about a table and its split, a sentence each; empty for most tables."""
+    return (
+        *_features_that_predict_alone(data, split),
+        *_running_numbers(data),
+        *_twins(data, split),
+        *_rare_classes(data, split),
+        *_unknown_categories(data, split),
+        *_few_rows(split, plan),
+        *_time_is_mixed(data, plan),
+    )
+
+
+def _features_that_predict_alone(data: Data, split: Split) -> Iterator[str]:
+    """Each feature is cut into bins, and the training rows of a bin say the target of its judging rows."""
+    judging = split.test if len(split.test) else split.validation
+    train, judging = split.train[:_ROWS_LOOKED_AT], judging[:_ROWS_LOOKED_AT]
+    if len(data.kinds) < 2 or len(train) < _FEWEST_ROWS or len(judging) < _FEWEST_ROWS // 5:
+        return
+    for name in data.kinds:
+        codes = _codes(data.frame[name], train)
+        share = _explained(codes[train], data.y[train], codes[judging], data.y[judging])
+        if share >= ALONE:
+            said = "of the variance" if data.classes is None else "of what the most frequent class gets wrong"
+            yield (
+                f"feature {shown(name)} alone explains {share:.1%} {said}; is it known before the target is, "
+                f"or is it the target in other words? --drop {name} leaves it out"
+            )
+
+
+def _codes(column: pl.Series, train: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """A bin for every row, from 0: a category's own, or one of equally full bins of the training rows' numbers."""
+    if column.dtype in (pl.String, pl.Boolean):
+        return column.cast(pl.String).fill_null("").rank("dense").to_numpy().astype(np.int64) - 1
+    values = column.cast(pl.Float64 if column.dtype.is_numeric() else pl.Int64).cast(pl.Float64).to_numpy()
+    present = values[train][~np.isnan(values[train])]
+    if not len(present):
+        return np.zeros(len(values), np.int64)
+    edges = np.unique(np.quantile(present, np.linspace(0, 1, min(_MOST_BINS, max(2, len(present) // 4)) + 1)[1:-1]))
+    bins = np.searchsorted(edges, values, side="left")
+    return np.where(np.isnan(values), len(edges) + 1, bins)
+
+
+def _explained(codes: npt.NDArray[np.int64], y: Targets, judged: npt.NDArray[np.int64], truth: Targets) -> float:
+    bins = int(max(codes.max(), judged.max())) + 1
+    if y.ndim == 1:
+        classes = int(max(y.max(), truth.max())) + 1
+        if bins * classes > 1 << 24:
+            return 0.0
+        counts = np.bincount(codes * classes + y, minlength=bins * classes).reshape(bins, classes)
+        wrong = (counts.argmax(1)[judged] != truth).mean()
+        majority = (np.bincount(y).argmax() != truth).mean()
+        return float(1 - wrong / majority) if majority > 0 else 0.0
+    rows = np.bincount(codes, minlength=bins)
+    shares = []
+    for k in range(y.shape[1]):
+        mean = y[:, k].mean()
+        sums = np.bincount(codes, y[:, k] - mean, minlength=bins)
+        answers = mean + np.where(rows > 0, sums / np.maximum(rows, 1), 0.0)
+        spread = ((truth[:, k] - mean) ** 2).sum()
+        shares.append(1 - ((truth[:, k] - answers[judged]) ** 2).sum() / spread if spread > 0 else 0.0)
+    return float(max(shares))
+
+
+def _running_numbers(data: Data) -> Iterator[str]:
+    """A whole number that goes up by one from row to row says where a row stood in the file, nothing of the row."""
+    for name, kind in data.kinds.items():
+        if kind != "number" or data.frame.height < _FEWEST_ROWS or data.frame[name].null_count():
+            continue
+        values = data.frame[name].to_numpy()
+        if values[1] - values[0] == 1 and (np.diff(values) == 1).mean() > ALONE:
+            yield f"feature {shown(name)} counts the rows; if it is an id, --drop {name} leaves it out"
+
+
+def _twins(data: Data, split: Split) -> Iterator[str]:
+    hashes = row_hashes(data.frame.select(list(data.kinds)))
+    train = np.unique(hashes[split.train])
+    for part, rows in (("validation", split.validation), ("test", split.test)):
+        twins = int(np.isin(hashes[rows], train).sum())
+        if len(rows) and twins > TWINS * len(rows):
+            yield (
+                f"{twins:,} of {len(rows):,} {part} rows ({twins / len(rows):.0%}) have the very features of a "
+                f"training row: what was learned by heart counts as known there"
+            )
+
+
+def _rare_classes(data: Data, split: Split) -> Iterator[str]:
+    if data.classes is None:
+        return
+    counts = np.bincount(data.y[split.train], minlength=len(data.classes))
+    rare = np.flatnonzero(counts < RARE_ROWS)
+    if len(rare):
+        named = ", ".join(f"{shown(data.classes[code])} ({counts[code]})" for code in rare[:_MOST_NAMED])
+        more = f" and {len(rare) - _MOST_NAMED} more" if len(rare) > _MOST_NAMED else ""
+        yield f"too few training rows to learn from, of class {named}{more}; collect more, or join classes"
+    if len(split.test):
+        absent = np.setdiff1d(np.arange(len(data.classes)), data.y[split.test])
+        if len(absent):
+            named = ", ".join(shown(data.classes[code]) for code in absent[:_MOST_NAMED])
+            more = f" and {len(absent) - _MOST_NAMED} more" if len(absent) > _MOST_NAMED else ""
+            yield f"no test row is of class {named}{more}: the scores say nothing of it"
+
+
+def _unknown_categories(data: Data, split: Split) -> Iterator[str]:
+    judging = split.test if len(split.test) else split.validation
+    for name, kind in data.kinds.items():
+        if kind != "category":
+            continue
+        column = data.frame[name]
+        seen = column[split.train].unique()
+        unseen = column[judging].drop_nulls()
+        share = 1 - float(unseen.is_in(seen.to_list()).mean() or 0.0) if len(unseen) else 0.0  # type: ignore[arg-type]
+        if share > UNKNOWN:
+            yield f"feature {shown(name)} has a category that training did not see in {share:.0%} of the judging rows"
+
+
+def _few_rows(split: Split, plan: SplitPlan) -> Iterator[str]:
+    if not len(split.test):
+        if plan.column is None:
+            yield "no rows are kept for the test: the validation rows that chose the network also judge it"
+    elif len(split.test) < FEW_TEST_ROWS:
+        yield f"only {len(split.test)} rows test: another draw of them may score quite differently"
+
+
+def _time_is_mixed(data: Data, plan: SplitPlan) -> Iterator[str]:
+    times = [name for name, kind in data.kinds.items() if kind == "datetime"]
+    if times and plan.time is None and plan.column is None and plan.group is None:
+        yield (
+            f"{shown(times[0])} is a time and rows are split at random: where the future is to be predicted from the "
+            f'past, split.time = "{times[0]}" scores that'
+        )

@@ -1,0 +1,298 @@
+"""The plan in torch's terms: what is fitted on which rows, and what it says of the rows it was not fitted on."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.manifest import Task
+from models.schema import Matrix, Schema
+from training.candidates import Candidate
+from training.checkpoint import Checkpoint
+from training.choice import Answers, Unit
+from training.columns import Data
+from training.encoders import Preprocessing
+from training.evaluate import answers_of
+from training.expansions import Expansion, Steps, Waves
+from training.fit import Diverged, Epoch, Job, Member, choose_device, fit_all, mean_loss
+from training.fit import Rows as TensorRows
+from training.folds import Fold, fitted_on
+from training.linear import STRENGTHS, solve_linear
+from training.losses import Objective, objective_of
+from training.net import Averaged, Net, make_member
+from training.plan import BadPlan, Loss, Plan
+from training.split import Rows
+
+KEPT, NEAR = 2, 1.1
+"""How many candidates go on to the other folds, and how many times the least loss on the first fold theirs may be."""
+MOST_PIECES = 512
+"""Columns that an expansion may add: beyond, the first layer costs more than all others together."""
+FAR = 1.5
+"""A linear model whose loss on the validation part is so many times the networks' is not worth its solving by folds."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows preprocessed and on the device, targets as the loss wants them.
+
+    Attributes:
+        x, y: of every row of the table.
+        folds: which rows fit and which judge.
+        centre, scale: of a regression's targets, [K]; None where they are fitted as they are.
+    """
+
+    plan: Plan
+    task: Task
+    preprocessing: Preprocessing
+    objective: Objective
+    outputs: int
+    x: Tensor
+    y: Tensor
+    folds: list[Fold]
+    centre: Tensor | None
+    scale: Tensor | None
+
+    @property
+    def held_out(self) -> Rows:
+        """The rows that some networks are not fitted on, fold after fold."""
+        return np.concatenate([fold.held_out for fold in self.folds])
+
+    @property
+    def held_out_y(self) -> npt.NDArray[np.float32 | np.int64]:
+        """Their targets, as `Answers` give them."""
+        targets: npt.NDArray[np.float32 | np.int64] = self.rows(self.held_out)[1].cpu().numpy()
+        return targets
+
+    def rows(self, numbers: Rows) -> TensorRows:
+        """Some rows of the table by number."""
+        kept = torch.from_numpy(numbers).to(self.x.device)
+        return self.x[kept], self.y[kept]
+
+    def net(self, members: Sequence[Member], weights: Sequence[float] | None = None, temperature: float = 1.0) -> Net:
+        """The published form of some members, on the CPU."""
+        nets = copy.deepcopy([member.net for member in members])  # at once: members share their expansion
+        return Net(
+            self.preprocessing,
+            [net.cpu() for net in nets],
+            self.task,
+            centre=self.centre,
+            scale=self.scale,
+            temperature=temperature,
+            weights=weights,
+        )
+
+    def linear(self, strength: float, fold: Fold) -> Member:
+        """The linear model with this penalty on a fold, as a member without a history."""
+        train, judging = self.rows(fold.train), self.rows(fold.held_out)
+        x, y = (tensor.cpu().numpy() for tensor in train)
+        sizes = self.preprocessing.sizes
+        net = solve_linear(x, y, sizes, self.task, outputs=self.outputs, strength=strength).to(self.x.device)
+        return Member(net, (), mean_loss(net, judging, self.objective))
+
+    def answers(self, members: Sequence[Member], rows: Rows) -> Answers:
+        """What the average of some members says: predictions [R, K] in the fit's units, or probabilities [R, C]."""
+        average = Averaged([member.net for member in members], self.task).eval()
+        with torch.no_grad():
+            raw = torch.cat([average(x) for x in torch.split(self.rows(rows)[0], 1 << 16)]).cpu().double()
+        if self.task == "regression":
+            return raw.numpy()
+        if raw.shape[1] == 1:
+            raw = torch.cat([torch.zeros_like(raw), raw], 1)
+        answers: Answers = torch.softmax(raw, 1).numpy()
+        return answers
+
+    def published(self, answers: Answers, net: Net, matrix: Matrix, rows: Rows) -> dict[str, npt.NDArray[Any]]:
+        """What the net answers for some rows of the table, with the held-out answers in place of those it has learned.
+
+        A row that no fold holds out, as the only one of its class, keeps the net's own answer.
+        """
+        own = answers_of(net, matrix)
+        place = np.full(len(self.y), -1)
+        place[self.held_out] = np.arange(len(answers))
+        known = place[rows] >= 0
+        said = torch.from_numpy(answers[place[rows][known]])
+        if self.task == "regression":
+            if self.centre is not None and self.scale is not None:
+                said = said * self.scale + self.centre
+            own["prediction"][known] = said.numpy()
+            return own
+        probabilities = torch.softmax(said.clamp_min(1e-30).log() / net.temperature, 1)
+        own["probabilities"][known] = probabilities.numpy()
+        own["label"][known] = probabilities.argmax(1).numpy()
+        return own
+
+
+def pose(plan: Plan, data: Data, schema: Schema, matrix: Matrix, folds: list[Fold]) -> Problem:
+    """The problem of a plan; what preprocessing and target scaling learn, they learn from the rows that are fitted on.
+
+    Raises:
+        BadPlan: the loss measures another task.
+    """
+    loss = _loss(plan, data)
+    rows = fitted_on(folds)
+    preprocessing = Preprocessing(schema, matrix[rows], learned=plan.net.preprocessing == "learned")
+    outputs = len(data.targets) if data.classes is None else len(data.classes)
+    if data.task == "binary" and loss != "cross_entropy":
+        outputs = 1
+    y: npt.NDArray[np.float32 | np.float64 | np.int64] = data.y
+    centre = scale = None
+    if data.task == "regression":
+        if plan.net.scale_targets:
+            spread = y[rows].std(0)
+            centre, scale = y[rows].mean(0), np.where(spread > 0, spread, 1.0)
+            y = (y - centre) / scale
+        y = y.astype(np.float32)
+    device = choose_device()
+    with torch.no_grad():
+        x = torch.cat([preprocessing(part) for part in torch.split(torch.from_numpy(matrix), 1 << 16)])
+    return Problem(
+        plan,
+        data.task,
+        preprocessing,
+        objective_of(loss),
+        outputs,
+        x.to(device),
+        torch.from_numpy(y).to(device),
+        folds,
+        None if centre is None else torch.tensor(centre, dtype=torch.float32),
+        None if scale is None else torch.tensor(scale, dtype=torch.float32),
+    )
+
+
+def _loss(plan: Plan, data: Data) -> Loss:
+    """The plan's loss, or the task's own.
+
+    Raises:
+        BadPlan: the loss measures another task.
+    """
+    own: dict[Task, Loss] = {
+        "regression": "mse",
+        "binary": "binary_cross_entropy",
+        "multiclass": "cross_entropy",
+    }
+    fitting: dict[Task, tuple[Loss, ...]] = {
+        "regression": ("mse", "l1"),
+        "binary": ("binary_cross_entropy", "cross_entropy", "probability_l1"),
+        "multiclass": ("cross_entropy", "probability_l1"),
+    }
+    loss = plan.fit.loss or own[data.task]
+    if loss not in fitting[data.task]:
+        reason = f"fit.loss {loss} does not measure a {data.task}; use {' or '.join(fitting[data.task])}"
+        raise BadPlan(plan.name, reason)
+    return loss
+
+
+# ------------------------------------------------------------------------------------------------ fitted on the folds
+
+
+def fit_units(
+    problem: Problem,
+    candidates: Sequence[Candidate],
+    report: Callable[[int, int, Epoch], object],
+    checkpoint: Checkpoint | None = None,
+) -> tuple[list[Unit], list[Member]]:
+    """The candidates that did best, each fitted on every fold, and every member that was fitted on the way.
+
+    All candidates are fitted on the first fold; the best of them go on to the others, as in successive halving
+    (Jamieson and Talwalkar 2016) with folds for a budget. `report` is told of each epoch: which fit it is of, from 0,
+    of how many.
+
+    Raises:
+        Diverged: no candidate has a finite loss.
+    """
+    assert problem.plan.fit.members is not None
+    members = range(problem.plan.fit.members)
+    total = (len(candidates) + min(KEPT, len(candidates)) * (len(problem.folds) - 1)) * len(members)
+    expansions = {candidate.name: _expansion(problem, candidate) for candidate in candidates}
+    done: dict[tuple[str, int, int], Member] = {}  # of a candidate, a fold and a member
+
+    def fit_on(some: Sequence[Candidate], folds: Sequence[int]) -> None:
+        keys = [(candidate, fold, member) for candidate, fold, member in product(some, folds, members)]
+        jobs = [_job(problem, candidate, expansions[candidate.name], fold, member) for candidate, fold, member in keys]
+        before = len(done)
+        fitted = fit_all(
+            jobs,
+            problem.objective,
+            report=lambda k, epoch: report(before + k, total, epoch),
+            checkpoint=checkpoint,
+        )
+        bad = [result for result in fitted if isinstance(result, Diverged)]
+        if len(bad) == len(fitted):
+            raise bad[0]
+        for (candidate, fold, member), result in zip(keys, fitted, strict=True):
+            if isinstance(result, Member):
+                done[candidate.name, fold, member] = result
+
+    def of(candidate: Candidate, fold: int) -> list[Member]:
+        found = [done[key] for member in members if (key := (candidate.name, fold, member)) in done]
+        return sorted(found, key=lambda one: one.validation_loss)[: problem.plan.fit.averaged]
+
+    fit_on(candidates, [0])
+    losses = {candidate.name: of(candidate, 0)[0].validation_loss for candidate in candidates if of(candidate, 0)}
+    standing = sorted((one for one in candidates if one.name in losses), key=lambda one: losses[one.name])[:KEPT]
+    standing = [one for one in standing if losses[one.name] <= NEAR * min(losses.values())]
+    others = range(1, len(problem.folds))
+    if others:
+        fit_on(standing, others)
+    units = [
+        unit_of(problem, candidate.name, [of(candidate, fold) for fold in range(len(problem.folds))])
+        for candidate in standing
+        if all(of(candidate, fold) for fold in range(len(problem.folds)))
+    ]
+    if not units:
+        raise Diverged(1, "training loss is nan")
+    return units, list(done.values())
+
+
+def _expansion(problem: Problem, candidate: Candidate) -> Expansion | None:
+    if candidate.net.expansion == "none":
+        return None
+    numbers, embedded = len(problem.preprocessing.numbers), len(problem.preprocessing.sizes)
+    pieces = min(candidate.net.pieces, MOST_PIECES // max(numbers, 1))
+    if pieces < 2:
+        return None
+    kind = Steps if candidate.net.expansion == "steps" else Waves
+    return kind(problem.rows(fitted_on(problem.folds))[0], numbers, embedded, pieces).to(problem.x.device)
+
+
+def _job(problem: Problem, candidate: Candidate, expansion: Expansion | None, fold: int, member: int) -> Job:
+    preprocessing, rows = problem.preprocessing, problem.folds[fold]
+    # the first network has the plan's own seed; neighbouring plans share no other
+    seed = candidate.fit.seed + 1_000_003 * member + 15_485_863 * fold
+    return Job.of(
+        candidate.fit,
+        lambda: make_member(candidate.net, preprocessing.width, preprocessing.sizes, problem.outputs, expansion),
+        problem.rows(rows.train),
+        problem.rows(rows.held_out),
+        seed,
+        key=f"{candidate.name}-{fold}-{member}",
+    )
+
+
+def unit_of(problem: Problem, name: str, members: Sequence[Sequence[Member]]) -> Unit:
+    """The members of each fold as one unit, with what they say of the rows held out from them."""
+    answers = [problem.answers(own, fold.held_out) for own, fold in zip(members, problem.folds, strict=True)]
+    return Unit(name, [member for own in members for member in own], np.concatenate(answers))
+
+
+def linear_unit(problem: Problem) -> Unit:
+    """The linear model of the penalty that does best on the first fold.
+
+    Its answers are those of each fold's model, its member is the model of all rows that are fitted on: a mean of linear
+    models would be no better.
+    """
+    first = [problem.linear(strength, problem.folds[0]) for strength in STRENGTHS]
+    best = min(range(len(STRENGTHS)), key=lambda k: first[k].validation_loss)
+    strength = STRENGTHS[best]
+    models = [first[best], *(problem.linear(strength, fold) for fold in problem.folds[1:])]
+    unit = unit_of(problem, "linear", [[model] for model in models])
+    if len(problem.folds) > 1:
+        everything = Fold(fitted_on(problem.folds), problem.folds[0].held_out)
+        models = [problem.linear(strength, everything)]
+    return Unit("linear", models, unit.answers)

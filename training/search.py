@@ -1,0 +1,200 @@
+"""Many fits on many machines: `python -m training search PLAN --trials 200 --storage URL`.
+
+An Optuna study (Akiba et al. 2019) looks for the network and the recipe with the lowest validation loss. Any number of
+identical processes share it through its storage, a journal file or a database: each takes the next trial, learns from
+all that have ended, and stops when the trials that were asked for are done. A process that is killed loses its trial
+and nothing else: only trials that ended count.
+"""
+
+import hashlib
+import os
+import socket
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import tomli_w
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from training import recipe
+from training.fit import Diverged
+from training.plan import BadPlan, Plan
+
+HEARTBEAT_S = 60
+"""How often a process says in a database that its trial is alive; after two without, the trial is taken for lost."""
+STALE_S = 600.0
+"""How long a trial in a journal, which has no heartbeat, may be silent between epochs before it is taken for lost."""
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+_BEAT = "rowcast:last epoch"
+
+Report = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study has found.
+
+    Attributes:
+        study: its name in the storage.
+        trials: how many ended.
+        loss: the lowest validation loss.
+        plan: that reached it.
+    """
+
+    study: str
+    trials: int
+    loss: float
+    plan: Plan
+
+
+def search(plan: Plan, trials: int, storage: str, report: Report = print, *, stale_s: float = STALE_S) -> Found:
+    """Take part in a plan's study until so many trials of it have ended, here or elsewhere.
+
+    Args:
+        plan: where the search starts, and everything it does not vary.
+        trials: of the whole study, those of other processes included.
+        storage: a file, which is made, on a disk that all processes see; or a database's URL, such as
+            postgresql+psycopg://user:password@host/name, whose driver has to be installed.
+        report: is told of each trial that ends here, a sentence each.
+        stale_s: see STALE_S.
+
+    Raises:
+        BadPlan: the storage cannot be opened, or no trial came to an end.
+        RowcastError: the table is bad; a trial whose fit diverges is only pruned.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    recipe.read(plan)  # a bad table is said once, not in every trial
+    name = f"{plan.name}-{_digest(plan)}"
+    study = optuna.create_study(
+        storage=_open(storage),
+        study_name=name,
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=None),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=5),
+    )
+    while (ended := _ended(study)) < trials:
+        _fail_stale(study, stale_s)
+        study.optimize(lambda trial: _objective(trial, plan), n_trials=1)
+        last = study.trials[-1]
+        report(f"{name}: {ended + 1} of {trials} trials; {_told(study, last)}")
+    best = _best(study)
+    if best is None or best.value is None:
+        raise BadPlan(_without_password(storage), f"no trial of {name} has come to an end; is every fit diverging?")
+    return Found(name, _ended(study), best.value, plan_of(plan, best.params))
+
+
+def plan_of(plan: Plan, values: dict[str, Any]) -> Plan:
+    """The plan with a trial's values in it."""
+    net = {"hidden": (int(values["width"]),) * int(values["depth"]), "dropout": values["dropout"]}
+    net["activation"] = values["activation"]
+    fit = {name: values[name] for name in ("learning_rate", "weight_decay")}
+    fields = plan.model_dump()
+    net |= {"activations": None}
+    return Plan.of(fields | {"net": fields["net"] | net, "fit": fields["fit"] | fit}, plan.name)
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write a plan as `Plan.read` reads it."""
+    path.write_text(tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True, exclude={"published"})), "utf-8")
+
+
+def _objective(trial: optuna.Trial, plan: Plan) -> float:
+    """The validation loss of one trial's network, whose epochs are told so that hopeless trials end early."""
+    trial.set_user_attr("process", f"{socket.gethostname()}:{os.getpid()}")
+    told = 0.0
+
+    def report(event: str | recipe.Step) -> None:
+        nonlocal told
+        if isinstance(event, str) or event.member != 1:
+            return
+        trial.report(event.epoch.validation_loss, event.epoch.number)
+        if time.time() - told > 1:
+            told = time.time()
+            trial.set_user_attr(_BEAT, told)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        fitted = recipe.train(plan_of(plan, _suggest(trial)), report)
+    except Diverged:
+        raise optuna.TrialPruned from None  # it has ended, and nothing near it is worth a try
+    loss = fitted.scores["validation"].metrics["mse" if fitted.data.task == "regression" else "log_loss"]
+    if loss is None:
+        raise optuna.TrialPruned
+    return loss
+
+
+def _suggest(trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "width": trial.suggest_int("width", 32, 512, log=True),
+        "depth": trial.suggest_int("depth", 1, 4),
+        "activation": trial.suggest_categorical("activation", ["relu", "silu", "gelu"]),
+        "dropout": trial.suggest_float("dropout", 0.0, 0.5, step=0.05),
+        "learning_rate": trial.suggest_float("learning_rate", 3e-4, 3e-2, log=True),
+        "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
+    }
+
+
+# ------------------------------------------------------------------------------------------------ the storage
+
+
+def _open(storage: str) -> BaseStorage:
+    if "://" not in storage:
+        path = Path(storage)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # the lock by O_EXCL works on NFS too
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+        except OSError as error:
+            raise BadPlan(storage, f"cannot be opened: {error.strerror or error}") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat is one
+            return RDBStorage(storage, heartbeat_interval=HEARTBEAT_S, grace_period=2 * HEARTBEAT_S)
+    except Exception as error:  # noqa: BLE001 - each database's driver raises its own
+        raise BadPlan(_without_password(storage), f"cannot be opened: {str(error).splitlines()[0][:200]}") from None
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _digest(plan: Plan) -> str:
+    """What makes trials comparable: all of the plan but what the search varies is a new study."""
+    return hashlib.sha256(plan.model_dump_json(exclude={"published", "about"}).encode()).hexdigest()[:8]
+
+
+def _ended(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=_ENDED))
+
+
+def _fail_stale(study: optuna.Study, stale_s: float) -> None:
+    """Fail the trials of processes that died, which else would be taken for running for ever."""
+    if isinstance(study._storage, RDBStorage):  # noqa: SLF001 - there is no public way to ask; it has heartbeats
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(study)
+        return
+    now = time.time()
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        started = trial.datetime_start.timestamp() if trial.datetime_start else now
+        if now - trial.user_attrs.get(_BEAT, started) > stale_s:
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def _best(study: optuna.Study) -> FrozenTrial | None:
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return min(complete, key=lambda trial: trial.value if trial.value is not None else float("inf"), default=None)
+
+
+def _told(study: optuna.Study, trial: FrozenTrial) -> str:
+    best = _best(study)
+    loss = "pruned" if trial.state is TrialState.PRUNED else "failed" if trial.value is None else f"{trial.value:.4g}"
+    return f"trial {trial.number}: {loss}" + ("" if best is None else f"; best {best.value:.4g}")
