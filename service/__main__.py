@@ -34,7 +34,7 @@ def main() -> int:
 def serve() -> int:
     """The exit status: 0 served and ended, 1 failed, 2 settings, 3 cannot start."""
     try:
-        os.environ.update(as_settings(os.environ, sys.argv[1:]))
+        os.environ.update(as_settings(os.environ, is_serve=bool(sys.argv[1:])))
         settings = read_settings()
         check_files(settings)
     except BadSettings as error:

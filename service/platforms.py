@@ -9,24 +9,22 @@ from collections.abc import Mapping, Sequence
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from models.errors import shown
 from service.settings import PREFIX, BadSettings, Settings
 
 _VERTEX = {"AIP_HTTP_PORT": "PORT", "AIP_HEALTH_ROUTE": "HEALTH_PATH", "AIP_PREDICT_ROUTE": "PREDICT_PATH"}
 _SAGEMAKER_PORT = "8080"
 
 
-def as_settings(environment: Mapping[str, str], arguments: Sequence[str]) -> dict[str, str]:
+def as_settings(environment: Mapping[str, str], *, is_serve: bool) -> dict[str, str]:
     """The settings that a platform asks for; they come before those of ours, for nobody else will ask this container.
 
+    `is_serve`: the container was started with the argument `serve`, as SageMaker does.
+
     Raises:
-        BadSettings: the arguments are none that a platform gives, or the model is in Google's storage.
+        BadSettings: the model is in Google's storage.
     """
     chosen: dict[str, str] = {}
-    if arguments:
-        if list(arguments) != ["serve"]:
-            given = shown(" ".join(arguments))
-            raise BadSettings(f"python -m service takes no argument, or SageMaker's 'serve', got {given}")
+    if is_serve:
         chosen[f"{PREFIX}PORT"] = environment.get("SAGEMAKER_BIND_TO_PORT") or _SAGEMAKER_PORT
     for theirs, ours in _VERTEX.items():
         if environment.get(theirs):

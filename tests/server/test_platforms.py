@@ -166,7 +166,7 @@ def test_sagemaker_says_serve_and_the_port(start, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "uri", "said"),
     [
-        (["train"], "", "python -m service takes no argument, or SageMaker's 'serve', got 'train'"),
+        (["train"], "", 'Unknown command "train"'),
         ([], "gs://a/b", "AIP_STORAGE_URI is not read"),
     ],
 )
