@@ -27,7 +27,7 @@ class Admission:
         self._batches: dict[str, deque[tuple[int, float]]] = {}  # rows and seconds of the last ones, by version
         self._paces: dict[str, float] = {}  # rows per second that one worker is expected to answer, by version
 
-    def check(self, key: str, rows: int, *, waiting: int, waiting_in_all: int, within_s: float, at_once: int) -> None:
+    def check(self, key: str, rows: int, waiting: int, waiting_in_all: int, within_s: float, at_once: int) -> None:  # noqa: PLR0917 - by name it takes twice as long
         """Let `rows` in, or not: behind `waiting` rows of the same version, `at_once` of whose batches go at a time.
 
         Whoever finds nobody waiting is let in. While no worker lives (`at_once` is 0), the pace says nothing.

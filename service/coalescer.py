@@ -199,16 +199,10 @@ class Coalescer:
             Overloaded: as `Admission.check` says; the job is told nothing.
         """
         if self.rows_waiting:
-            key = _version(job).key
-            queue = self._queues.get(key)
-            self._admission.check(
-                key,
-                job.rows,
-                waiting=0 if queue is None else queue.rows,
-                waiting_in_all=self.rows_waiting,
-                within_s=job.deadline - job.arrived,
-                at_once=self._lanes.living,
-            )
+            key = job.version.key  # type: ignore[union-attr]  # it has one by now
+            waiting = self._queues[key].rows if key in self._queues else 0
+            within_s = job.deadline - job.arrived
+            self._admission.check(key, job.rows, waiting, self.rows_waiting, within_s, self._lanes.living)
         if self._sweep_at is None:
             self._sweep_at = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
         left_s = job.deadline - job.arrived

@@ -15,7 +15,7 @@ from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -39,9 +39,13 @@ from service.coalescer import Batch, Job, WriteRows
 from service.connection import MOST_HEADERS, Connection
 from service.front import Front
 from service.ledger import Ledger, admit, count, open_ledger, problem_of
+from service.observing.tracing import read_trace
 from service.problems import ClientGone, TooSlow
 from service.wire import forms, oip_row, plain
 from service.wire.json_text import read_json
+
+if TYPE_CHECKING:
+    from service.access.gate import Caller
 
 _NAME = r"[A-Za-z0-9_.-]+"
 _PLAIN = re.compile(
@@ -51,6 +55,7 @@ _OIP = re.compile(rf"/v2/models/(?P<model>{_NAME})(/versions/(?P<version>{_NAME}
 
 _FOR_THE_APP = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 _FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "json")
+_SAID_OF_IT = frozenset({b"x-request-id", b"x-routing-key", b"traceparent"})
 _OIP_LENGTH = OIP_LENGTH.encode()
 _LONGEST_KNOWN = 4000  # bytes of a head
 _LONGEST_ROW = 16_000  # bytes of an Open Inference request that may be one row in JSON; if it is not, it is read twice
@@ -101,12 +106,14 @@ class _Head:
 
     Attributes:
         oip_length: the value of Inference-Header-Content-Length.
+        is_bare: it has no id, no trace and no routing key.
     """
 
     headers: Mapping[bytes, bytes]
     target: _Target
     oip_length: str | None
     keep_alive: bool
+    is_bare: bool
 
 
 class Exchange(Job):
@@ -169,6 +176,9 @@ class FastLane(Connection):
         self._idle_since = 0.0
         self._opening, self._opening_has = b"", [(b"", b"")]  # of an answer in JSON, and uvicorn's headers in it
         self._whole: tuple[_Head, bytes] | None = None  # a request of which all was in the data that is being read
+        self._caller: Caller | None = None  # who sends `_admitted`, as it was found by then
+        self._admitted: _Head | None = None
+        self._admitted_at = 0
         self._known: _Head | None = None  # the last head that came in one piece with its body
         self._known_bytes, self._known_length = b"", 0  # that head, and how long it was with its body
 
@@ -230,7 +240,7 @@ class FastLane(Connection):
         length = headers.get(_OIP_LENGTH)
         oip_length = None if length is None else length.decode("latin-1")
         keep_alive = self.parser.should_keep_alive()
-        return _Head(headers, target, oip_length, keep_alive)
+        return _Head(headers, target, oip_length, keep_alive, is_bare=_SAID_OF_IT.isdisjoint(headers))
 
     def _is_free(self) -> bool:
         """Whether nothing is before the next request, neither unanswered nor unread by the client."""
@@ -239,21 +249,33 @@ class FastLane(Connection):
     def _begin(self, head: _Head) -> bool:
         """Begin an exchange, unless the request is to be refused before its body: the application does that."""
         front, target = self._front, head.target
-        ledger = open_ledger(front, head.headers, target.text)
+        if head.is_bare and front.open_trace is read_trace:
+            ledger = Ledger(front.ids.next(), time.perf_counter(), target.text)
+            ledger.routing_key = ledger.id
+        else:
+            ledger = open_ledger(front, head.headers, target.text)
         try:
             if target.whom is not None:  # an unknown model is refused before its rows are uploaded
                 ledger.version = front.catalog.find(*target.whom, ledger.routing_key)
             elif target.path:
                 look_up = find_by_path if target.is_oip else find
                 ledger.version = look_up(front, target.path, ledger.routing_key)
-            # last of all, since it takes of what a client may ask in a second
-            admit(front, ledger, head.headers, self.client, "predict", model=target.path.get("model"))
+            self._admit(head, ledger)  # last of all, since it takes of what a client may ask in a second
         except RowcastError:
             return False
         ledger.is_prediction = True
         front.open_requests += 1
         self.cycle = self._exchange = Exchange(self, head, ledger)  # type: ignore[assignment]  # it has what uvicorn looks at
         return True
+
+    def _admit(self, head: _Head, ledger: Ledger) -> None:
+        gate = self._front.gate
+        if head is self._admitted and gate.looks == self._admitted_at:  # nothing can have changed since
+            ledger.caller = self._caller
+            return
+        admit(self._front, ledger, head.headers, self.client, "predict", model=head.target.path.get("model"))
+        if ledger.caller is not None and ledger.caller.headers is None:  # without a limit
+            self._caller, self._admitted, self._admitted_at = ledger.caller, head, gate.looks
 
     def on_body(self, body: bytes) -> None:
         if self._chunks is None:
@@ -311,8 +333,8 @@ class FastLane(Connection):
             exchange.matrix, within_s = exchange.question.matrix, exchange.question.within_s
             exchange.rows = len(exchange.matrix)
         exchange.version = ledger.version
-        assert ledger.version is not None
-        check_model(ledger, ledger.version)
+        if target.whom is None and ledger.version is not None:  # else the path has named the model
+            check_model(ledger, ledger.version)
         ledger.encoded = exchange.arrived = time.perf_counter()
         exchange.deadline = ledger.started + within_s
         front.coalescer.submit(exchange)

@@ -66,6 +66,8 @@ class Gate:
         self._rate = None if settings.rate_limit is None else Rate.of(settings.rate_limit, settings.rate_burst)
         self._proxies = settings.proxies
         self.needs_key = self._keys.is_needed
+        self.looks = 0
+        """How often the keys were looked at. Who was admitted stays so, if he has no limit, until the next look."""
 
     def admit(self, caller: Caller, headers: Mapping[bytes, bytes], scope: Scope, model: str | None) -> None:
         """Let a request pass if it may ask for this, and take a token from its client's bucket.
@@ -124,6 +126,7 @@ class Gate:
         while True:
             await asyncio.sleep(_LOOK_S)
             self._keys.refresh()
+            self.looks += 1
 
 
 def _bucket(caller: Caller) -> str:
