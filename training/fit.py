@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -333,17 +333,28 @@ def fit_all(
             (member,) = fit_together([jobs[number]], objective, report=told, checkpoint=checkpoint)
         except Diverged as error:
             return error
+        except BaseException:
+            given_up.set()
+            raise
         return member
 
     if len(jobs) == 1:
         with _threads(threads if _is_large(jobs[0]) else 1):
             return [one(0)]
     with _threads(1), ThreadPoolExecutor(min(threads, max(len(jobs), 1))) as pool:
+        fits = [pool.submit(one, number) for number in range(len(jobs))]
         try:
-            return list(pool.map(one, range(len(jobs))))
-        except BaseException:  # an interrupt among them: no fit goes on for longer than its epoch
+            wait(fits)
+        except BaseException:  # an interrupt: no fit goes on for longer than its epoch
             given_up.set()
             raise
+    errors = [error for fit in fits if (error := fit.exception()) is not None]
+    # what ended the others comes first
+    for error in sorted(
+        errors, key=lambda error: isinstance(error, CancelledError)
+    ):  # what ended the others comes first
+        raise error
+    return [fit.result() for fit in fits]
 
 
 def _fit_stacked(
