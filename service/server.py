@@ -119,6 +119,7 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
         ):
             fronts.append(front)
             async with attached(front, settings, tls), answering(server.metrics_listener, app):
+                process.keep_what_is_there()
                 _say_ready(server, settings, front)
                 yield
             if front.open_requests:  # uvicorn waits for them no longer

@@ -25,6 +25,8 @@ RUN_ELSEWHERE = {
     "make check": "its steps are the targets of CI",
     "make test-faults": "takes minutes",
     "make bench": "takes minutes, and a tool that a test may not install",
+    "make bench-quality": "takes hours",
+    "make bench-train": "takes minutes",
     "make test-container": "takes minutes, and tools that a test may not install",
     "make reproduce": "takes minutes; its parts are tested in tests/training",
     "make train": "takes minutes; `make serve` below trains one plan the same way, tests/training every step",
