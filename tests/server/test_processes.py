@@ -90,7 +90,7 @@ def test_when_one_of_two_api_processes_dies_the_other_serves_on(start):
 
 
 def test_connections_are_spread_evenly_over_api_processes(start):
-    """Left alone, one process of two took all of 16 connections in every third run."""
+    """Left alone, one process of two now and then takes all of 16 connections."""
     server = start(api_processes=2)
     _, *apis = server.forks
     until(lambda: server.client.get("/metrics").text.count("rowcast_process_start_time_seconds{") == 2)
