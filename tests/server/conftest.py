@@ -38,6 +38,7 @@ class Process:
     parent: int
     group: int
     session: int
+    started: int
     state: str
 
     @property
@@ -57,7 +58,7 @@ def processes() -> Iterator[Process]:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            yield Process(int(entry.name), *map(int, fields[1:4]), fields[0])
+            yield Process(int(entry.name), *map(int, fields[1:4]), int(fields[19]), fields[0])
 
 
 class Server:
@@ -96,7 +97,8 @@ class Server:
         return [one for one in processes() if one.session == self.pid and one.state != "Z"]
 
     def children_of(self, parent: int) -> list[Process]:
-        return [one for one in self.family() if one.parent == parent]
+        """From the oldest on; their numbers say nothing, as those begin again at some point."""
+        return sorted((one for one in self.family() if one.parent == parent), key=lambda one: one.started)
 
     @property
     def main(self) -> int:
