@@ -16,7 +16,6 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from models.errors import BadName, BadVersion, shown
 from models.intervals import Intervals, PredictionSets
 from models.record import Record
-from models.reference import Reference
 from models.schema import Datatype, Schema, Share
 
 FORMAT = 1
@@ -148,7 +147,6 @@ class Manifest(Record):
         scores: per part of the table.
         intervals, prediction_sets: how sure an answer is, of a regression and of a classification.
         importances: of the features, the largest first.
-        reference: what the training rows looked like.
     """
 
     format: Literal[1] = 1
@@ -167,7 +165,6 @@ class Manifest(Record):
     intervals: Intervals | None = None
     prediction_sets: PredictionSets | None = None
     importances: Annotated[tuple[Importance, ...], Field(strict=False)] = ()
-    reference: Reference | None = None
     provenance: Provenance
 
     @model_validator(mode="after")

@@ -1,13 +1,11 @@
-"""What is known of a network beyond its scores: how sure it is, what its answers rest on, what it was trained on."""
+"""What is known of a network beyond its scores: how sure it is, and what its answers rest on."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models.intervals import Intervals, PredictionSets
 from models.manifest import Importance
-from models.reference import Reference
 from models.shapley import Background
-from training.drift import make_reference
 from training.explain import BACKGROUND_ROWS, Explained, explain_rows
 from training.importance import measure_importances
 from training.intervals import calibrated
@@ -26,7 +24,6 @@ class Findings:
         importances: of the features, on test rows (or validation rows where there is no test).
         background: training rows that answers are explained against.
         explained: some judged rows, explained.
-        reference: what the training rows looked like.
     """
 
     intervals: Intervals | None
@@ -34,7 +31,6 @@ class Findings:
     importances: tuple[Importance, ...]
     background: Background
     explained: tuple[Explained, ...]
-    reference: Reference
 
 
 def examine(fitted: "Fitted") -> Findings:
@@ -53,5 +49,4 @@ def examine(fitted: "Fitted") -> Findings:
         measure_importances(fitted.data.task, fitted.schema, fitted.predict, judging.matrix, judging.y),
         background,
         explain_rows(fitted.schema, fitted.predict, judging.matrix, background),
-        make_reference(fitted.schema, train.matrix, fitted.data.targets, fitted.held_out),
     )

@@ -76,7 +76,6 @@ def _describe(
         intervals=found.intervals if found else None,
         prediction_sets=found.prediction_sets if found else None,
         importances=found.importances if found else (),
-        reference=found.reference if found else None,
         provenance=_provenance(fitted),
     )
     prove(manifest, proof, session)

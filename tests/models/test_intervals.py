@@ -3,7 +3,6 @@ import pytest
 from pydantic import ValidationError
 
 from models.intervals import Intervals, PredictionSets
-from models.reference import Bins
 from tests.models import sample
 
 TWO_BINS = Intervals(
@@ -51,16 +50,3 @@ def test_constants_of_another_task_are_refused():
         sample.manifest(task="binary", classes=("a", "b"), intervals=TWO_BINS)
     with pytest.raises(ValidationError, match="with bins for each target"):
         sample.manifest(targets=("a", "b"), intervals=TWO_BINS)
-
-
-def test_values_are_counted_in_their_bins_and_missing_ones_apart():
-    bins = Bins(edges=(0.0, 1.0), shares=(0.25, 0.25, 0.25, 0.25))
-    assert bins.count(np.array([-1.0, 0.0, 0.5, 1.0, 7.0, np.nan])).tolist() == [1, 2, 2, 1]
-
-
-def test_the_index_is_small_for_the_same_spread_and_large_for_another():
-    bins = Bins(edges=(0.0,), shares=(0.5, 0.5, 0.0))
-    assert bins.psi(np.array([500, 500, 0])) < 0.001
-    assert bins.psi(np.array([900, 100, 0])) > 0.25
-    assert np.isfinite(bins.psi(np.array([0, 0, 100])))
-    assert bins.psi(np.array([0, 0, 0])) == 0

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from models import intervals, labels, manifest, proof, reference, repository, schema, shapley
+from models import intervals, labels, manifest, proof, repository, schema, shapley
 from tests.models import sample
 
 PAGE = (Path(__file__).parents[2] / "models/README.md").read_text("utf-8")
@@ -21,8 +21,6 @@ RECORDS = [
     manifest.Importance,
     intervals.Intervals,
     intervals.PredictionSets,
-    reference.Reference,
-    reference.Bins,
     shapley.Background,
     proof.Proof,
     schema.Schema,

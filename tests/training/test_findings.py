@@ -1,15 +1,13 @@
-"""Importances, explanations, the reference for drift, and what the report and the manifest make of them."""
+"""Importances, explanations, and what the report and the manifest make of them."""
 
 import numpy as np
 import polars as pl
 import pytest
 
-from models.reference import Bins
 from models.repository import Repository
-from models.schema import CategoryFeature, NumberFeature, Schema
+from models.schema import NumberFeature, Schema
 from models.shapley import FILE, Background
 from training import recipe
-from training.drift import make_reference
 from training.explain import explain_rows
 from training.importance import measure_importances
 from training.plan import Plan
@@ -75,30 +73,6 @@ def test_explanations_of_an_additive_network_are_its_terms():
         np.testing.assert_allclose(one.explanation.values[:, 0], terms, atol=1e-9)
 
 
-def test_the_reference_counts_every_kind_of_value():
-    schema = Schema(
-        features=(
-            NumberFeature(name="size"),
-            CategoryFeature(name="colour", categories=("blue", "red"), shares=(0.5, 0.5)),
-            CategoryFeature(name="city", categories=tuple(f"{i:03}" for i in range(100)), shares=(0.01,) * 100),
-        )
-    )
-    size = np.append(np.arange(99.0), np.nan)
-    matrix = np.stack([size, np.arange(100) % 2, np.arange(100)], axis=1)
-    reference = make_reference(schema, matrix, ("price",), {"prediction": np.arange(50.0)[:, None]})
-    assert reference.rows == 100
-    of_size = reference.features["size"]
-    assert of_size.shares[-1] == 0.01
-    assert len(of_size.edges) == 9
-    assert max(of_size.shares) <= 0.11
-    assert reference.features["colour"] == Bins(edges=(0.5, 1.5), shares=(0.5, 0.5, 0, 0))
-    of_city = reference.features["city"]
-    assert len(of_city.edges) <= 21
-    assert sum(of_city.shares[:-2]) == pytest.approx(1)
-    assert of_city.shares[-2] == 0  # unknown ones have a bin of their own
-    assert len(reference.targets["price"].edges) == 9
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Repository:
     folder = tmp_path_factory.mktemp("findings")
@@ -126,8 +100,6 @@ def test_a_version_says_how_sure_it_is_and_what_it_rests_on(repository: Reposito
     assert (manifest.prediction_sets is None) == (name == "price")
     assert manifest.importances[0].feature == "a"
     assert manifest.importances[0].low > 0
-    assert manifest.reference is not None
-    assert manifest.reference.features.keys() == {"a", "b", "c"}
     background = Background.from_json(version.read(FILE), str(version))
     assert len(background.rows) == 32
     assert version.schema.encode(background.rows).shape == (32, 3)
