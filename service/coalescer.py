@@ -74,13 +74,17 @@ class Job:
 
 
 class Batch:
-    """Jobs of one version that are computed together, and what was answered to them."""
+    """Jobs of one version that are computed together, and what was answered to them.
 
-    __slots__ = ("_written", "answers", "jobs", "matrix", "rows", "sent", "version")
+    Attributes:
+        sent, computed: when it went out and when its answers came, by `time.perf_counter`.
+    """
+
+    __slots__ = ("_written", "answers", "computed", "jobs", "matrix", "rows", "sent", "version")
 
     def __init__(self, version: Version, jobs: Sequence[Job], rows: int) -> None:
         self.version, self.jobs, self.rows = version, jobs, rows
-        self.sent = 0.0
+        self.sent = self.computed = 0.0
         self.matrix: Matrix | None = None
         self.answers: Answers = {}
         self._written: dict[WriteRows, list[bytes]] = {}
@@ -358,13 +362,13 @@ class Coalescer:
         else:
             assert reply.answers is not None
             batch.answers = reply.answers
-            elapsed = time.perf_counter() - batch.sent
+            batch.computed = time.perf_counter()
             _scatter(batch)
             assert batch.matrix is not None
             self._sample(batch.version, batch.matrix, batch.answers)
             waited_s = [batch.sent - job.arrived for job in batch.jobs]
             self._observe(batch.version, batch.rows, reply.seconds, waited_s)
-            self._admission.learn(batch.version.key, batch.rows, elapsed)
+            self._admission.learn(batch.version.key, batch.rows, batch.computed - batch.sent)
         self._say()
         self.wake()
 

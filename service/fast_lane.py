@@ -142,7 +142,7 @@ class Exchange(Job):
 
     def answered(self, batch: Batch, start: int) -> None:
         """Write its part of the batch's answers."""
-        self.ledger.sent, self.ledger.computed = batch.sent, time.perf_counter()
+        self.ledger.sent, self.ledger.computed = batch.sent, batch.computed
         headers = JSON
         try:
             if self.question is not None:

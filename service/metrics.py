@@ -12,12 +12,12 @@ import importlib.metadata
 import os
 import platform
 import time
-from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -275,8 +275,9 @@ def _observe_all(histogram: Histogram, seconds: Sequence[float]) -> None:
     if not seconds:
         return
     bounds, buckets = histogram._upper_bounds, histogram._buckets  # noqa: SLF001 - nothing public takes many values
-    for place, times in Counts(bisect_left(bounds, value) for value in seconds).items():
-        buckets[place].inc(times)
+    for place, times in enumerate(np.bincount(np.searchsorted(bounds, seconds)).tolist()):
+        if times:
+            buckets[place].inc(times)
     histogram._sum.inc(sum(seconds))  # noqa: SLF001
 
 
@@ -351,14 +352,18 @@ class _OfVersion:
 
     def write(self, requests: Sequence[_Counted]) -> None:
         """Write all but the outcomes."""
-        if rows := sum([rows for _, rows, *_ in requests]):
-            self.rows.inc(rows)
-        _observe_all(self.request, [seconds for _, _, seconds, *_ in requests])
         answered = [request for request in requests if request[0] == OK]
-        self._add("whole", sum([seconds for _, _, seconds, _, _ in answered]))
-        self._add("encode", sum([encode_s for *_, encode_s, _ in answered]))
-        self._add("write", sum([write_s for *_, write_s in answered]))
-        self._add("failed", sum([seconds for code, _, seconds, *_ in requests if code != OK]))
+        if answered:
+            _, rows, seconds, encode_s, write_s = zip(*answered, strict=True)
+            self.rows.inc(sum(rows))
+            _observe_all(self.request, seconds)
+            self._add("whole", sum(seconds))
+            self._add("encode", sum(encode_s))
+            self._add("write", sum(write_s))
+        if len(answered) < len(requests):
+            failed = [seconds for code, _, seconds, *_ in requests if code != OK]
+            _observe_all(self.request, failed)
+            self._add("failed", sum(failed))
         batches, self.batches = self.batches, []
         if batches:
             self.last_batch.set(time.time())

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,7 +92,7 @@ class Answering:
                 job.refused(task.exception())
                 return
             batch = Batch(job.version, [job], job.rows)
-            batch.answers = task.result()
+            batch.answers, batch.computed = task.result(), time.perf_counter()
             job.answered(batch, 0)
 
         self.tasks[job] = asyncio.ensure_future(self.predict(job.version, matrix, job.deadline - job.arrived))
