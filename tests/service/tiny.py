@@ -120,7 +120,7 @@ def publish(
             weights="ab" * 32,
             files=files,
             scores={"test": Scores(rows=10, metrics={"rmse": 0.5}, baselines={"mean": {"rmse": 1.5}})},
-            predictions=PREDICTIONS[name],
+            predictions=PREDICTIONS.get(name),
             provenance=Provenance(
                 plan={},
                 data_sha256="0" * 64,
