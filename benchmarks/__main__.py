@@ -27,6 +27,8 @@ import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.environments import make_environment
+
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build" / "bench"
 PUBLISHED = BUILD / "published"
@@ -185,10 +187,7 @@ def main() -> int:
 def set_up() -> None:
     """Environments, network and bodies, as far as they are not there."""
     for name, packages in PACKAGES.items():
-        if not (BUILD / name / ".made").exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", BUILD / name], check=True)
-            subprocess.run([BUILD / name / "bin" / "pip", "install", "--quiet", *packages], check=True)
-            (BUILD / name / ".made").touch()
+        make_environment(BUILD / name, packages)
     if not GRAPH.exists():
         command = [sys.executable, "-m", "training", HERE / "bench.toml"]
         subprocess.run(command, check=True, env=os.environ | {"ROWCAST_REPOSITORY": str(PUBLISHED)})

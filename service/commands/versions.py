@@ -23,8 +23,6 @@ app = App(help="List, show, label, roll back, delete, verify and compare publish
 
 Which = Annotated[str, Parameter(help="MODEL, MODEL/NUMBER or MODEL/LABEL.")]
 
-_NO_NEGATIVE = Parameter(negative=())
-
 
 @app.command(name="list")
 def list_versions(*, repository: Where = None, json: Json = False) -> None:
