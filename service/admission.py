@@ -22,7 +22,7 @@ class Admission:
     """Says who is let in, for one API process."""
 
     def __init__(self, max_wait_s: float, max_rows: int) -> None:
-        self._max_wait_s = max_wait_s
+        self.max_wait_s = max_wait_s
         self._max_rows = max_rows
         self._batches: dict[str, deque[tuple[int, float]]] = {}  # rows and seconds of the last ones, by version
         self._paces: dict[str, float] = {}  # rows per second that one worker is expected to answer, by version
@@ -39,10 +39,14 @@ class Admission:
             return
         pace = self._paces.get(key, 0.0) * at_once
         wait_s = waiting / pace if pace else 0.0
-        if wait_s > min(self._max_wait_s, within_s):
+        if wait_s > min(self.max_wait_s, within_s):
             raise Overloaded(waiting, wait_s)
         if waiting_in_all + rows > self._max_rows:
             raise Overloaded(waiting_in_all, min(60.0, waiting_in_all / pace) if pace else 1.0)
+
+    def sure(self, key: str) -> int:
+        """As long as so many rows wait in all, `check` lets in whoever can wait `max_wait_s`."""
+        return int(min(self._paces.get(key, 0.0) * self.max_wait_s, self._max_rows))
 
     def most_rows(self, key: str) -> int:
         """How many rows a batch of several requests may have: not many more than one that came back."""
@@ -58,5 +62,5 @@ class Admission:
             batches = self._batches[key] = deque(maxlen=_BATCHES)
         batches.append((rows, seconds))
         in_all = max(1e-6, sum([seconds for _, seconds in batches]))
-        hope = min(_STEP, max(1.0, self._max_wait_s * len(batches) / (16 * in_all)))
+        hope = min(_STEP, max(1.0, self.max_wait_s * len(batches) / (16 * in_all)))
         self._paces[key] = hope * sum([rows for rows, _ in batches]) / in_all

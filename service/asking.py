@@ -212,7 +212,7 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     answers = await front.coalescer.predict(question.version, question.matrix, rest_s)
     ledger.computed = time.perf_counter()
     body, headers = question.write(answers)
-    ledger.rows = len(question.matrix)
+    ledger.answered_rows = len(question.matrix)
     if front.catalog.has_shadows:
         front.shadows.saw(question, ledger.routing_key, answers)
     return Response(body, headers=headers)

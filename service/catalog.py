@@ -74,6 +74,8 @@ class Catalog:
         """Why the repository, or a model's folder, cannot be read now; None when it can."""
         self.failures: Mapping[str, str] = {}
         """`<model>/<version>` or `<model>/labels.json` to the one sentence why it was refused."""
+        self.changes = 0
+        """How often what is live, or which version answers what, has changed."""
         self.has_shadows = False
         """Whether any model has a version that computes what another one answers."""
 
@@ -108,6 +110,11 @@ class Catalog:
         if label not in model.named:
             raise self._not_live(name, label, model)
         return model.named[label]
+
+    def is_drawn(self, name: str) -> bool:
+        """Whether shares decide which version of a model answers a request."""
+        model = self._models.get(name)
+        return model is not None and bool(model.shares)
 
     def shadow_of(self, answering: Version, key: str) -> Version | None:
         """The version that computes a request of this routing key beside the one that answers it, if any does."""
@@ -298,6 +305,7 @@ class Catalog:
             del self._seen[name]
         for label in () if name not in models else labels.keys():
             self._say_if_it_is_not_live(name, label, models[name], failures)
+        self.changes += 1
         self._models = models  # one assignment: no request sees half of a change
         self.failures = failures
         self.has_shadows = any(model.shadow is not None for model in models.values())

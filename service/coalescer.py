@@ -136,8 +136,14 @@ class Lanes(Protocol):
 
 @dataclass(slots=True)
 class _Queue:
-    """The jobs of one version that wait, their rows, and its batches that are out."""
+    """The jobs of one version that wait, their rows, and its batches that are out.
 
+    Attributes:
+        sure_rows: as long as no more than so many rows wait in all, jobs are let in without a look.
+        again: jobs that go alone.
+    """
+
+    sure_rows: int
     again: deque[Job] = field(default_factory=deque)
     jobs: dict[Job, None] = field(default_factory=dict)  # a dict is an ordered set: a job may leave from the middle
     out: list[Batch] = field(default_factory=list)
@@ -202,17 +208,22 @@ class Coalescer:
         Raises:
             Overloaded: as `Admission.check` says; the job is told nothing.
         """
-        if self.rows_waiting:
-            key = job.version.key  # type: ignore[union-attr]  # it has one by now
-            waiting = self._queues[key].rows if key in self._queues else 0
-            within_s = job.deadline - job.arrived
-            self._admission.check(key, job.rows, waiting, self.rows_waiting, within_s, self._lanes.living)
-        if self._sweep_at is None:
-            self._sweep_at = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+        key = job.version.key  # type: ignore[union-attr]  # it has one by now
+        queue = self._queues.get(key)
         left_s = job.deadline - job.arrived
+        sure_rows = 0 if queue is None else queue.sure_rows
+        if self.rows_waiting + job.rows > sure_rows or left_s < self._admission.max_wait_s:
+            waiting = 0 if queue is None else queue.rows
+            self._admission.check(key, job.rows, waiting, self.rows_waiting, left_s, self._lanes.living)
         if left_s < _SWEEP_S:
             job.alarm = asyncio.get_running_loop().call_later(left_s, self._expire, job)
-        self._enqueue(job)
+        if queue is None:
+            queue = self._begin(key)
+        queue.jobs[job] = None
+        queue.rows += job.rows
+        self.rows_waiting += job.rows
+        if not self._is_scheduled:
+            self.wake()
 
     def withdraw(self, job: Job) -> None:
         """Nobody waits for the job any more: it is not computed unless it is out already, and it is told nothing."""
@@ -225,19 +236,12 @@ class Coalescer:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._send_all)
 
-    def _enqueue(self, job: Job) -> None:
-        assert job.version is not None
-        queue = self._queues.get(job.version.key)
-        if queue is None:
-            queue = self._queues[job.version.key] = _Queue()
-        if job.is_alone:
-            queue.again.append(job)
-        else:
-            queue.jobs[job] = None
-        queue.rows += job.rows
-        self.rows_waiting += job.rows
-        if not self._is_scheduled:
-            self.wake()
+    def _begin(self, key: str) -> _Queue:
+        """The queue of a version that had none."""
+        if self._sweep_at is None:
+            self._sweep_at = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+        queue = self._queues[key] = _Queue(self._admission.sure(key))
+        return queue
 
     def _sweep(self) -> None:
         """Settle whose deadline has passed; look again as long as there are jobs."""
@@ -308,16 +312,16 @@ class Coalescer:
             queue.rows -= job.rows
             self.rows_waiting -= job.rows
             return None if job.is_settled else Batch(_version(job), [job], job.rows)
-        jobs: list[Job] = []
-        rows = 0
-        for job in queue.jobs:
-            if jobs and rows + job.rows > most_rows:
-                break
-            jobs.append(job)
-            rows += job.rows
-        if len(jobs) == len(queue.jobs):
+        if queue.rows <= most_rows:
+            jobs, rows = list(queue.jobs), queue.rows
             queue.jobs.clear()
         else:
+            jobs, rows = [], 0
+            for job in queue.jobs:
+                if jobs and rows + job.rows > most_rows:
+                    break
+                jobs.append(job)
+                rows += job.rows
             for job in jobs:
                 del queue.jobs[job]
         queue.rows -= rows
@@ -368,9 +372,16 @@ class Coalescer:
             self._sample(batch.version, batch.matrix, batch.answers)
             waited_s = [batch.sent - job.arrived for job in batch.jobs]
             self._observe(batch.version, batch.rows, reply.seconds, waited_s)
-            self._admission.learn(batch.version.key, batch.rows, batch.computed - batch.sent)
+            self._learn(batch)
         self._say()
         self.wake()
+
+    def _learn(self, batch: Batch) -> None:
+        key = batch.version.key
+        self._admission.learn(key, batch.rows, batch.computed - batch.sent)
+        queue = self._queues.get(key)
+        if queue is not None:
+            queue.sure_rows = self._admission.sure(key)
 
     def _lost(self, batch: Batch) -> None:
         for job in batch.jobs:
@@ -389,8 +400,12 @@ class Coalescer:
 
     def _again(self, job: Job) -> None:
         if not job.is_settled:
+            key = _version(job).key
+            queue = self._queues.get(key) or self._begin(key)
             job.is_alone = True
-            self._enqueue(job)
+            queue.again.append(job)
+            queue.rows += job.rows
+            self.rows_waiting += job.rows
 
 
 _MISFIT = "the session gave another number of answers than rows"

@@ -53,7 +53,7 @@ async def explain(front: Front, ledger: Ledger, version: Version, asked: plain.R
         asked_about = await _answers(front, ledger, version, await asyncio.to_thread(game.rows, row))
         explanation = game.share_out(asked_about)
         rows.append(_described(version, explanation, answers[0], wanted))
-    ledger.computed, ledger.rows = time.perf_counter(), len(matrix)
+    ledger.computed, ledger.answered_rows = time.perf_counter(), len(matrix)
     whole = {
         "explanations": rows,
         "method": "exact" if game.is_exact else "sampled",

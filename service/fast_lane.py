@@ -38,13 +38,14 @@ from service.asking import (
 from service.coalescer import Batch, Job, WriteRows
 from service.connection import MOST_HEADERS, Connection
 from service.front import Front
-from service.ledger import Ledger, admit, count, open_ledger, problem_of
+from service.ledger import Ledger, admit, count, problem_of, read_headers
 from service.observing.tracing import read_trace
 from service.problems import ClientGone, TooSlow
 from service.wire import forms, oip_row, plain
 from service.wire.json_text import read_json
 
 if TYPE_CHECKING:
+    from models.repository import Version
     from service.access.gate import Caller
 
 _NAME = r"[A-Za-z0-9_.-]+"
@@ -116,8 +117,8 @@ class _Head:
     is_bare: bool
 
 
-class Exchange(Job):
-    """One request that the fast lane answers, which is the coalescer's job and in uvicorn's eyes a cycle.
+class Exchange(Job, Ledger):
+    """One request that the fast lane answers: the coalescer's job, its own ledger, and in uvicorn's eyes a cycle.
 
     Attributes:
         lane: the connection it came on.
@@ -131,18 +132,19 @@ class Exchange(Job):
     response_complete = False
     disconnected = False
     message_event = _NOBODY
+    is_prediction = True
     give_up: TimerHandle | None = None
     question: Question | None = None
     write_rows: WriteRows = staticmethod(plain.write_rows)
     oip_id = ""
 
-    def __init__(self, lane: "FastLane", head: _Head, ledger: Ledger) -> None:
-        self.lane, self.head, self.ledger = lane, head, ledger
-        self.keep_alive = head.keep_alive
+    def __init__(self, lane: "FastLane", head: _Head, request_id: str, started: float) -> None:
+        self.lane, self.head, self.keep_alive = lane, head, head.keep_alive
+        self.id, self.started, self.path = request_id, started, head.target.text
 
     def answered(self, batch: Batch, start: int) -> None:
         """Write its part of the batch's answers."""
-        self.ledger.sent, self.ledger.computed = batch.sent, batch.computed
+        self.sent, self.computed = batch.sent, batch.computed
         headers = JSON
         try:
             if self.question is not None:
@@ -156,10 +158,9 @@ class Exchange(Job):
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
             self.lane.refuse(self, error)
         else:
-            self.ledger.rows = self.rows
             self.lane.answer(self, headers, body)
             if self.question is not None:
-                self.lane.tell_shadows(self.question, self.ledger, batch.answers_of(start, self.rows))
+                self.lane.tell_shadows(self, batch.answers_of(start, self.rows))
 
     def refused(self, problem: RowcastError) -> None:
         """Write the problem."""
@@ -176,9 +177,10 @@ class FastLane(Connection):
         self._idle_since = 0.0
         self._opening, self._opening_has = b"", [(b"", b"")]  # of an answer in JSON, and uvicorn's headers in it
         self._whole: tuple[_Head, bytes] | None = None  # a request of which all was in the data that is being read
-        self._caller: Caller | None = None  # who sends `_admitted`, as it was found by then
-        self._admitted: _Head | None = None
-        self._admitted_at = 0
+        self._admitted: _Head | None = None  # a head for which nothing but time or a change can alter what follows
+        self._admitted_at = 0, 0
+        self._caller: Caller | None = None
+        self._version: Version | None = None
         self._known: _Head | None = None  # the last head that came in one piece with its body
         self._known_bytes, self._known_length = b"", 0  # that head, and how long it was with its body
 
@@ -188,7 +190,10 @@ class FastLane(Connection):
         if len(data) == self._known_length and self._is_between and data.startswith(self._known_bytes):
             assert self._known is not None
             if self._is_free() and self._begin(self._known):  # the very head that the parser read the last time
-                self._ask(data[len(self._known_bytes) :])
+                exchange = self._exchange
+                assert exchange is not None
+                exchange.received = exchange.started
+                self._ask(exchange, data[len(self._known_bytes) :])
                 return
         was_between, self._whole = self._is_between, None
         super().data_received(data)
@@ -248,34 +253,41 @@ class FastLane(Connection):
 
     def _begin(self, head: _Head) -> bool:
         """Begin an exchange, unless the request is to be refused before its body: the application does that."""
-        front, target = self._front, head.target
-        if head.is_bare and front.open_trace is read_trace:
-            ledger = Ledger(front.ids.next(), time.perf_counter(), target.text)
-            ledger.routing_key = ledger.id
-        else:
-            ledger = open_ledger(front, head.headers, target.text)
-        try:
-            if target.whom is not None:  # an unknown model is refused before its rows are uploaded
-                ledger.version = front.catalog.find(*target.whom, ledger.routing_key)
-            elif target.path:
-                look_up = find_by_path if target.is_oip else find
-                ledger.version = look_up(front, target.path, ledger.routing_key)
-            self._admit(head, ledger)  # last of all, since it takes of what a client may ask in a second
-        except RowcastError:
+        front = self._front
+        if head is self._admitted and self._admitted_at == (front.gate.looks, front.catalog.changes):
+            exchange = Exchange(self, head, front.ids.next(), time.perf_counter())
+            exchange.routing_key, exchange.caller, exchange.version = exchange.id, self._caller, self._version
+        elif (admitted := self._admit(head)) is None:
             return False
-        ledger.is_prediction = True
+        else:
+            exchange = admitted
         front.open_requests += 1
-        self.cycle = self._exchange = Exchange(self, head, ledger)  # type: ignore[assignment]  # it has what uvicorn looks at
+        self.cycle = self._exchange = exchange  # type: ignore[assignment]  # it has what uvicorn looks at
         return True
 
-    def _admit(self, head: _Head, ledger: Ledger) -> None:
-        gate = self._front.gate
-        if head is self._admitted and gate.looks == self._admitted_at:  # nothing can have changed since
-            ledger.caller = self._caller
-            return
-        admit(self._front, ledger, head.headers, self.client, "predict", model=head.target.path.get("model"))
-        if ledger.caller is not None and ledger.caller.headers is None:  # without a limit
-            self._caller, self._admitted, self._admitted_at = ledger.caller, head, gate.looks
+    def _admit(self, head: _Head) -> Exchange | None:
+        """An exchange that may begin, with all that is known of it before its body; None when it may not."""
+        front, target = self._front, head.target
+        exchange = Exchange(self, head, "", time.perf_counter())
+        read_headers(front, exchange, head.headers)
+        is_lasting = head.is_bare and front.open_trace is read_trace
+        try:
+            if target.whom is not None:  # an unknown model is refused before its rows are uploaded
+                exchange.version = front.catalog.find(*target.whom, exchange.routing_key)
+                is_lasting = is_lasting and not front.catalog.is_drawn(target.whom[0])
+            elif target.path:
+                look_up = find_by_path if target.is_oip else find
+                exchange.version = look_up(front, target.path, exchange.routing_key)
+                is_lasting = False
+            # last of all, since it takes of what a client may ask in a second
+            admit(front, exchange, head.headers, self.client, "predict", model=target.path.get("model"))
+        except RowcastError:
+            return None
+        assert exchange.caller is not None
+        if is_lasting and exchange.caller.headers is None:  # without a limit
+            self._admitted, self._admitted_at = head, (front.gate.looks, front.catalog.changes)
+            self._caller, self._version = exchange.caller, exchange.version
+        return exchange
 
     def on_body(self, body: bytes) -> None:
         if self._chunks is None:
@@ -294,85 +306,85 @@ class FastLane(Connection):
             exchange.give_up.cancel()
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._whole = exchange.head, body
-        self._ask(body)
+        exchange.received = time.perf_counter()
+        self._ask(exchange, body)
 
-    def _ask(self, body: bytes) -> None:
-        exchange = self._exchange
-        assert exchange is not None
+    def _ask(self, exchange: Exchange, body: bytes) -> None:
         try:
             self._submit(exchange, body)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
             self.loop.call_soon(self.refuse, exchange, error)  # never from within the parser, which may read on
 
     def _submit(self, exchange: Exchange, body: bytes) -> None:
-        front, ledger, target = self._front, exchange.ledger, exchange.head.target
-        ledger.received = time.perf_counter()
+        front, target = self._front, exchange.head.target
         within_s = front.settings.deadline_s
         if target.is_oip:
-            assert ledger.version is not None
+            assert exchange.version is not None
             if exchange.head.oip_length is None and len(body) <= _LONGEST_ROW and not front.catalog.has_shadows:
-                found = oip_row.line_of(read_json(body), ledger.version)
+                found = oip_row.line_of(read_json(body), exchange.version)
                 if found is not None:
                     exchange.oip_id, exchange.line = found
                     exchange.write_rows = oip_row.write_rows
             if exchange.line is None:
-                exchange.question = oip_question(front.settings, ledger.version, body, exchange.head.oip_length)
+                exchange.question = oip_question(front.settings, exchange.version, body, exchange.head.oip_length)
         else:
             asked = read_json(body)
             row = None if front.catalog.has_shadows else plain.only_row(asked)  # a shadow encodes it by itself
             if row is not None:
-                version = ledger.version = ledger.version or find(front, target.path, ledger.routing_key)
-                exchange.line = version.schema.line_of(row)
+                if exchange.version is None:
+                    exchange.version = find(front, target.path, exchange.routing_key)
+                exchange.line = exchange.version.schema.line_of(row)
             if exchange.line is None:
                 request = plain.read(asked)
-                ledger.version = find(front, whom(target.path, request), ledger.routing_key)
-                exchange.question = plain_question(front.settings, ledger.version, request)
+                exchange.version = find(front, whom(target.path, request), exchange.routing_key)
+                exchange.question = plain_question(front.settings, exchange.version, request)
         if exchange.question is None:
             exchange.rows = 1
         else:
             exchange.matrix, within_s = exchange.question.matrix, exchange.question.within_s
             exchange.rows = len(exchange.matrix)
-        exchange.version = ledger.version
-        if target.whom is None and ledger.version is not None:  # else the path has named the model
-            check_model(ledger, ledger.version)
-        ledger.encoded = exchange.arrived = time.perf_counter()
-        exchange.deadline = ledger.started + within_s
+        if target.whom is None and exchange.version is not None:  # else the path has named the model
+            check_model(exchange, exchange.version)
+        exchange.encoded = exchange.arrived = time.perf_counter()
+        exchange.deadline = exchange.started + within_s
         front.coalescer.submit(exchange)
 
     # ------------------------------------------------------------------------------------------- and is answered
 
     def answer(self, exchange: Exchange, headers: Mapping[str, str], body: bytes) -> None:
         """Write the answers to an exchange."""
-        if headers is not JSON or not exchange.keep_alive or exchange.ledger.headers:
+        exchange.answered_rows = exchange.rows
+        if headers is not JSON or not exchange.keep_alive or exchange.headers:
             self._write(exchange, 200, headers, body)
         else:
             if self._opening_has is not self.server_state.default_headers:  # uvicorn makes them anew every second
                 self._opening_has = self.server_state.default_headers
                 self._opening = _opening(200, self._opening_has) + b"content-type: application/json\r\ncontent-length: "
-            request_id = exchange.ledger.id.encode()
+            request_id = exchange.id.encode()
             self.transport.write(b"%b%d\r\nx-request-id: %b\r\n\r\n%b" % (self._opening, len(body), request_id, body))
         self._finish(exchange, None)
 
-    def tell_shadows(self, question: Question, ledger: Ledger, answers: Answers) -> None:
+    def tell_shadows(self, exchange: Exchange, answers: Answers) -> None:
         """Have another version, if one is to see this traffic, compute what was answered."""
         if self._front.catalog.has_shadows:
-            self._front.shadows.saw(question, ledger.routing_key, answers)
+            assert exchange.question is not None
+            self._front.shadows.saw(exchange.question, exchange.routing_key, answers)
 
     def refuse(self, exchange: Exchange, error: Exception) -> None:
         """Write what went wrong with an exchange, if its client is still there."""
         if exchange.response_complete:
             return
-        problem = problem_of(error, exchange.ledger, exchange.head.target.text)
+        problem = problem_of(error, exchange, exchange.head.target.text)
         headers = {"content-type": "application/json", **problems.headers_of(problem)}
-        self._write(exchange, problems.status_of(problem), headers, problems.body_of(problem, exchange.ledger.id))
+        self._write(exchange, problems.status_of(problem), headers, problems.body_of(problem, exchange.id))
         self._finish(exchange, problem)
 
     def _write(self, exchange: Exchange, status: int, headers: Mapping[str, str], body: bytes) -> None:
         exchange.keep_alive = exchange.keep_alive and "connection" not in headers
-        lines = [f"{name}: {value}\r\n" for name, value in {**headers, **(exchange.ledger.headers or {})}.items()]
+        lines = [f"{name}: {value}\r\n" for name, value in {**headers, **(exchange.headers or {})}.items()]
         if not exchange.keep_alive and "connection" not in headers:
             lines.append("connection: close\r\n")
-        lines.append(f"content-length: {len(body)}\r\nx-request-id: {exchange.ledger.id}\r\n\r\n")
+        lines.append(f"content-length: {len(body)}\r\nx-request-id: {exchange.id}\r\n\r\n")
         opening = _opening(status, self.server_state.default_headers)
         self.transport.write(b"".join((opening, "".join(lines).encode("latin-1"), body)))
 
@@ -387,7 +399,7 @@ class FastLane(Connection):
         exchange.response_complete = True
         self._exchange = self._chunks = None
         self._front.open_requests -= 1
-        count(self._front, exchange.ledger, problem)
+        count(self._front, exchange, problem)
 
     def is_reading_body(self) -> bool:
         """Whether the head of the last request is there and its body is not."""

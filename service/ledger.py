@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from models.errors import RowcastError
 from models.repository import Version
-from service import metrics, problems
+from service import problems
 from service.access.gate import Caller
 from service.access.keys import Scope
 from service.front import Front
@@ -32,7 +32,7 @@ class Ledger:
         routing_key: what decides which version answers where labels have shares: the client's own X-Routing-Key, else
             the id.
         version: whom it asked, as soon as that is known.
-        rows: rows answered.
+        answered_rows: how many rows were answered; 0 for a request that fails.
         received, encoded, sent, computed: when its body was there, its matrix, when the batch it is in went out, and
             when the network's answers came; 0 for what has not happened, `sent` also where nobody said so.
     """
@@ -44,7 +44,7 @@ class Ledger:
     caller: Caller | None = None
     is_prediction = False
     version: Version | None = None
-    rows = 0
+    answered_rows = 0
     received = encoded = sent = computed = 0.0
 
     def __init__(self, request_id: str, started: float, path: str) -> None:
@@ -66,19 +66,16 @@ class Ledger:
         return passed
 
 
-def open_ledger(front: Front, headers: Mapping[bytes, bytes], path: str, method: str = "POST") -> Ledger:
-    """The ledger of a request whose headers have just come."""
+def read_headers(front: Front, ledger: Ledger, headers: Mapping[bytes, bytes]) -> None:
+    """Have a ledger hold what the headers of its request say: an id, a routing key, a trace."""
     given = headers.get(b"x-request-id")
     is_fit = given is not None and _REQUEST_ID.fullmatch(given)
-    request_id = given.decode("ascii") if given is not None and is_fit else front.ids.next()
-    ledger = Ledger(request_id, time.perf_counter(), path)
-    ledger.method = method
+    ledger.id = given.decode("ascii") if given is not None and is_fit else front.ids.next()
     routing_key = headers.get(b"x-routing-key")
-    ledger.routing_key = request_id if routing_key is None else routing_key.decode(errors="replace")
+    ledger.routing_key = ledger.id if routing_key is None else routing_key.decode(errors="replace")
     trace = front.open_trace(headers)
     if trace is not None:
         ledger.trace, ledger.headers = trace, trace.headers()
-    return ledger
 
 
 def admit(
@@ -113,19 +110,17 @@ def problem_of(error: Exception, ledger: Ledger, path: str) -> RowcastError:
 
 def count(front: Front, ledger: Ledger, problem: RowcastError | None) -> None:
     """Count a request, once its answer is written."""
-    # the names of these two are live models; any other name is the client's invention and labels nothing
-    model = problem.name if isinstance(problem, UnknownVersion | UnknownLabel) else ""
     now = time.perf_counter()
-    front.metrics.request(
-        ledger.version,
-        metrics.OK if problem is None else problem.code,
-        ledger.rows,
-        now - ledger.started,
-        model=model,
-        encode_s=ledger.encoded - ledger.received,
-        write_s=now - ledger.computed,
-    )
-    observe(front, ledger, problem)
+    if problem is not None:
+        # the names of these two are live models; any other name is the client's invention and labels nothing
+        model = problem.name if isinstance(problem, UnknownVersion | UnknownLabel) else ""
+        front.metrics.failed(ledger.version, problem.code, now - ledger.started, model=model)
+    else:
+        assert ledger.version is not None
+        encode_s, write_s = ledger.encoded - ledger.received, now - ledger.computed
+        front.metrics.answered(ledger.version, ledger.answered_rows, now - ledger.started, encode_s, write_s)
+    if front.observers:
+        observe(front, ledger, problem)
 
 
 def observe(front: Front, ledger: Ledger, problem: RowcastError | None) -> None:

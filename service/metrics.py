@@ -42,9 +42,6 @@ KEPT_BACK_S = 0.005
 After a pause they are written in the same turn of the event loop; so a process that is killed loses the counts of its
 last 5 ms at most, and none of a request that came alone."""
 
-_Counted = tuple[str, int, float, float, float]
-"""A request that was counted: code, rows, and seconds of the whole, of encoding and of writing."""
-
 _ROOM = {"histogram": 2**20, "counter": 2**18, "gauge_max": 2**16, "gauge_livesum": 2**16, "gauge_liveall": 2**16}
 """Bytes of the files of a slot, by kind: enough for 60 versions; more are mapped as they come."""
 
@@ -145,30 +142,32 @@ class Metrics:
         self._outcomes: dict[tuple[str, str, str], Counter] = {}
         self._of_version: dict[str, _OfVersion] = {}
 
-    def request(
-        self,
-        version: Version | None,
-        code: str,
-        rows: int,
-        seconds: float,
-        *,
-        model: str = "",
-        encode_s: float = 0.0,
-        write_s: float = 0.0,
-    ) -> None:
-        """Count one request and its outcome.
+    def answered(self, version: Version, rows: int, seconds: float, encode_s: float = 0, write_s: float = 0) -> None:
+        """Count one request that was answered with so many rows.
+
+        `seconds` from headers to answer, among them `encode_s` from the body to its matrix and `write_s` from the
+        network's answers to the end.
+        """
+        kept = self._of_version.get(version.key) or self._children(version)
+        kept.answered.append(seconds)
+        kept.rows_answered += rows
+        kept.encode_s += encode_s
+        kept.write_s += write_s
+        if not kept.is_changed:
+            self._changes(kept)
+
+    def failed(self, version: Version | None, code: str, seconds: float, *, model: str = "") -> None:
+        """Count one request that ended in an error after so many seconds.
 
         `version` is None where none was found; then `model` may name a live model, and nothing else.
-        `rows` were answered: 0 unless the code is `OK`. `seconds` from headers to answer, among them `encode_s` from
-        the body to its matrix and `write_s` from the network's answers to the end.
         """
         if version is None:
             self._outcome((model, "", code)).inc()
             return
-        of_version = self._children(version)
-        of_version.requests.append((code, rows, seconds, encode_s, write_s))
-        if not of_version.is_changed:
-            self._changes(of_version)
+        kept = self._children(version)
+        kept.failed.append((code, seconds))
+        if not kept.is_changed:
+            self._changes(kept)
 
     def batch(self, version: Version, rows: int, compute_s: float, queue_s: Iterable[float]) -> None:
         """Count one batch: its rows, the time to compute it, and how long each of its requests had waited."""
@@ -187,10 +186,12 @@ class Metrics:
         self._is_scheduled = False
         changed, self._changed = self._changed, []
         for of_version in changed:
-            requests, of_version.requests = of_version.requests, []
-            for code, times in Counts([code for code, *_ in requests]).items():
+            codes = Counts([code for code, _ in of_version.failed])
+            if of_version.answered:
+                codes[OK] = len(of_version.answered)
+            for code, times in codes.items():
                 self._outcome((*of_version.labels, code)).inc(times)
-            of_version.write(requests)
+            of_version.write()
             of_version.is_changed = False
 
     def _changes(self, of_version: "_OfVersion") -> None:
@@ -325,8 +326,19 @@ class _OfVersion:
     """The series of one version, looked up once, and what is not written to them yet."""
 
     __slots__ = (
-        *("batch", "batches", "compute", "is_changed", "labels", "last_batch", "queue", "request", "requests", "rows"),
-        "stages",
+        *(
+            "answered",
+            "batch",
+            "batches",
+            "compute",
+            "encode_s",
+            "failed",
+            "is_changed",
+            "labels",
+            "last_batch",
+            "queue",
+        ),
+        *("request", "rows", "rows_answered", "stages", "write_s"),
     )
 
     def __init__(
@@ -345,26 +357,28 @@ class _OfVersion:
         self.rows, self.request, self.queue, self.compute, self.batch = rows, request, queue, compute, batch
         self.last_batch, self.stages = last_batch, stages
         self.is_changed = False
-        self.requests: list[_Counted] = []
+        self.answered: list[float] = []  # seconds of each request
+        self.rows_answered = 0
+        self.encode_s = self.write_s = 0.0
+        self.failed: list[tuple[str, float]] = []  # code and seconds of each request
         self.batches: list[
             tuple[int, float, list[float]]
         ] = []  # rows, seconds to compute, seconds that each job waited
 
-    def write(self, requests: Sequence[_Counted]) -> None:
+    def write(self) -> None:
         """Write all but the outcomes."""
-        answered = [request for request in requests if request[0] == OK]
+        answered, failed, batches = self.answered, [seconds for _, seconds in self.failed], self.batches
+        self.answered, self.failed, self.batches = [], [], []
         if answered:
-            _, rows, seconds, encode_s, write_s = zip(*answered, strict=True)
-            self.rows.inc(sum(rows))
-            _observe_all(self.request, seconds)
-            self._add("whole", sum(seconds))
-            self._add("encode", sum(encode_s))
-            self._add("write", sum(write_s))
-        if len(answered) < len(requests):
-            failed = [seconds for code, _, seconds, *_ in requests if code != OK]
+            self.rows.inc(self.rows_answered)
+            _observe_all(self.request, answered)
+            self._add("whole", sum(answered))
+            self._add("encode", self.encode_s)
+            self._add("write", self.write_s)
+            self.rows_answered, self.encode_s, self.write_s = 0, 0.0, 0.0
+        if failed:
             _observe_all(self.request, failed)
             self._add("failed", sum(failed))
-        batches, self.batches = self.batches, []
         if batches:
             self.last_batch.set(time.time())
             _observe_all(self.batch, [rows for rows, _, _ in batches])

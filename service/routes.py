@@ -5,6 +5,7 @@ A prediction, top to bottom, is `_predict`. Whatever goes wrong anywhere is rais
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ from service.control_routes import ControlRoutes
 from service.description import describe, example_row
 from service.explaining import explain
 from service.front import Front
-from service.ledger import Ledger, admit, count, observe, open_ledger, problem_of
+from service.ledger import Ledger, admit, count, observe, problem_of, read_headers
 from service.oip_routes import OipRoutes
 from service.pages import assets
 from service.pages.routes import PageRoutes
@@ -220,7 +221,9 @@ class Edge:
             return
         headers = dict(scope["headers"])
         front, path = self._front(), scope["path"]
-        ledger = scope["rowcast"] = open_ledger(front, headers, path, scope["method"])
+        ledger = scope["rowcast"] = Ledger("", time.perf_counter(), path)
+        ledger.method = scope["method"]
+        read_headers(front, ledger, headers)
         has_begun = False
 
         async def send_with_id(message: Message) -> None:

@@ -75,7 +75,7 @@ def _facts(ledger: Ledger, problem: RowcastError | None, status: int) -> Mapping
     if ledger.caller is not None:
         facts["client"] = ledger.caller.name
     if ledger.version is not None:
-        facts |= {"model": ledger.version.name, "version": ledger.version.number, "rows": ledger.rows}
+        facts |= {"model": ledger.version.name, "version": ledger.version.number, "rows": ledger.answered_rows}
     facts["seconds"] = round(now - ledger.started, 6)
     facts |= {f"{name}_s": round(end - start, 6) for name, start, end in ledger.stages(now)}
     if ledger.trace is not None:

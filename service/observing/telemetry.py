@@ -125,7 +125,7 @@ def _attributes(ledger: Ledger, problem: RowcastError | None) -> dict[str, str |
         facts["rowcast.client"] = ledger.caller.name
     if ledger.version is not None:
         facts |= {"rowcast.model": ledger.version.name, "rowcast.version": ledger.version.number}
-        facts["rowcast.rows"] = ledger.rows
+        facts["rowcast.rows"] = ledger.answered_rows
     if problem is not None:
         facts["error.type"] = problem.code
     return facts

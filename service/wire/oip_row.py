@@ -134,12 +134,12 @@ def _pieces(version: Version) -> _Pieces:
     head = orjson.dumps({"model_name": version.name, "model_version": str(version.number)})[:-1]
     name, width = ("prediction", len(version.manifest.targets)) if classes is None else ("probabilities", len(classes))
     first = orjson.dumps({"name": name, "datatype": "FP32", "shape": [1, width]})[:-1]
-    before = head + b',"outputs":[' + first + b',"data":'
+    before = head + b',"outputs":[' + first + b',"data":['
     if classes is None:
-        return _Pieces(before, [b"}]}"], len(head))
+        return _Pieces(before, [b"]}]}"], len(head))
     after = []
     for number, text in enumerate(class_names(version)):
         label = {"name": "label", "datatype": "INT64", "shape": [1], "data": [number]}
         likeliest = {"name": CLASS, "datatype": "BYTES", "shape": [1], "data": [text]}
-        after.append(b"}," + orjson.dumps([label, likeliest])[1:] + b"}")
+        after.append(b"]}," + orjson.dumps([label, likeliest])[1:] + b"}")
     return _Pieces(before, after, len(head))

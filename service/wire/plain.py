@@ -142,11 +142,11 @@ def write_rows(version: Version, answers: Answers) -> list[bytes]:
     pieces = _pieces(version)
     if manifest.classes is None:
         prediction = finite(version, "prediction", answers)
-        numbers = texts_of_rows(prediction) if len(manifest.targets) > 1 else texts_of_numbers(prediction[:, 0])
-        return [pieces.before + text + pieces.after for text in numbers]
-    numbers = texts_of_rows(finite(version, "probabilities", answers))
+        texts = texts_of_rows(prediction) if len(manifest.targets) > 1 else texts_of_numbers(prediction[:, 0])
+        return [pieces.before + text + pieces.after for text in texts]
+    texts = texts_of_rows(finite(version, "probabilities", answers))
     labels = class_numbers(version, manifest.classes, answers)
-    return [pieces.classes[label] + text + pieces.after for label, text in zip(labels, numbers, strict=True)]
+    return [pieces.classes[label] + text + pieces.after for label, text in zip(labels, texts, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +169,11 @@ def _pieces(version: Version) -> _Pieces:
     manifest = version.manifest
     tail = _tail(version)
     if manifest.classes is not None:
-        after = b"]," + orjson.dumps({"classes": manifest.classes, **tail})[1:]
-        before = [orjson.dumps({"predictions": [label]})[:-1] + b',"probabilities":[' for label in manifest.classes]
+        after = b"]]," + orjson.dumps({"classes": manifest.classes, **tail})[1:]
+        before = [orjson.dumps({"predictions": [label]})[:-1] + b',"probabilities":[[' for label in manifest.classes]
         return _Pieces(b"", before, after)
     if len(manifest.targets) > 1:
-        tail = {"targets": manifest.targets, **tail}
+        return _Pieces(b'{"predictions":[[', [], b"]]," + orjson.dumps({"targets": manifest.targets, **tail})[1:])
     return _Pieces(b'{"predictions":[', [], b"]," + orjson.dumps(tail)[1:])
 
 

@@ -37,6 +37,7 @@ class Shelf:
         self.failures = {}
         self.unreadable = None
         self.has_shadows = False
+        self.changes = 0
         self.versions = {
             name: {number: self.repository.open(name, number) for number in self.repository.versions(name)}
             for name in self.repository.names()
@@ -50,6 +51,10 @@ class Shelf:
 
     def unloaded(self):
         return frozenset()
+
+    def is_drawn(self, name):
+        assert name in self.versions
+        return False
 
     def find(self, name, number=None, label=None, key=None):  # noqa: ARG002 - no shares here
         name = "line" if name is None else name

@@ -53,10 +53,10 @@ LINE = {"model": "line", "version": "1"}
 
 def test_a_request_is_counted_by_version_and_outcome():
     counting = metrics.Metrics()
-    counting.request(VERSION, "ok", 3, 0.0002)
-    counting.request(VERSION, "ok", 4, 0.2)
-    counting.request(VERSION, "bad_row", 0, 0.0002)
-    counting.request(None, "unknown_model", 0, 0.0002)
+    counting.answered(VERSION, 3, 0.0002)
+    counting.answered(VERSION, 4, 0.2)
+    counting.failed(VERSION, "bad_row", 0.0002)
+    counting.failed(None, "unknown_model", 0.0002)
     page = scrape(counting)
     assert sample(page, "rowcast_requests_total", **LINE, code="ok") == 2
     assert sample(page, "rowcast_requests_total", **LINE, code="bad_row") == 1
@@ -71,7 +71,7 @@ def test_the_requests_of_one_turn_are_counted_as_they_are_one_by_one():
 
     async def count(counting):
         for number, one in enumerate(seconds):
-            counting.request(VERSION, "ok" if number % 2 else "bad_row", number % 2 * 3, one)
+            counting.answered(VERSION, 3, one) if number % 2 else counting.failed(VERSION, "bad_row", one)
             counting.rows_in_flight(2 * number)
         await asyncio.sleep(0)
         return scrape(counting)
@@ -79,7 +79,7 @@ def test_the_requests_of_one_turn_are_counted_as_they_are_one_by_one():
     together = asyncio.run(count(metrics.Metrics()))
     counting = metrics.Metrics()  # the same files: it goes on from what they hold
     for number, one in enumerate(seconds):
-        counting.request(VERSION, "ok" if number % 2 else "bad_row", number % 2 * 3, one)
+        counting.answered(VERSION, 3, one) if number % 2 else counting.failed(VERSION, "bad_row", one)
     twice = scrape(counting)
     assert sample(together, "rowcast_requests_total", **LINE, code="ok") == 3
     assert sample(together, "rowcast_rows_in_flight") == 12
@@ -93,7 +93,7 @@ def test_what_comes_soon_after_is_written_a_moment_later():
     async def count(counting):
         rows = []
         for _ in range(2):
-            counting.request(VERSION, "ok", 5, 0.001)
+            counting.answered(VERSION, 5, 0.001)
             await asyncio.sleep(0)
             rows.append(sample(scrape(counting), "rowcast_rows_total", **LINE))
         await asyncio.sleep(2 * metrics.KEPT_BACK_S)
@@ -142,7 +142,7 @@ PROCESS = """
     counting = metrics.Metrics()
     version = SimpleNamespace(name="line", number=1, key="line/1@0")
     for _ in range(10):
-        counting.request(version, "ok", 5, 0.001)
+        counting.answered(version, 5, 0.001)
     counting.rows_in_flight(3)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -177,8 +177,8 @@ def test_totals_add_up_over_processes_and_never_go_down():
 def test_seconds_of_stages_are_kept_back_for_a_moment_and_never_lost():
     counting = metrics.Metrics()
     for _ in range(4):
-        counting.request(VERSION, "ok", 1, 0.5, encode_s=0.25, write_s=0.125)
-    counting.request(VERSION, "bad_row", 0, 0.25)
+        counting.answered(VERSION, 1, 0.5, encode_s=0.25, write_s=0.125)
+    counting.failed(VERSION, "bad_row", 0.25)
     counting.batch(VERSION, 4, 0.5, [0.0, 0.25])
     counting.write_what_is_kept()
     totals = counting.totals()["line", "1"]
@@ -210,7 +210,7 @@ def test_a_new_process_in_a_slot_has_no_rows_in_flight():
 @pytest.fixture
 def full_page(counts, tmp_path):
     counting = metrics.Metrics()
-    counting.request(VERSION, "ok", 3, 0.0002)
+    counting.answered(VERSION, 3, 0.0002)
     counting.batch(VERSION, 64, 0.001, [0.0001])
     shadows = Counts(counting.registry)
     shadows.requests(VERSION, "ok")
