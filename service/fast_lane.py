@@ -41,6 +41,7 @@ from service.front import Front
 from service.ledger import Ledger, admit, count, problem_of, read_headers
 from service.observing.tracing import read_trace
 from service.problems import ClientGone, TooSlow
+from service.turn import LONGEST, NOBODY, Pending, TurnBatch
 from service.wire import forms, oip_row, plain
 from service.wire.json_text import read_json
 
@@ -59,7 +60,6 @@ _FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "j
 _SAID_OF_IT = frozenset({b"x-request-id", b"x-routing-key", b"traceparent"})
 _OIP_LENGTH = OIP_LENGTH.encode()
 _LONGEST_KNOWN = 4000  # bytes of a head
-_LONGEST_ROW = 16_000  # bytes of an Open Inference request that may be one row in JSON; if it is not, it is read twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +89,6 @@ def _target_of(url: bytes) -> _Target | None:
     number = plain.version_number(path["version"]) if "version" in path else None
     is_plain = "model" in path and (number is not None or "version" not in path)
     return _Target(text, path, is_oip, (path["model"], number, path.get("label")) if is_plain else None)
-
-
-class _Nobody:
-    """Whom uvicorn wakes when something happened to a cycle: no task waits for an exchange."""
-
-    def set(self) -> None:
-        pass
-
-
-_NOBODY = _Nobody()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +121,7 @@ class Exchange(Job, Ledger):
 
     response_complete = False
     disconnected = False
-    message_event = _NOBODY
+    message_event = NOBODY
     is_prediction = True
     give_up: TimerHandle | None = None
     question: Question | None = None
@@ -178,23 +168,52 @@ class FastLane(Connection):
         self._opening, self._opening_has = b"", [(b"", b"")]  # of an answer in JSON, and uvicorn's headers in it
         self._whole: tuple[_Head, bytes] | None = None  # a request of which all was in the data that is being read
         self._admitted: _Head | None = None  # a head for which nothing but time or a change can alter what follows
-        self._admitted_at = 0, 0
+        self._admitted_at = -1
         self._caller: Caller | None = None
         self._version: Version | None = None
+        self._turn_batch: TurnBatch | None = None  # of the next request, if its head is known
+        self._pending = Pending(self)
         self._known: _Head | None = None  # the last head that came in one piece with its body
         self._known_bytes, self._known_length = b"", 0  # that head, and how long it was with its body
 
     # ------------------------------------------------------------------------------------------- a request comes
 
     def data_received(self, data: bytes) -> None:
-        if len(data) == self._known_length and self._is_between and data.startswith(self._known_bytes):
-            assert self._known is not None
-            if self._is_free() and self._begin(self._known):  # the very head that the parser read the last time
-                exchange = self._exchange
-                assert exchange is not None
-                exchange.received = exchange.started
-                self._ask(exchange, data[len(self._known_bytes) :])
-                return
+        is_known = len(data) == self._known_length and data.startswith(self._known_bytes)
+        if not (is_known and self._is_between and self._is_free() and self._take_known(data[len(self._known_bytes) :])):
+            self._parse(data)
+
+    def _take_known(self, body: bytes) -> bool:
+        """Take a request whose head is the one that the parser read the last time, unless it is to be refused."""
+        front, batch = self._front, self._turn_batch
+        is_admitted = self._known is self._admitted and self._admitted_at == front.gate.looks + front.catalog.changes
+        if batch is not None and is_admitted:
+            pending = self._pending
+            pending.body, pending.started, pending.response_complete = body, time.perf_counter(), False
+            self.cycle = pending  # type: ignore[assignment]  # it has what uvicorn looks at
+            batch.add(pending)
+            return True
+        assert self._known is not None
+        if not self._begin(self._known):
+            return False
+        exchange = self._exchange
+        assert exchange is not None
+        exchange.received = exchange.started
+        self._ask(exchange, body)
+        self._choose_batch()
+        return True
+
+    def read_again(self, pending: Pending) -> None:
+        """Read a request that was not answered in its turn."""
+        pending.response_complete = True
+        self._parse(self._known_bytes + pending.body)
+        if not pending.keep_alive and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def _parse(self, data: bytes) -> None:
+        if not self._pending.response_complete:  # more comes in the same turn: answers keep the order of requests
+            assert self._pending.batch is not None
+            self._pending.batch.answer()
         was_between, self._whole = self._is_between, None
         super().data_received(data)
         if self._whole is not None and was_between and self._is_between:
@@ -208,6 +227,15 @@ class FastLane(Connection):
         end = len(data) - len(body)
         if head.keep_alive and end <= _LONGEST_KNOWN and data.find(b"\r\n\r\n") + 4 == end:
             self._known, self._known_bytes, self._known_length = head, data[:end], len(data)
+            self._choose_batch()
+
+    def _choose_batch(self) -> None:
+        """Have the next request answered in its turn, if this one could have been."""
+        exchange = self._exchange
+        self._turn_batch = None
+        is_admitted = exchange is not None and exchange.head is self._known is self._admitted
+        if exchange is not None and exchange.line is not None and is_admitted and self._version is not None:
+            self._turn_batch = self._front.turn_batches.of(self._version, is_oip=exchange.head.target.is_oip)
 
     def on_message_begin(self) -> None:
         self._is_between = False
@@ -254,7 +282,7 @@ class FastLane(Connection):
     def _begin(self, head: _Head) -> bool:
         """Begin an exchange, unless the request is to be refused before its body: the application does that."""
         front = self._front
-        if head is self._admitted and self._admitted_at == (front.gate.looks, front.catalog.changes):
+        if head is self._admitted and self._admitted_at == front.gate.looks + front.catalog.changes:
             exchange = Exchange(self, head, front.ids.next(), time.perf_counter())
             exchange.routing_key, exchange.caller, exchange.version = exchange.id, self._caller, self._version
         elif (admitted := self._admit(head)) is None:
@@ -285,7 +313,7 @@ class FastLane(Connection):
             return None
         assert exchange.caller is not None
         if is_lasting and exchange.caller.headers is None:  # without a limit
-            self._admitted, self._admitted_at = head, (front.gate.looks, front.catalog.changes)
+            self._admitted, self._admitted_at = head, front.gate.looks + front.catalog.changes
             self._caller, self._version = exchange.caller, exchange.version
         return exchange
 
@@ -320,7 +348,7 @@ class FastLane(Connection):
         within_s = front.settings.deadline_s
         if target.is_oip:
             assert exchange.version is not None
-            if exchange.head.oip_length is None and len(body) <= _LONGEST_ROW and not front.catalog.has_shadows:
+            if exchange.head.oip_length is None and len(body) <= LONGEST and not front.catalog.has_shadows:
                 found = oip_row.line_of(read_json(body), exchange.version)
                 if found is not None:
                     exchange.oip_id, exchange.line = found
@@ -358,8 +386,7 @@ class FastLane(Connection):
             self._write(exchange, 200, headers, body)
         else:
             if self._opening_has is not self.server_state.default_headers:  # uvicorn makes them anew every second
-                self._opening_has = self.server_state.default_headers
-                self._opening = _opening(200, self._opening_has) + b"content-type: application/json\r\ncontent-length: "
+                self._opening_has, self._opening = self.server_state.default_headers, self.opening()
             request_id = exchange.id.encode()
             self.transport.write(b"%b%d\r\nx-request-id: %b\r\n\r\n%b" % (self._opening, len(body), request_id, body))
         self._finish(exchange, None)
@@ -388,6 +415,11 @@ class FastLane(Connection):
         opening = _opening(status, self.server_state.default_headers)
         self.transport.write(b"".join((opening, "".join(lines).encode("latin-1"), body)))
 
+    def opening(self) -> bytes:
+        """The beginning of an answer in JSON, up to its length."""
+        headers = self.server_state.default_headers
+        return _opening(200, headers) + b"content-type: application/json\r\ncontent-length: "
+
     def _finish(self, exchange: Exchange, problem: RowcastError | None) -> None:
         """Count the exchange, which is written, and let uvicorn go on with the connection."""
         self._close(exchange, problem)
@@ -414,6 +446,12 @@ class FastLane(Connection):
         self.refuse(self._exchange, problem)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if not self._pending.response_complete:
+            assert self._pending.batch is not None
+            assert self._known is not None
+            self._pending.batch.remove(self._pending)
+            self._pending.response_complete = True
+            self._begin(self._known)  # so that it is counted
         exchange = self._exchange
         if exchange is not None:
             if exchange.give_up is not None:
@@ -434,7 +472,11 @@ class FastLane(Connection):
         pass
 
     def on_response_complete(self) -> None:
-        self._idle_since = self.loop.time()
+        self.rests(self.loop.time())
+
+    def rests(self, since: float) -> None:
+        """Go on with the connection, whose last request is answered, after the time `since` of its event loop."""
+        self._idle_since = since
         if self.timeout_keep_alive_task is None or self.pipeline or self.flow.read_paused:
             self._stop_timer()
             super().on_response_complete()

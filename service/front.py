@@ -23,6 +23,7 @@ from service.observing.tracing import Trace, read_trace
 from service.request_ids import RequestIds
 from service.settings import Settings
 from service.shadow import Counts, Shadows
+from service.turn import TurnBatches
 from service.vitals import Vitals
 from service.worker import shadow_path
 
@@ -64,6 +65,7 @@ class Front:
     draining: bool = False
     open_requests: int = 0
     ids: RequestIds = field(default_factory=RequestIds)
+    turn_batches: TurnBatches = field(init=False)
 
     def not_ready(self) -> str | None:
         """Why this process cannot predict now, in one sentence; None when it can."""
@@ -139,6 +141,7 @@ async def open_front(
         front = Front(
             settings, catalog, coalescer, lanes, metrics, shadows, runtime, drift, vitals, gate, Connections(settings)
         )
+        front.turn_batches = TurnBatches(front, inline)
         watches = (catalog.watch(settings.poll_s), front.connections.watch(), drift.keep_up(_FOLD_S))
         tasks = [asyncio.create_task(watch) for watch in watches]
         try:

@@ -17,11 +17,13 @@ from service.access.limits import Limits
 from service.coalescer import Batch
 from service.connections import Connections
 from service.drift import Drift
+from service.inline import Inline
 from service.observing.tracing import read_trace
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
 from service.request_ids import RequestIds
 from service.routes import add_routes
 from service.settings import Settings
+from service.turn import TurnBatches
 from service.vitals import Vitals
 from tests.service import tiny
 
@@ -150,6 +152,7 @@ def front(root, counts, limits):
     settings = SimpleNamespace(
         max_body_bytes=100_000,
         max_rows=1000,
+        max_batch_rows=100,
         max_connections=100,
         deadline_s=5.0,
         receive_s=5.0,
@@ -157,7 +160,7 @@ def front(root, counts, limits):
         default_model=None,
         control=False,
     )
-    return SimpleNamespace(
+    front = SimpleNamespace(
         settings=settings,
         connections=Connections(settings),
         ids=RequestIds(),
@@ -173,6 +176,8 @@ def front(root, counts, limits):
         cannot_compute=lambda: None,
         open_requests=0,
     )
+    front.turn_batches = TurnBatches(front, Inline(None, 0.0))
+    return front
 
 
 @pytest.fixture

@@ -1,0 +1,350 @@
+"""What is answered in the turn in which it came is what the application would have answered."""
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from service.access.gate import Gate
+from service.inline import InlineSession
+from service.settings import Settings
+from service.turn import TurnBatches
+from tests.service import tiny
+from tests.service.test_fast_lane import BODIES, GOOD, LINE, ONCE, PLAIN_OIP, Connection, ask, counted, request
+
+
+class Sessions:
+    """Sessions in this process, as `Inline` has them; `runs` are the matrices that they were given."""
+
+    def __init__(self) -> None:
+        self.runs, self.most_rows, self.spoil = [], 100, lambda answers: answers
+
+    def session(self, version):
+        def run(matrix):
+            self.runs.append(matrix)
+            return self.spoil(tiny.answer(version.name, matrix))
+
+        return InlineSession(run, self.most_rows)
+
+
+@pytest.fixture
+def sessions(front):
+    sessions = Sessions()
+    front.turn_batches = TurnBatches(front, sessions)
+    return sessions
+
+
+def row(*values):
+    return json.dumps({"instances": [list(values)]}).encode()
+
+
+def pad(body, length):
+    """The same JSON in so many bytes."""
+    return body + b" " * (length - len(body))
+
+
+def plain(answers):
+    """Answers without what differs from one request to the next."""
+    said = []
+    for status, headers, body in answers:
+        identity = headers["x-request-id"].encode()
+        kept = {name: value for name, value in headers.items() if name not in ("date", "x-request-id")}
+        said.append((status, kept, body.replace(identity, b"")))
+    return said
+
+
+def one_after_the_other(front, app, *requests, fast=True):
+    """The answers to requests of which each is sent when the one before it is answered."""
+
+    async def talk():
+        connection, said = Connection(front, app, fast=fast), []
+        for raw in requests:
+            await connection.send(raw)
+            said += await connection.answers()
+        await connection.close()
+        return said
+
+    return asyncio.run(talk())
+
+
+def test_a_request_like_the_one_before_it_is_answered_in_its_turn(front, app, sessions):
+    first, second, third = one_after_the_other(front, app, *[request(row(value)) for value in (3, 4, 5)])
+    assert [matrix.tolist() for matrix in sessions.runs] == [[[4.0]], [[5.0]]]
+    assert [json.loads(body)["predictions"] for _, _, body in (first, second, third)] == [[7.0], [9.0], [11.0]]
+    assert first[1].keys() == second[1].keys()
+    assert len({headers["x-request-id"] for _, headers, _ in (first, second, third)}) == 3
+    assert counted(front) == {("line", "2", "ok"): 3}
+    assert front.open_requests == 0
+
+
+@given(body=BODIES, path=st.sampled_from([LINE, "/v1/models/flowers:predict", "/v2/models/pair/infer"]))
+@ONCE
+def test_any_body_is_answered_as_the_application_answers_it(front, app, sessions, body, path):
+    known = {
+        LINE: GOOD,
+        "/v1/models/flowers:predict": json.dumps({"instances": [tiny.ROWS["flowers"]]}).encode(),
+        "/v2/models/pair/infer": json.dumps({"inputs": PLAIN_OIP["pair"][0]}).encode(),
+    }[path]
+    length = max(len(known), len(body))
+    raw = [request(pad(one, length), path=path) for one in (known, body, known, known)]
+    before = counted(front)
+    slow = one_after_the_other(front, app, *raw, fast=False)
+    between = counted(front)
+    runs = len(sessions.runs)
+    fast = one_after_the_other(front, app, *raw)
+    assert plain(fast) == plain(slow)
+    assert counted(front) - between == between - before
+    assert len(sessions.runs) > runs or "flowers" in path  # a date is read by the slow way alone
+    assert front.open_requests == 0
+
+
+@pytest.mark.parametrize("more", [{}, {"id": "7"}, {"id": 'a"b'}])
+def test_a_row_of_the_open_inference_protocol_is_answered_in_its_turn_and_its_id_comes_back(front, app, sessions, more):
+    raw = request(json.dumps({"inputs": PLAIN_OIP["pair"][0], **more}).encode(), path="/v2/models/pair/infer")
+    first, second = one_after_the_other(front, app, raw, raw)
+    assert len(sessions.runs) == 1
+    assert plain([first]) == plain([second])
+
+
+async def known(front, app, number):
+    """Connections whose next request may be answered in its turn."""
+    connections = [Connection(front, app) for _ in range(number)]
+    for connection in connections:
+        await connection.send(request(row(0)))
+        await connection.answers()
+    return connections
+
+
+async def close(connections):
+    for connection in connections:
+        await connection.close()
+
+
+def test_what_comes_in_one_turn_is_computed_together_and_whoever_sends_nonsense_is_told_so(front, app, sessions):
+    async def talk():
+        connections = await known(front, app, 5)
+        bodies = [row(1), row(2), row("x"), row(3), b'{"instances":[1]]'.ljust(len(row(1)))]
+        bodies = [pad(body, len(row(0))) if len(body) < len(row(0)) else body for body in bodies]
+        for connection, body in zip(connections, bodies, strict=True):
+            connection.protocol.data_received(request(body))
+        said = [(await connection.answers())[0] for connection in connections]
+        await close(connections)
+        return said
+
+    said = asyncio.run(talk())
+    assert [status for status, _, _ in said] == [200, 200, 400, 200, 400]
+    assert [json.loads(said[place][2])["predictions"] for place in (0, 1, 3)] == [[3.0], [5.0], [7.0]]
+    assert [matrix.tolist() for matrix in sessions.runs] == [[[1.0], [2.0], [3.0]]]
+
+
+def explode(_):
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        explode,
+        lambda answers: {"prediction": answers["prediction"] * np.nan},
+        lambda answers: {"prediction": answers["prediction"][:-1]},
+    ],
+    ids=["it raises", "not finite", "too few"],
+)
+def test_what_the_session_here_cannot_answer_the_coalescer_is_asked(front, app, sessions, spoil):
+    sessions.spoil = spoil
+    first, second = one_after_the_other(front, app, request(), request())
+    assert len(sessions.runs) == 1
+    assert plain([first]) == plain([second])
+    assert len(front.coalescer.matrices) == 2
+    assert counted(front) == {("line", "2", "ok"): 2}
+
+
+def test_a_row_that_no_graph_can_read_is_named(front, app, sessions):
+    raw = [request(row(value)) for value in (1e38, 1e39)]
+    (good, _, _), (bad, _, body) = one_after_the_other(front, app, *raw)
+    assert (good, bad) == (200, 400)
+    assert json.loads(body)["code"] == "bad_row"
+    assert sessions.runs == []
+
+
+def test_no_more_are_taken_than_the_session_computes_in_time(front, app, sessions):
+    async def talk():
+        connections = await known(front, app, 5)
+        sessions.most_rows = 2
+        for value, connection in enumerate(connections):
+            connection.protocol.data_received(request(row(value)))
+        said = [(await connection.answers())[0] for connection in connections]
+        await close(connections)
+        return said
+
+    said = asyncio.run(talk())
+    assert [json.loads(body)["predictions"] for _, _, body in said] == [[2.0 * value + 1] for value in range(5)]
+    assert [len(matrix) for matrix in sessions.runs] == [2]
+    assert len(front.coalescer.matrices) == 5 + 3
+
+
+def test_a_client_that_leaves_is_not_answered_and_is_counted(front, app, sessions):
+    async def talk():
+        leaving, staying = connections = await known(front, app, 2)
+        for connection in connections:
+            connection.protocol.data_received(request(row(4)))
+        leaving.protocol.connection_lost(None)
+        ((status, _, _),) = await staying.answers()
+        assert (status, leaving.wire.written) == (200, b"")
+        await staying.close()
+
+    asyncio.run(talk())
+    assert [len(matrix) for matrix in sessions.runs] == [1]
+    assert counted(front) == {("line", "2", "ok"): 3, ("line", "2", "client_gone"): 1}
+    assert front.open_requests == 0
+
+
+@pytest.mark.usefixtures("sessions")
+def test_draining_waits_for_the_answer_and_says_that_it_is_the_last(front, app):
+    async def talk():
+        (connection,) = await known(front, app, 1)
+        connection.protocol.data_received(request())
+        assert front.open_requests == 1
+        connection.protocol.shutdown()
+        assert not connection.wire.closed
+        ((status, headers, _),) = await connection.answers()
+        assert (status, headers["connection"]) == (200, "close")
+        assert connection.wire.closed
+        await connection.close()
+
+    asyncio.run(talk())
+
+
+def test_a_key_that_is_taken_away_is_heeded(front, app, sessions, limits):
+    front.gate = Gate(Settings(api_key=SecretStr("the first")), limits)
+
+    async def talk():
+        connection, said = Connection(front, app), []
+        for _ in range(2):
+            await connection.send(request(GOOD, "X-API-Key: the first"))
+            said += await connection.answers()
+        front.gate = Gate(Settings(api_key=SecretStr("the second")), limits)
+        front.gate.looks = 1
+        await connection.send(request(GOOD, "X-API-Key: the first"))
+        said += await connection.answers()
+        await connection.close()
+        return [status for status, _, _ in said]
+
+    assert asyncio.run(talk()) == [200, 200, 401]
+    assert len(sessions.runs) == 1
+
+
+def test_another_version_answers_as_soon_as_it_is_live(front, app, sessions):
+    async def talk():
+        connection, said = Connection(front, app), []
+        for _ in range(4):
+            await connection.send(request())
+            said += await connection.answers()
+            if len(said) == 2:
+                del front.catalog.versions["line"][2]
+                front.catalog.changes += 1
+        await connection.close()
+        return [json.loads(body)["model_version"] for _, _, body in said]
+
+    assert asyncio.run(talk()) == ["2", "2", "1", "1"]
+    assert len(sessions.runs) == 2
+
+
+@pytest.mark.parametrize("why", ["shares", "shadow", "log"])
+def test_the_coalescer_is_asked_where_more_is_to_be_done(front, app, sessions, why):
+    told = []
+    if why == "shares":
+        front.catalog.is_drawn = lambda _: True
+    elif why == "shadow":
+        front.catalog.has_shadows = True
+        front.shadows = type("Shadows", (), {"saw": lambda *_: told.append(1)})()
+    else:
+        front.observers = [lambda ledger, _: told.append(ledger.answered_rows)]
+    answers = one_after_the_other(front, app, request(), request(), request())
+    assert [status for status, _, _ in answers] == [200, 200, 200]
+    assert sessions.runs == []
+    assert told == ([] if why == "shares" else [1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "header", ["X-Request-Id: mine", "X-Routing-Key: me", f"traceparent: 00-{'a' * 32}-{'b' * 16}-01"]
+)
+def test_a_request_with_something_of_its_own_goes_the_longer_way(front, app, sessions, header):
+    one_after_the_other(front, app, request(GOOD, header), request(GOOD, header))
+    assert sessions.runs == []
+
+
+def test_whoever_reads_no_answers_gets_none_in_the_turn(front, app, sessions):
+    async def talk():
+        (connection,) = await known(front, app, 1)
+        connection.protocol.pause_writing()  # the transport's buffer is full
+        await connection.send(request())
+        assert connection.wire.written == b""
+        connection.protocol.resume_writing()
+        await connection.answers()
+        await connection.close()
+
+    asyncio.run(talk())
+    assert sessions.runs == []
+
+
+def test_stages_add_up_to_the_whole(front, app, sessions):
+    one_after_the_other(front, app, *[request()] * 20)
+    front.metrics.write_what_is_kept()
+    stages = {
+        sample.labels["stage"]: sample.value
+        for sample in front.metrics._stages.collect()[0].samples
+        if sample.name.endswith("_total")
+    }
+    queued = sum(sample.value for sample in front.metrics._queue.collect()[0].samples if sample.name.endswith("_sum"))
+    assert len(sessions.runs) == 19
+    assert 0 < queued + stages["encode"] + stages["compute"] + stages["write"] <= stages["whole"]
+
+
+def test_ids_are_never_given_twice(front, app, sessions):
+    answers = one_after_the_other(front, app, *[request()] * 600)
+    assert len({headers["x-request-id"] for _, headers, _ in answers}) == 600
+    assert len(sessions.runs) == 599
+
+
+def test_pipelined_requests_go_the_longer_way(front, app, sessions):
+    answers, _ = ask(front, app, request(), request() + request(), count=3)
+    assert [status for status, _, _ in answers] == [200, 200, 200]
+    assert sessions.runs == []
+
+
+@pytest.mark.usefixtures("sessions")
+@pytest.mark.parametrize("cut", [0, 5, 70])
+@pytest.mark.parametrize("body", [row(4), b"{broken}".ljust(len(row(4)))])
+def test_what_comes_behind_it_in_the_same_turn_is_answered_behind_it(front, app, body, cut):
+    async def talk():
+        (connection,) = await known(front, app, 1)
+        second = request(row(5))
+        connection.protocol.data_received(request(body))
+        connection.protocol.data_received(second[: len(second) - cut])
+        connection.protocol.data_received(second[len(second) - cut :])
+        said = await connection.answers(2)
+        await connection.close()
+        return said
+
+    first, second = asyncio.run(talk())
+    assert first[0] == (400 if body.startswith(b"{b") else 200)
+    assert json.loads(second[2])["predictions"] == [11.0]
+
+
+def test_a_connection_that_cannot_be_written_to_takes_nothing_from_the_others(front, app, sessions):
+    async def talk():
+        broken, good = connections = await known(front, app, 2)
+        for connection in connections:
+            connection.protocol.data_received(request())
+        broken.wire.closed = True  # its next write raises
+        ((status, _, _),) = await good.answers()
+        assert status == 200
+        await close(connections)
+
+    asyncio.run(talk())
+    assert len(sessions.runs) == 1
