@@ -60,6 +60,8 @@ _FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "j
 _SAID_OF_IT = frozenset({b"x-request-id", b"x-routing-key", b"traceparent"})
 _OIP_LENGTH = OIP_LENGTH.encode()
 _LONGEST_KNOWN = 4000  # bytes of a head
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
+_MOST_DIGITS = 8  # of a Content-Length that the fast lane reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +177,27 @@ class FastLane(Connection):
         self._pending = Pending(self)
         self._known: _Head | None = None  # the last head that came in one piece with its body
         self._known_bytes, self._known_length = b"", 0  # that head, and how long it was with its body
+        self._known_around = b"", b""  # that head before and after the digits of its Content-Length
 
     # ------------------------------------------------------------------------------------------- a request comes
 
     def data_received(self, data: bytes) -> None:
-        is_known = len(data) == self._known_length and data.startswith(self._known_bytes)
+        is_known = (len(data) == self._known_length and data.startswith(self._known_bytes)) or self._is_known(data)
         if not (is_known and self._is_between and self._is_free() and self._take_known(data[len(self._known_bytes) :])):
             self._parse(data)
+
+    def _is_known(self, data: bytes) -> bool:
+        """Whether it is a whole request, whose head differs from the known one in its Content-Length alone."""
+        before, after = self._known_around
+        if not before or not data.startswith(before):
+            return False
+        end = data.find(after, len(before), len(before) + _MOST_DIGITS)
+        length = data[len(before) : max(0, end)]
+        start = end + len(after)
+        if not _is_small(length, self._front.settings.max_body_bytes) or int(length) != len(data) - start:
+            return False
+        self._known_bytes, self._known_length = data[:start], len(data)
+        return True
 
     def _take_known(self, body: bytes) -> bool:
         """Take a request whose head is the one that the parser read the last time, unless it is to be refused."""
@@ -227,6 +243,8 @@ class FastLane(Connection):
         end = len(data) - len(body)
         if head.keep_alive and end <= _LONGEST_KNOWN and data.find(b"\r\n\r\n") + 4 == end:
             self._known, self._known_bytes, self._known_length = head, data[:end], len(data)
+            length = _LENGTH.search(self._known_bytes)
+            self._known_around = (data[: length.start(1)], data[length.end(1) : end]) if length else (b"", b"")
             self._choose_batch()
 
     def _choose_batch(self) -> None:
@@ -512,4 +530,4 @@ def _names_a_form(value: bytes) -> bool:
 
 def _is_small(length: bytes, most: int) -> bool:
     """Whether a body of this Content-Length is read here."""
-    return length.isdigit() and len(length) < 8 and int(length) <= min(most, ASIDE_BYTES - 1)
+    return length.isdigit() and len(length) < _MOST_DIGITS and int(length) <= min(most, ASIDE_BYTES - 1)
