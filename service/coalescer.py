@@ -87,7 +87,7 @@ class Batch:
         self.sent = self.computed = 0.0
         self.matrix: Matrix | None = None
         self.answers: Answers = {}
-        self._written: dict[WriteRows, list[bytes]] = {}
+        self._written: dict[WriteRows, list[bytes] | None] = {}
 
     def answers_of(self, start: int, rows: int) -> Answers:
         """What was answered to some of its rows."""
@@ -96,17 +96,18 @@ class Batch:
         return {name: values[start : start + rows] for name, values in self.answers.items()}
 
     def written(self, write_rows: WriteRows) -> list[bytes] | None:
-        """An answer for each of its rows, written at once for all jobs that ask; None where jobs have many rows.
+        """An answer for each of its rows, written at once for all jobs that ask.
 
-        Raises:
-            ModelFailed: one of the rows cannot be written.
+        None where jobs have many rows, or where one of the rows cannot be written: that is its job's concern alone.
         """
         if self.rows != len(self.jobs):
             return None
-        written = self._written.get(write_rows)
-        if written is None:
-            written = self._written[write_rows] = write_rows(self.version, self.answers)
-        return written
+        if write_rows not in self._written:
+            try:
+                self._written[write_rows] = write_rows(self.version, self.answers)
+            except ModelFailed:
+                self._written[write_rows] = None
+        return self._written[write_rows]
 
 
 Sampler = Callable[[Version, Matrix, Answers], None]
@@ -448,12 +449,13 @@ def _matrix(batch: Batch) -> Matrix | None:
     try:
         if len(lines) == len(jobs):
             return batch.version.schema.stack(lines)
-        return np.concatenate([_own_matrix(job) for job in jobs])
+        return np.concatenate([own_matrix(job) for job in jobs])
     except BadRow:
         return _matrix_of_the_good(batch)
 
 
-def _own_matrix(job: Job) -> Matrix:
+def own_matrix(job: Job) -> Matrix:
+    """The rows of one job, [N, F]."""
     if job.matrix is not None:
         return job.matrix
     assert job.line is not None
@@ -466,7 +468,7 @@ def _matrix_of_the_good(batch: Batch) -> Matrix | None:
     parts: list[Matrix] = []
     for job in batch.jobs:
         try:
-            parts.append(_own_matrix(job))
+            parts.append(own_matrix(job))
             good.append(job)
         except BadRow as error:
             if not _settle(job):

@@ -35,12 +35,13 @@ from service.asking import (
     plain_question,
     whom,
 )
-from service.coalescer import Batch, Job, WriteRows
+from service.blame import blamed
+from service.coalescer import Batch, Job, WriteRows, own_matrix
 from service.connection import MOST_HEADERS, Connection
 from service.front import Front
 from service.ledger import Ledger, admit, count, problem_of, read_headers
 from service.observing.tracing import read_trace
-from service.problems import ClientGone, TooSlow
+from service.problems import ClientGone, ModelFailed, TooSlow
 from service.wire import forms, oip_row, plain
 from service.wire.json_text import read_json
 
@@ -155,6 +156,8 @@ class Exchange(Job, Ledger):
                 (body,) = self.write_rows(batch.version, batch.answers_of(start, 1))
             if self.oip_id:
                 body = oip_row.with_id(batch.version, body, self.oip_id)
+        except ModelFailed as error:
+            self.lane.refuse(self, blamed(error, batch.version, own_matrix(self)))
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
             self.lane.refuse(self, error)
         else:

@@ -24,6 +24,7 @@ _PREDICTION_PROBLEMS = {
     "408": "The body was not whole in time: too_slow.",
     "413": "More bytes or rows than this server takes: too_large.",
     "415": "The body is compressed: unsupported_encoding.",
+    "422": "A value is too far from those of the training rows: not_computable.",
     "429": "Too many requests of this client: rate_limited.",
     "500": "The model or the server failed: model_failed, internal.",
     "503": "Try again after Retry-After seconds: overloaded, not_ready.",
