@@ -87,9 +87,10 @@ def counted(client):
     rows = Counter()
     for sample in families["rowcast_rows"].samples:
         rows[sample.labels["model"]] += sample.value
-    batch_rows = sum(
-        sample.value for sample in families["rowcast_batch_rows"].samples if sample.name == "rowcast_batch_rows_sum"
-    )
+    batches = (
+        families["rowcast_batch_rows"].samples if "rowcast_batch_rows" in families else ()
+    )  # none before the first
+    batch_rows = sum(sample.value for sample in batches if sample.name == "rowcast_batch_rows_sum")
     return requests, rows, batch_rows
 
 

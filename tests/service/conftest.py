@@ -49,6 +49,9 @@ class Shelf:
     def labels(self, name):
         return self.repository.labels(name)
 
+    def routes(self, name):
+        return self.repository.routes(name)
+
     def unloaded(self):
         return frozenset()
 
