@@ -93,6 +93,7 @@ class Question:
         write: the body of the answer, and the headers that say what it is.
         encode: its rows as another version reads them; None where they are many, and are not kept.
         level: at which the answer shall say how sure it is; None where it is not asked to.
+        is_urgent: it asks to go before others.
     """
 
     version: Version
@@ -101,6 +102,7 @@ class Question:
     write: Callable[[Answers], tuple[bytes, Mapping[str, str]]]
     encode: Callable[[Version], Matrix] | None = None
     level: float | None = None
+    is_urgent: bool = False
 
 
 def plain_question(settings: Settings, version: Version, asked: plain.Request) -> Question:
@@ -142,7 +144,8 @@ def oip_question(settings: Settings, version: Version, raw: bytes, header_length
     matrix = oip_matrix.encode(asked, version, settings.max_rows)
     within_s = settings.deadline_s if asked.timeout_s is None else min(asked.timeout_s, settings.deadline_s)
     again = partial(_encode_oip, asked, settings.max_rows) if len(matrix) <= KEPT_ROWS else None
-    return Question(version, matrix, within_s, partial(_write_oip, version, asked, level), again)
+    write = partial(_write_oip, version, asked, level)
+    return Question(version, matrix, within_s, write, again, level, asked.is_urgent)
 
 
 def _encode_oip(asked: oip.Request, max_rows: int, version: Version) -> Matrix:
@@ -216,7 +219,8 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     check_model(ledger, question.version)
     ledger.encoded = time.perf_counter()
     rest_s = question.within_s - (ledger.encoded - ledger.started)
-    answers = await front.coalescer.predict(question.version, question.matrix, rest_s)
+    is_urgent = question.is_urgent and may_be_urgent(ledger)
+    answers = await front.coalescer.predict(question.version, question.matrix, rest_s, is_urgent=is_urgent)
     ledger.computed = time.perf_counter()
     try:
         body, headers = question.write(answers)
@@ -236,6 +240,17 @@ def check_model(ledger: Ledger, version: Version) -> None:
     """
     if ledger.caller is not None:
         ledger.caller.client.check_model(version.name)
+
+
+PRIORITY = "x-priority"
+"""The header by which a plain request asks to go before others."""
+
+URGENT = "urgent"
+
+
+def may_be_urgent(ledger: Ledger) -> bool:
+    """Whether the caller's requests may go before others: with keys, those of whom an operator said so."""
+    return ledger.caller is not None and ledger.caller.client.may_be_urgent
 
 
 def body_s(settings: Settings) -> float:

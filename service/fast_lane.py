@@ -26,11 +26,14 @@ from service.asking import (
     ASIDE_BYTES,
     JSON,
     OIP_LENGTH,
+    PRIORITY,
+    URGENT,
     Question,
     body_s,
     check_model,
     find,
     find_by_path,
+    may_be_urgent,
     oip_question,
     plain_question,
     whom,
@@ -59,6 +62,7 @@ _FOR_THE_APP = frozenset({b"transfer-encoding", b"content-encoding", b"expect", 
 _FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "json")
 _SAID_OF_IT = frozenset({b"x-request-id", b"x-routing-key", b"traceparent"})
 _OIP_LENGTH = OIP_LENGTH.encode()
+_PRIORITY, _URGENT = PRIORITY.encode(), URGENT.encode()
 _LONGEST_KNOWN = 4000  # bytes of a head
 _LONGEST_ROW = 16_000  # bytes of an Open Inference request that may be one row in JSON; if it is not, it is read twice
 
@@ -109,6 +113,7 @@ class _Head:
     Attributes:
         oip_length: the value of Inference-Header-Content-Length.
         is_bare: it has no id, no trace and no routing key.
+        is_urgent: it asks to go before others.
     """
 
     headers: Mapping[bytes, bytes]
@@ -116,6 +121,7 @@ class _Head:
     oip_length: str | None
     keep_alive: bool
     is_bare: bool
+    is_urgent: bool
 
 
 class Exchange(Job, Ledger):
@@ -248,7 +254,9 @@ class FastLane(Connection):
         length = headers.get(_OIP_LENGTH)
         oip_length = None if length is None else length.decode("latin-1")
         keep_alive = self.parser.should_keep_alive()
-        return _Head(headers, target, oip_length, keep_alive, is_bare=_SAID_OF_IT.isdisjoint(headers))
+        is_bare = _SAID_OF_IT.isdisjoint(headers)
+        is_urgent = not target.is_oip and headers.get(_PRIORITY) == _URGENT
+        return _Head(headers, target, oip_length, keep_alive, is_bare=is_bare, is_urgent=is_urgent)
 
     def _is_free(self) -> bool:
         """Whether nothing is before the next request, neither unanswered nor unread by the client."""
@@ -341,13 +349,16 @@ class FastLane(Connection):
                 request = plain.read(asked)
                 exchange.version = find(front, whom(target.path, request), exchange.routing_key)
                 exchange.question = plain_question(front.settings, exchange.version, request)
+        is_urgent = exchange.head.is_urgent
         if exchange.question is None:
             exchange.rows = 1
         else:
+            is_urgent = is_urgent or exchange.question.is_urgent
             exchange.matrix, within_s = exchange.question.matrix, exchange.question.within_s
             exchange.rows = len(exchange.matrix)
         if target.whom is None and exchange.version is not None:  # else the path has named the model
             check_model(exchange, exchange.version)
+        exchange.is_urgent = is_urgent and may_be_urgent(exchange)
         exchange.encoded = exchange.arrived = time.perf_counter()
         exchange.deadline = exchange.started + within_s
         front.coalescer.submit(exchange)

@@ -124,6 +124,12 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="max",
         )
+        self._urgent = Counter(
+            "rowcast_urgent_requests", "Urgent requests that were let in", of_version, registry=self.registry
+        )
+        self._urgent_queue = seconds(
+            "rowcast_urgent_queue_duration_seconds", "From an encoded urgent request to the batch it goes in"
+        )
         self._in_flight = Gauge(
             "rowcast_rows_in_flight",
             "Rows encoded and not yet answered",
@@ -179,6 +185,14 @@ class Metrics:
         of_version.batches.append((rows, compute_s, list(queue_s)))
         if not of_version.is_changed:
             self._changes(of_version)
+
+    def urgent(self, version: Version, waited_s: float | None) -> None:
+        """Count an urgent request; with `waited_s`, how long one had waited when its batch went out."""
+        labels = (version.name, str(version.number))
+        if waited_s is None:
+            self._urgent.labels(*labels).inc()
+        else:
+            self._urgent_queue.labels(*labels).observe(waited_s)
 
     def rows_in_flight(self, rows: int) -> None:
         """So many rows are waiting for their batch or out with it."""

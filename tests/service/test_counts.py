@@ -20,10 +20,10 @@ def used(counts, versions, monkeypatch):
         metrics = Metrics()
         for name in ("line", "pair", "coin")[number:]:
             metrics.batch(versions[name], 3 + number, 0.002, [0.001, 0.3])
-            metrics.request(versions[name], "ok", 3, 0.02, encode_s=0.001, write_s=0.002)
-            metrics.request(versions[name], "bad_row", 0, 40.0)
-        metrics.request(None, "unknown_model", 0, 0.1)
-        metrics.request(None, 'odd "\\\n', 0, 0.1, model="line")
+            metrics.answered(versions[name], 3, 0.02, 0.001, 0.002)
+            metrics.failed(versions[name], "bad_row", 40.0)
+        metrics.failed(None, "unknown_model", 0.1)
+        metrics.failed(None, 'odd "\\\n', 0.1, model="line")
         metrics.rows_in_flight(2 + number)
     return metrics
 
@@ -51,7 +51,7 @@ def test_the_page_is_that_of_prometheus_clients_collector(counts, used, versions
     }
     reader = read.WrittenCounts(counts)
     for _ in range(2):  # what comes later to the files is read, too
-        used.request(versions["flowers"], "ok", 1, 0.01)
+        used.answered(versions["flowers"], 1, 0.01)
         page = reader.page(of(versions, "line", "pair", "coin", "flowers"))
         assert samples(page) == samples(generate_latest(registry))
 
@@ -73,7 +73,7 @@ def test_a_version_that_is_gone_leaves_the_page_and_goes_on_when_it_comes_back(c
     assert models_on(without).keys() == {"line", "pair", ""}
     assert samples(without).items() < samples(full).items()
     assert samples(reader.page(everything)) == samples(full)
-    used.request(versions["coin"], "ok", 1, 0.01)
+    used.answered(versions["coin"], 1, 0.01)
     labels = (("code", "ok"), ("model", "coin"), ("version", "1"))
     assert samples(reader.page(everything))["rowcast_requests_total", labels] == 3
     now += 1
