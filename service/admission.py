@@ -15,6 +15,7 @@ from service.problems import Overloaded
 _BATCHES = 16  # that say how fast rows go
 _STEP = 8.0
 _FIRST_ROWS = 64  # of a batch before anything is known
+_SHORT_S = 0.02  # of a batch that somebody urgent may have to wait for
 _MOST_VERSIONS = 1000  # whose pace is remembered
 
 
@@ -51,6 +52,10 @@ class Admission:
     def most_rows(self, key: str) -> int:
         """How many rows a batch of several requests may have: not many more than one that came back."""
         return int(max(_FIRST_ROWS, _STEP * max((rows for rows, _ in self._batches.get(key, ())), default=0)))
+
+    def short_rows(self, key: str) -> int:
+        """How many rows a batch may have that nobody is to wait for long: twice those of the largest that was short."""
+        return max(1, 2 * max((rows for rows, seconds in self._batches.get(key, ()) if seconds <= _SHORT_S), default=0))
 
     def learn(self, key: str, rows: int, seconds: float) -> None:
         """A batch of so many rows came back after so many seconds."""

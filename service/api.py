@@ -83,7 +83,9 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
                 worker.serve(worker.Engine(repository, on_cpu), worker.shadow_path(self.runtime), 60.0, worker.End())
 
             checker = Checker(on_cpu, self.runtime / "verdicts", serve_shadows=serve_shadows)
-            self.engine = worker.Engine(repository, opener(self.settings, device), checker.check, checker.start_shadow)
+            self.engine = worker.Engine(
+                repository, opener(self.settings, device), checker.check, checker.start_shadow, checker.expect
+            )
             self.engine.open_all(self.settings.keep_versions, Unloaded(self.runtime)())
             checker.give_way()
         except (worker.NothingToServe, BadDevice, OSError) as error:

@@ -16,9 +16,10 @@ from starlette.types import Scope
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
+from service.blame import blamed
 from service.front import Front
 from service.ledger import Ledger
-from service.problems import BadBody, ClientGone, TooLarge, TooSlow, UnknownVersion, UnsupportedEncoding
+from service.problems import BadBody, ClientGone, ModelFailed, TooLarge, TooSlow, UnknownVersion, UnsupportedEncoding
 from service.settings import Settings
 from service.shadow import KEPT_ROWS
 from service.wire import certainty, forms, oip, oip_answer, oip_matrix, plain, scoring
@@ -91,6 +92,8 @@ class Question:
         within_s: how long after its headers the answer may come.
         write: the body of the answer, and the headers that say what it is.
         encode: its rows as another version reads them; None where they are many, and are not kept.
+        level: at which the answer shall say how sure it is; None where it is not asked to.
+        is_urgent: it asks to go before others.
     """
 
     version: Version
@@ -98,6 +101,8 @@ class Question:
     within_s: float
     write: Callable[[Answers], tuple[bytes, Mapping[str, str]]]
     encode: Callable[[Version], Matrix] | None = None
+    level: float | None = None
+    is_urgent: bool = False
 
 
 def plain_question(settings: Settings, version: Version, asked: plain.Request) -> Question:
@@ -111,7 +116,7 @@ def plain_question(settings: Settings, version: Version, asked: plain.Request) -
     matrix = asked.encode(version.schema, settings.max_rows)
     write = partial(_write_plain, version) if level is None else partial(_write_plain_and_level, version, level)
     again = partial(_encode_plain, asked, settings.max_rows) if len(matrix) <= KEPT_ROWS else None
-    return Question(version, matrix, settings.deadline_s, write, again)
+    return Question(version, matrix, settings.deadline_s, write, again, level)
 
 
 def _encode_plain(asked: plain.Request, max_rows: int, version: Version) -> Matrix:
@@ -139,7 +144,8 @@ def oip_question(settings: Settings, version: Version, raw: bytes, header_length
     matrix = oip_matrix.encode(asked, version, settings.max_rows)
     within_s = settings.deadline_s if asked.timeout_s is None else min(asked.timeout_s, settings.deadline_s)
     again = partial(_encode_oip, asked, settings.max_rows) if len(matrix) <= KEPT_ROWS else None
-    return Question(version, matrix, within_s, partial(_write_oip, version, asked, level), again)
+    write = partial(_write_oip, version, asked, level)
+    return Question(version, matrix, within_s, write, again, level, asked.is_urgent)
 
 
 def _encode_oip(asked: oip.Request, max_rows: int, version: Version) -> Matrix:
@@ -185,18 +191,21 @@ def in_form(question: Question, wanted: Form, output: str | None = None) -> Ques
     """The same question, whose answer is written in a form of its own; in JSON that of MLflow's scoring protocol.
 
     Raises:
-        BadBody: the version's answers cannot be written so.
+        BadBody, NotOffered: as `forms.check_output` says.
     """
-    forms.check_output(question.version, wanted, output)
-    return replace(question, write=partial(_write_form, wanted, question.version, output))
+    level = forms.check_output(question.version, wanted, output, question.level)
+    return replace(question, write=partial(_write_form, wanted, question.version, output, level))
 
 
 def _write_form(
-    wanted: Form, version: Version, output: str | None, answers: Answers
+    wanted: Form, version: Version, output: str | None, level: float | None, answers: Answers
 ) -> tuple[bytes, Mapping[str, str]]:
     """The body, and beside its type whose answer it is, which not every form can say itself."""
     whose = {"x-model-name": version.name, "x-model-version": str(version.number)}
-    return forms.write(wanted, version, answers, output=output), {"content-type": forms.TYPES[wanted.kind], **whose}
+    return forms.write(wanted, version, answers, output=output, level=level), {
+        "content-type": forms.TYPES[wanted.kind],
+        **whose,
+    }
 
 
 async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
@@ -205,13 +214,18 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     Raises:
         Forbidden: the caller's key is not for this model.
         Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` and the question's `write` say.
+        NotComputable: as `blamed` says.
     """
     check_model(ledger, question.version)
     ledger.encoded = time.perf_counter()
     rest_s = question.within_s - (ledger.encoded - ledger.started)
-    answers = await front.coalescer.predict(question.version, question.matrix, rest_s)
+    is_urgent = question.is_urgent and may_be_urgent(ledger)
+    answers = await front.coalescer.predict(question.version, question.matrix, rest_s, is_urgent=is_urgent)
     ledger.computed = time.perf_counter()
-    body, headers = question.write(answers)
+    try:
+        body, headers = question.write(answers)
+    except ModelFailed as error:
+        raise blamed(error, question.version, question.matrix) from None
     ledger.answered_rows = len(question.matrix)
     if front.catalog.has_shadows:
         front.shadows.saw(question, ledger.routing_key, answers)
@@ -226,6 +240,17 @@ def check_model(ledger: Ledger, version: Version) -> None:
     """
     if ledger.caller is not None:
         ledger.caller.client.check_model(version.name)
+
+
+PRIORITY = "x-priority"
+"""The header by which a plain request asks to go before others."""
+
+URGENT = "urgent"
+
+
+def may_be_urgent(ledger: Ledger) -> bool:
+    """Whether the caller's requests may go before others: with keys, those of whom an operator said so."""
+    return ledger.caller is not None and ledger.caller.client.may_be_urgent
 
 
 def body_s(settings: Settings) -> float:

@@ -4,21 +4,28 @@ A worker forks one small process before it opens anything. That one forks again 
 and proves the version as the worker would, may take so much time and memory and no more, and says in one sentence what
 it found. The verdict stands in a file named after the manifest's digest, so a version is checked once per server and
 not again by every worker and after every restart.
+
+A fork costs ten times what opening a small version does. So where many are expected, one grandchild opens several in
+turn, each within its own limits, and is believed in one thing alone: that all is well. Whatever else it says, or does
+not live to say, the version is checked again by a grandchild of its own, so that none can have another one refused.
 """
 
 import contextlib
 import faulthandler
+import fcntl
 import json
 import logging
+import math
 import os
 import resource
 import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 from models.errors import BadVersion, shown
 from models.proof import Session, prove
@@ -28,6 +35,7 @@ from service import process
 _CPU_S = 5  # a small network opens and proves in milliseconds
 _MEMORY = 512 * 1024 * 1024
 _LONGEST_SENTENCE = 2000
+_TOGETHER = 32
 _NICE = 5  # a share of a busy core, so that a good version is checked in time
 _LEAST = 19
 _MB = 1024 * 1024
@@ -94,19 +102,50 @@ class Checker:
         Raises:
             BadVersion: it cannot be, or not within its limits.
         """
-        verdict = self._verdicts / version.manifest.sha256
+        with self._alone():
+            sentence = self._known(version)
+            if sentence is None:
+                (sentence,) = self._ask_about([version])
+                if not sentence.startswith(_TOO_LATE):  # the machine was busy: another try may go well
+                    self._note(version, sentence)
+        if sentence:
+            raise BadVersion(str(version), sentence)
+
+    def expect(self, versions: Sequence[Version]) -> None:
+        """Check versions of which most are likely to be fine, sooner than one by one; `check` says what came of it."""
+        with self._alone():
+            left = [version for version in versions if self._known(version) is None]
+            while left:
+                asked = left[:_TOGETHER]
+                said = self._ask_about(asked)
+                fine = next((place for place, sentence in enumerate(said) if sentence), len(said))
+                for version in asked[:fine]:
+                    self._note(version, "")
+                left = left[fine + (fine < len(asked)) :]  # the one that is not is checked by itself
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One check at a time in the whole server: the other workers wait for its verdict, which is theirs as well."""
+        with (self._verdicts / "lock").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _known(self, version: Version) -> str | None:
         with contextlib.suppress(FileNotFoundError):
-            return _raise_if_bad(version, verdict.read_text())
-        limits = self._limits(version)
-        question = ["check", str(version.folder), version.manifest.sha256, limits.cpu_s, limits.wall_s, limits.memory]
-        sentence = self._ask(question)
-        if sentence.startswith(_TOO_LATE):  # the machine was busy: another try may go well
-            return _raise_if_bad(version, sentence)
+            return (self._verdicts / version.manifest.sha256).read_text()
+        return None
+
+    def _note(self, version: Version, sentence: str) -> None:
+        verdict = self._verdicts / version.manifest.sha256
         with contextlib.suppress(OSError):  # a full disk: it is checked again
             beside = verdict.with_suffix(f".{os.getpid()}")
             beside.write_text(sentence)
             beside.replace(verdict)
-        return _raise_if_bad(version, sentence)
+
+    def _ask_about(self, versions: Sequence[Version]) -> list[str]:
+        """What is wrong with each, empty for nothing; the first with which something is wrong is the last."""
+        asked = [[str(one.folder), one.manifest.sha256, *astuple(self._limits(one))] for one in versions]
+        return [str(sentence) for sentence in self._ask(["check", asked])]
 
     def start_shadow(self) -> None:
         """Have a process serve shadows, if none does: of the least importance, for the processor and for memory.
@@ -119,11 +158,11 @@ class Checker:
         """Check with less importance from now on: whoever is answered by this server comes first."""
         self._ask(["give way"])
 
-    def _ask(self, question: Sequence[object]) -> str:
+    def _ask(self, question: Sequence[object]) -> Any:
         try:
             self._asking.write(json.dumps(question).encode() + b"\n")
             self._asking.flush()
-            return str(json.loads(self._asking.readline()))
+            return json.loads(self._asking.readline())
         except (OSError, ValueError):
             log.error("the process that checks versions died; the worker starts again")  # noqa: TRY400 - it says all
             os._exit(process.FAILED)
@@ -132,11 +171,6 @@ class Checker:
         """End the process that checks."""
         self._asking.close()
         os.waitpid(self._pid, 0)
-
-
-def _raise_if_bad(version: Version, sentence: str) -> None:
-    if sentence:
-        raise BadVersion(str(version), sentence)
 
 
 # ----------------------------------------------------------------------------------------- in the process that checks
@@ -150,15 +184,15 @@ def _check_what_comes(
         signal.signal(number, signal.SIG_IGN)
     with asked.makefile("rwb") as lines:
         for line in lines:
-            sentence = ""
+            sentences: list[str] = []
             match json.loads(line):
-                case ["check", folder, manifest, *limits]:
-                    sentence = _check(Path(folder), manifest, Limits(*limits), open_session)
+                case ["check", asked]:
+                    sentences = _check([_Asked(*one) for one in asked], open_session)
                 case ["give way"]:
                     os.nice(_NICE)
                 case ["shadow"] if not _lives(shadow):
                     shadow = _fork_shadow(serve_shadows)
-            lines.write(json.dumps(sentence).encode() + b"\n")
+            lines.write(json.dumps(sentences).encode() + b"\n")
             lines.flush()
 
 
@@ -182,71 +216,107 @@ def _fork_shadow(serve_shadows: Callable[[], None]) -> int:
     return child
 
 
-def _check(folder: Path, manifest: str, limits: Limits, open_session: Callable[[Version], Session]) -> str:
-    """What is wrong with a version, empty when nothing is."""
+@dataclass(frozen=True)
+class _Asked:
+    """A version that is to be checked: where it is, its manifest's digest, and its `Limits`."""
+
+    folder: str
+    manifest: str
+    cpu_s: int
+    wall_s: float
+    memory: int
+
+
+def _check(asked: Sequence[_Asked], open_session: Callable[[Version], Session]) -> list[str]:
+    """What is wrong with each version, empty for nothing; the first with which something is wrong is the last."""
     said, say = os.pipe()
     parent = os.getpid()
     child = os.fork()
     if child == 0:
         try:
             process.end_with(parent)
-            os.write(say, _open(folder, manifest, limits, open_session).encode()[:_LONGEST_SENTENCE])
+            _open_all(asked, open_session, say)
             os._exit(0)
         finally:
             os._exit(process.FAILED)
     os.close(say)
-    sentence, in_time = _read_until(said, time.monotonic() + limits.wall_s)
+    sentences: list[str] = []
+    rest = b""
+    for one in asked:
+        line, rest, in_time = _next_line(said, rest, time.monotonic() + one.wall_s)
+        if line is None or line != _FINE:
+            break
+        sentences.append("")
     os.close(said)
     os.kill(child, signal.SIGKILL)  # it is not waited for; after its last word this changes nothing
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if len(sentences) < len(asked):
+        sentences.append(_what_happened(asked[len(sentences)], line, code, in_time=in_time))
+    return sentences
+
+
+def _what_happened(asked: _Asked, line: bytes | None, code: int, *, in_time: bool) -> str:
     if not in_time:
-        return f"{_TOO_LATE} than {limits.wall_s:g} s"
-    if sentence:
-        return sentence.decode(errors="replace").removeprefix(_FINE)
+        return f"{_TOO_LATE} than {asked.wall_s:g} s"
+    if line:
+        return line.decode(errors="replace")
     if code == -signal.SIGXCPU:
-        return f"opening it computes for longer than {limits.cpu_s} s"
+        return f"opening it computes for longer than {asked.cpu_s} s"
     return f"opening it kills the process, by signal {-code}" if code < 0 else "opening it ends the process"
 
 
-_FINE = "fine"
+_FINE = b"fine"
 _TOO_LATE = "opening it takes longer"
 
 
-def _read_until(said: int, deadline: float) -> tuple[bytes, bool]:
-    """All that is said until the other side closes, and whether that was before the deadline."""
+def _next_line(said: int, rest: bytes, deadline: float) -> tuple[bytes | None, bytes, bool]:
+    """The next line that is said, what follows it, and whether that was before the deadline; None at the end."""
     poll = select.poll()
     poll.register(said, select.POLLIN)
-    sentence = b""
-    while (rest := deadline - time.monotonic()) > 0:
-        if poll.poll(1000 * rest):
+    while b"\n" not in rest:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return None, rest, False
+        if poll.poll(1000 * left_s):
             more = os.read(said, _LONGEST_SENTENCE)
             if not more:
-                return sentence, True
-            sentence += more
-    return sentence, False
+                return None, rest, True
+            rest = (rest + more)[: 2 * _LONGEST_SENTENCE]
+    line, _, rest = rest.partition(b"\n")
+    return line, rest, True
 
 
-def _open(folder: Path, manifest: str, limits: Limits, open_session: Callable[[Version], Session]) -> str:
-    """What is wrong with a version, or that it is fine; in the grandchild."""
+def _open_all(asked: Sequence[_Asked], open_session: Callable[[Version], Session], say: int) -> None:
+    """Say a line for each version, until one is not fine; in the grandchild."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a runtime that crashes writes its last words there
     faulthandler.disable()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for what, most in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_AS, used + limits.memory),
-        (resource.RLIMIT_CPU, limits.cpu_s),
-    ):
-        resource.setrlimit(what, (most, most + 1 if what == resource.RLIMIT_CPU else most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    most = sum(one.cpu_s + 1 for one in asked)
+    for one in asked:
+        memory = used + one.memory  # whatever those before it have left counts as its own
+        resource.setrlimit(resource.RLIMIT_AS, (memory, resource.RLIM_INFINITY if len(asked) > 1 else memory))
+        so_far = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_s = min(most, math.ceil(so_far.ru_utime + so_far.ru_stime) + one.cpu_s) if len(asked) > 1 else one.cpu_s
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, most))
+        sentence = _open(one, open_session)
+        os.write(say, sentence[:_LONGEST_SENTENCE] + b"\n")
+        if sentence != _FINE:
+            return
+
+
+def _open(asked: _Asked, open_session: Callable[[Version], Session]) -> bytes:
+    """What is wrong with a version, on one line, or that it is fine."""
     try:
-        version = Version.open(folder)
-        if version.manifest.sha256 != manifest:
-            return "another version stands in its place by now"
+        version = Version.open(Path(asked.folder))
+        if version.manifest.sha256 != asked.manifest:
+            return b"another version stands in its place by now"
         prove(version.manifest, version.proof(), open_session(version))
     except BadVersion as error:
-        return error.reason
+        return error.reason.replace("\n", " ").encode(errors="replace")
     except MemoryError:
-        return f"opening it needs more than {limits.memory // _MB} MB of memory"
+        return b"opening it needs more than %d MB of memory" % (asked.memory // _MB)
     except Exception as error:  # noqa: BLE001 - whatever a hostile file makes of the runtime
-        return f"it cannot be opened: {shown(str(error), 300)}"
+        return f"it cannot be opened: {shown(str(error), 300)}".encode(errors="replace")
     return _FINE

@@ -13,7 +13,7 @@ alone (and narwhals for frames), nothing of the server, and may be copied into o
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import TracebackType
 from typing import Any, Self
@@ -104,6 +104,9 @@ class Predictions:
         version: the number of the version that answered all of them.
         probabilities: of a classification, for each row one for each of `classes`; else None.
         targets: of a regression of several targets, their names; else None.
+        intervals: of a regression that was asked for an interval, [lower, upper] for each row, or of several targets a
+            list of them; else None.
+        prediction_sets: of a classification that was, for each row the classes among which the right one is; else None.
     """
 
     model: str
@@ -112,6 +115,8 @@ class Predictions:
     probabilities: list[list[float]] | None = None
     classes: list[Any] | None = None
     targets: list[str] | None = None
+    intervals: list[Any] | None = None
+    prediction_sets: list[list[Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -165,14 +170,24 @@ class Client:
             transport=self._options.transport(),
         )
 
-    def predict(self, model: str, rows: Any, *, version: int | None = None, label: str | None = None) -> Predictions:
+    def predict(
+        self,
+        model: str,
+        rows: Any,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        interval: float | None = None,
+    ) -> Predictions:
         """The predictions for rows; all of them by one version, whichever the server has answer the first.
+
+        `interval`, such as 0.9, asks how sure they are; `describe` lists the levels that the model has.
 
         Raises:
             BadRequest, Unauthorized, NotServed, Overloaded, DeadlinePassed, ServerFailed, Unreachable: see each.
         """
         parts: list[Predictions] = []
-        for first, body in _bodies(rows, self._options.rows_per_request):
+        for first, body in _bodies(rows, self._options.rows_per_request, interval):
             asked = version if not parts else parts[0].version
             parts.append(_read(self._ask("POST", _path(model, asked, label), body, first)))
         return _joined(parts)
@@ -217,10 +232,16 @@ class AsyncClient:
         )
 
     async def predict(
-        self, model: str, rows: Any, *, version: int | None = None, label: str | None = None
+        self,
+        model: str,
+        rows: Any,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        interval: float | None = None,
     ) -> Predictions:
         """As `Client.predict`."""
-        bodies = _bodies(rows, self._options.rows_per_request)
+        bodies = _bodies(rows, self._options.rows_per_request, interval)
         first = await self._part(_path(model, version, label), *next(bodies))
         path = _path(model, first.version, None)
         try:
@@ -270,17 +291,18 @@ def _path(model: str, version: int | None, label: str | None) -> str:
     return f"/v1/models/{model}/labels/{label}:predict" if label is not None else f"/v1/models/{model}:predict"
 
 
-def _bodies(rows: Any, size: int) -> Iterator[tuple[int, bytes]]:
+def _bodies(rows: Any, size: int, interval: float | None) -> Iterator[tuple[int, bytes]]:
     """The number of its first row and the body of each request; one of no rows for no rows."""
     columns = _columns(rows)
+    asked: dict[str, Any] = {} if interval is None else {"parameters": {"interval": interval}}
     if columns is None:
         listed = rows.tolist() if hasattr(rows, "tolist") else list(rows)
         for start in range(0, max(len(listed), 1), size):
-            yield start, _json({"instances": listed[start : start + size]})
+            yield start, _json(asked | {"instances": listed[start : start + size]})
         return
     length = len(next(iter(columns.values()), ()))
     for start in range(0, max(length, 1), size):
-        yield start, _json({"inputs": {name: _listed(values, start, size) for name, values in columns.items()}})
+        yield start, _json(asked | {"inputs": {name: _listed(values, start, size) for name, values in columns.items()}})
 
 
 def _columns(rows: Any) -> Mapping[str, Any] | None:
@@ -342,14 +364,17 @@ def _unreachable(url: str, error: httpx.TransportError) -> Unreachable:
 
 def _read(response: httpx.Response) -> Predictions:
     said = response.json()
-    known = {name: said.get(name) for name in ("probabilities", "classes", "targets")}
+    known = {name: said.get(name) for name in ("classes", "targets", *_PER_ROW)}
     return Predictions(said["model_name"], int(said["model_version"]), said["predictions"], **known)
 
 
+_PER_ROW = ("probabilities", "intervals", "prediction_sets")
+"""What an answer may have for each row beside its prediction."""
+
+
 def _joined(parts: list[Predictions]) -> Predictions:
-    one = parts[0]
-    probabilities = None
-    if one.probabilities is not None:
-        probabilities = list(chain.from_iterable(part.probabilities or [] for part in parts))
-    predictions = list(chain.from_iterable(part.predictions for part in parts))
-    return Predictions(one.model, one.version, predictions, probabilities, one.classes, one.targets)
+    together: dict[str, Any] = {}
+    for name in ("predictions", *_PER_ROW):
+        values = [getattr(part, name) for part in parts]
+        together[name] = None if values[0] is None else list(chain.from_iterable(values))
+    return replace(parts[0], **together)

@@ -2,15 +2,18 @@
 
 No waiting when idle: a lone request goes out in the same turn of the event loop. A batch that is computed faster than
 it is sent is computed right here, see service/inline.py; every other one goes over a lane to a worker. The queue is
-bounded in rows and in time. A batch whose worker is lost goes to another one, since a prediction may be repeated; a
-batch that fails is repeated job by job, so that only the guilty one fails.
+bounded in rows and in time. Urgent jobs go before ordinary ones (docs/decisions/0025-priorities.md). A batch whose
+worker is lost goes to another one, since a prediction may be repeated; a batch that fails is repeated job by job, so
+that only the guilty one fails.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +26,7 @@ from service.admission import Admission
 from service.frames import Reply, Status
 from service.inline import Inline
 from service.lanes import Done
-from service.problems import DeadlinePassed, ModelFailed
+from service.problems import DeadlinePassed, ModelFailed, Overloaded
 
 MOST_LOSSES = 3
 """How many workers may be lost under one job before it is blamed for it."""
@@ -31,6 +34,12 @@ MOST_LOSSES = 3
 _SWEEP_S = 0.05
 """How often deadlines are looked at: a timer for each job would cost as much as its encoding. Only a job that has
 less time than this gets a timer of its own."""
+
+_URGENT_IN_A_ROW = 8
+"""After so many batches with urgent rows, the oldest ordinary job of the version goes first."""
+
+_URGENT_LATELY_S = 10.0
+"""For so long after an urgent job, batches of its version are kept short: the next one would have to wait for them."""
 
 WriteRows = Callable[[Version, Answers], list[bytes]]
 """What writes, at once, an answer for each row of a batch, each as if its row were a request of its own."""
@@ -50,6 +59,7 @@ class Job:
         arrived, deadline: by `time.perf_counter`, in seconds.
         alarm: goes off at its deadline, if that is near.
         is_settled: it was told what became of it, or nobody waits for it any more.
+        is_urgent: it goes before those that are not.
         is_alone: it goes without mates, since a batch with it was lost or failed.
         losses: how many workers were lost while they had it.
     """
@@ -61,6 +71,7 @@ class Job:
     arrived = deadline = 0.0
     alarm: asyncio.TimerHandle | None = None
     is_settled = False
+    is_urgent = False
     is_alone = False
     losses = 0
 
@@ -87,7 +98,7 @@ class Batch:
         self.sent = self.computed = 0.0
         self.matrix: Matrix | None = None
         self.answers: Answers = {}
-        self._written: dict[WriteRows, list[bytes]] = {}
+        self._written: dict[WriteRows, list[bytes] | None] = {}
 
     def answers_of(self, start: int, rows: int) -> Answers:
         """What was answered to some of its rows."""
@@ -96,18 +107,22 @@ class Batch:
         return {name: values[start : start + rows] for name, values in self.answers.items()}
 
     def written(self, write_rows: WriteRows) -> list[bytes] | None:
-        """An answer for each of its rows, written at once for all jobs that ask; None where jobs have many rows.
+        """An answer for each of its rows, written at once for all jobs that ask.
 
-        Raises:
-            ModelFailed: one of the rows cannot be written.
+        None where jobs have many rows, or where one of the rows cannot be written: that is its job's concern alone.
         """
         if self.rows != len(self.jobs):
             return None
-        written = self._written.get(write_rows)
-        if written is None:
-            written = self._written[write_rows] = write_rows(self.version, self.answers)
-        return written
+        if write_rows not in self._written:
+            try:
+                self._written[write_rows] = write_rows(self.version, self.answers)
+            except ModelFailed:
+                self._written[write_rows] = None
+        return self._written[write_rows]
 
+
+UrgentObserver = Callable[[Version, float | None], None]
+"""Told of every urgent job: None when it is let in, and how long it had waited, in seconds, when its batch goes out."""
 
 Sampler = Callable[[Version, Matrix, Answers], None]
 """Shown every batch with its answers, of which it may keep copies."""
@@ -141,13 +156,31 @@ class _Queue:
     Attributes:
         sure_rows: as long as no more than so many rows wait in all, jobs are let in without a look.
         again: jobs that go alone.
+        jobs, urgent: ordinary and urgent ones, each kind by arrival.
+        rows, urgent_rows: of all that wait, and of the urgent ones among them.
+        urgent_in_a_row: how many batches with urgent rows went out, one after the other.
     """
 
     sure_rows: int
     again: deque[Job] = field(default_factory=deque)
     jobs: dict[Job, None] = field(default_factory=dict)  # a dict is an ordered set: a job may leave from the middle
+    urgent: dict[Job, None] = field(default_factory=dict)
     out: list[Batch] = field(default_factory=list)
     rows: int = 0
+    urgent_rows: int = 0
+    urgent_in_a_row: int = 0
+
+    @property
+    def first(self) -> Job:
+        """The job that goes next, of those that wait."""
+        if self.again:
+            return self.again[0]
+        return next(iter(self.urgent if self.urgent and not self.is_ordinarys_turn else self.jobs))
+
+    @property
+    def is_ordinarys_turn(self) -> bool:
+        """Whether an ordinary job comes before the urgent ones."""
+        return bool(self.jobs) and self.urgent_in_a_row >= _URGENT_IN_A_ROW
 
 
 class Coalescer:
@@ -163,12 +196,16 @@ class Coalescer:
         admission: Admission,
         say_in_flight: Callable[[int], None] = lambda _: None,
         sample: Sampler = lambda _version, _matrix, _answers: None,
+        observe_urgent: UrgentObserver = lambda _version, _waited_s: None,
     ) -> None:
         """Hold no job yet. `say_in_flight` is told whenever another number of rows is waiting or out."""
         self._lanes = lanes
         self._inline = inline
         self._observe = observe
         self._sample = sample
+        self._observe_urgent = observe_urgent
+        self._urgent_waiting = 0  # rows
+        self._urgent_until: dict[str, float] = {}  # by version: as long as batches are kept short
         self._max_batch_rows = max_batch_rows
         self._admission = admission
         self._say_in_flight = say_in_flight
@@ -179,7 +216,7 @@ class Coalescer:
         self._rows_out = 0
         self.rows_waiting = 0
 
-    async def predict(self, version: Version, matrix: Matrix, deadline_s: float) -> Answers:
+    async def predict(self, version: Version, matrix: Matrix, deadline_s: float, *, is_urgent: bool = False) -> Answers:
         """The answers for a matrix [N, F]; `deadline_s` is how long the caller wants to wait.
 
         Raises:
@@ -196,6 +233,7 @@ class Coalescer:
             now,
             now + deadline_s,
         )
+        job.is_urgent = is_urgent
         self.submit(job)
         try:
             return await job.outcome
@@ -208,6 +246,9 @@ class Coalescer:
         Raises:
             Overloaded: as `Admission.check` says; the job is told nothing.
         """
+        if job.is_urgent:
+            self._submit_urgent(job)
+            return
         key = job.version.key  # type: ignore[union-attr]  # it has one by now
         queue = self._queues.get(key)
         left_s = job.deadline - job.arrived
@@ -224,6 +265,41 @@ class Coalescer:
         self.rows_waiting += job.rows
         if not self._is_scheduled:
             self.wake()
+
+    def _submit_urgent(self, job: Job) -> None:
+        """The same for an urgent job, which takes the place of ordinary ones where the queue is full."""
+        key = _version(job).key
+        left_s = job.deadline - job.arrived
+        check, waiting = self._admission.check, self._queues[key].urgent_rows if key in self._queues else 0
+        check(key, job.rows, waiting, self._urgent_waiting, left_s, self._lanes.living)
+        queue = self._queues.get(key) or self._begin(key)
+        try:
+            check(key, job.rows, queue.rows, self.rows_waiting, math.inf, self._lanes.living)
+        except Overloaded as full:
+            self._make_room(queue, job.rows, full)
+        if left_s < _SWEEP_S:
+            job.alarm = asyncio.get_running_loop().call_later(left_s, self._expire, job)
+        queue.urgent[job] = None
+        queue.rows += job.rows
+        queue.urgent_rows += job.rows
+        self.rows_waiting += job.rows
+        self._urgent_waiting += job.rows
+        self._urgent_until[key] = job.arrived + _URGENT_LATELY_S
+        self._observe_urgent(_version(job), None)
+        self.wake()
+
+    def _make_room(self, queue: _Queue, rows: int, full: Overloaded) -> None:
+        """Refuse ordinary jobs of so many rows, the latest first: those of this queue, then those of others."""
+        others = [other for other in self._queues.values() if other is not queue]
+        while rows > 0:
+            fullest = queue if queue.jobs else max(others, key=lambda other: len(other.jobs), default=queue)
+            if not fullest.jobs:
+                return
+            last = next(reversed(fullest.jobs))
+            rows -= last.rows
+            self._leave(last)
+            if not _settle(last):
+                asyncio.get_running_loop().call_soon(last.refused, full)
 
     def withdraw(self, job: Job) -> None:
         """Nobody waits for the job any more: it is not computed unless it is out already, and it is told nothing."""
@@ -248,7 +324,7 @@ class Coalescer:
         self._sweep_at = None
         now = time.perf_counter()
         for queue in list(self._queues.values()):
-            waiting = [*queue.again, *queue.jobs, *(job for batch in queue.out for job in batch.jobs)]
+            waiting = [*queue.again, *queue.urgent, *queue.jobs, *(job for batch in queue.out for job in batch.jobs)]
             for job in waiting:
                 if now >= job.deadline and not job.is_settled:
                     self._expire(job)
@@ -262,11 +338,19 @@ class Coalescer:
 
     def _leave(self, job: Job) -> None:
         queue = self._queues.get(job.version.key) if job.version is not None else None
-        if queue is not None and job in queue.jobs:
+        if queue is None:
+            return
+        if job in queue.jobs:
             del queue.jobs[job]
-            queue.rows -= job.rows
-            self.rows_waiting -= job.rows
-            self._say()
+        elif job in queue.urgent:
+            del queue.urgent[job]
+            queue.urgent_rows -= job.rows
+            self._urgent_waiting -= job.rows
+        else:
+            return
+        queue.rows -= job.rows
+        self.rows_waiting -= job.rows
+        self._say()
 
     def _say(self) -> None:
         in_flight = self.rows_waiting + self._rows_out
@@ -276,18 +360,21 @@ class Coalescer:
 
     def _send_all(self) -> None:
         self._is_scheduled = False
-        for key, queue in list(self._queues.items()):
+        turns = list(self._queues.items())
+        if self._urgent_waiting:
+            turns.sort(key=lambda turn: not turn[1].urgent)
+        for key, queue in turns:
             if self._send_of(queue):
                 self._queues[key] = self._queues.pop(key)  # its next turn comes after the others'
-            if not (queue.again or queue.jobs or queue.out):
+            if not (queue.again or queue.jobs or queue.urgent or queue.out):
                 del self._queues[key]
         self._say()
 
     def _send_of(self, queue: _Queue) -> bool:
         """Send what waits of one version, as far as that can be; whether anything was sent."""
         has_sent = False
-        while queue.again or queue.jobs:
-            first = queue.again[0] if queue.again else next(iter(queue.jobs))
+        while queue.again or queue.jobs or queue.urgent:
+            first = queue.first
             session = self._inline.session(_version(first))
             if session is not None and first.rows <= session.most_rows:
                 batch = self._take(queue, min(session.most_rows, self._max_batch_rows))
@@ -299,11 +386,20 @@ class Coalescer:
             lane = self._lanes.idle() if len(queue.out) < max(1, self._lanes.living) else None
             if lane is None:
                 break
-            batch = self._take(queue, min(self._max_batch_rows, self._admission.most_rows(_version(first).key)))
+            batch = self._take(queue, self._most_rows(_version(first).key))
             if batch is not None:
                 self._send(lane, queue, batch)
                 has_sent = True
         return has_sent
+
+    def _most_rows(self, key: str) -> int:
+        """How many rows a batch that goes to a worker may have."""
+        most = min(self._max_batch_rows, self._admission.most_rows(key))
+        if key in self._urgent_until:
+            if time.perf_counter() < self._urgent_until[key]:
+                return min(most, self._admission.short_rows(key))
+            del self._urgent_until[key]
+        return most
 
     def _take(self, queue: _Queue, most_rows: int) -> Batch | None:
         """The next batch; None when nobody waits for the jobs any more."""
@@ -312,6 +408,9 @@ class Coalescer:
             queue.rows -= job.rows
             self.rows_waiting -= job.rows
             return None if job.is_settled else Batch(_version(job), [job], job.rows)
+        if queue.urgent:
+            return self._take_urgent(queue, most_rows)
+        queue.urgent_in_a_row = 0
         if queue.rows <= most_rows:
             jobs, rows = list(queue.jobs), queue.rows
             queue.jobs.clear()
@@ -327,6 +426,24 @@ class Coalescer:
         queue.rows -= rows
         self.rows_waiting -= rows
         return Batch(_version(jobs[0]), jobs, rows) if jobs else None
+
+    def _take_urgent(self, queue: _Queue, most_rows: int) -> Batch:
+        """The next batch, in which urgent jobs come first and ordinary ones fill what is left."""
+        first = [queue.first] if queue.is_ordinarys_turn else []
+        queue.urgent_in_a_row = 0 if first else queue.urgent_in_a_row + 1
+        jobs: list[Job] = []
+        rows = 0
+        for job in dict.fromkeys(chain(first, queue.urgent, queue.jobs)):
+            if jobs and rows + job.rows > most_rows:
+                break
+            jobs.append(job)
+            rows += job.rows
+        now = time.perf_counter()
+        for job in jobs:
+            self._leave(job)
+            if job.is_urgent:
+                self._observe_urgent(_version(job), now - job.arrived)
+        return Batch(_version(jobs[0]), jobs, rows)
 
     def _compute(self, batch: Batch, run: Callable[[Matrix], Answers]) -> None:
         """Compute a batch in this very process."""
@@ -448,12 +565,13 @@ def _matrix(batch: Batch) -> Matrix | None:
     try:
         if len(lines) == len(jobs):
             return batch.version.schema.stack(lines)
-        return np.concatenate([_own_matrix(job) for job in jobs])
+        return np.concatenate([own_matrix(job) for job in jobs])
     except BadRow:
         return _matrix_of_the_good(batch)
 
 
-def _own_matrix(job: Job) -> Matrix:
+def own_matrix(job: Job) -> Matrix:
+    """The rows of one job, [N, F]."""
     if job.matrix is not None:
         return job.matrix
     assert job.line is not None
@@ -466,7 +584,7 @@ def _matrix_of_the_good(batch: Batch) -> Matrix | None:
     parts: list[Matrix] = []
     for job in batch.jobs:
         try:
-            parts.append(_own_matrix(job))
+            parts.append(own_matrix(job))
             good.append(job)
         except BadRow as error:
             if not _settle(job):

@@ -1,10 +1,12 @@
 """What the server tells about a model to those who want to ask it: its features, its answers, how good it is."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from models import shapley
 from models.errors import RowcastError
+from models.labels import STABLE, Label
 from models.repository import Version
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from service.catalog import Catalog
@@ -28,6 +30,7 @@ def describe(catalog: Catalog, version: Version, example: Mapping[str, Any] | No
         "version": str(version.number),
         "versions": [str(number) for number in live],
         "labels": {label: str(number) for label, number in sorted(catalog.labels(version.name).items())},
+        "traffic": _traffic(catalog.routes(version.name)),
         "refused": refused,
         "task": manifest.task,
         "targets": manifest.targets,
@@ -43,6 +46,23 @@ def describe(catalog: Catalog, version: Version, example: Mapping[str, Any] | No
             {"version": str(number), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
             for number in live
         ],
+    }
+
+
+def _traffic(labels: Mapping[str, Label]) -> dict[str, Any]:
+    """For each label its version, and what it has of the requests that name neither a version nor a label.
+
+    `share` are those that it answers, of which "stable" has what the others leave; `shadow` those that it computes
+    beside "stable", to be answered to nobody.
+    """
+    rest = max(0.0, 1.0 - math.fsum(label.share for label in labels.values()))
+    return {
+        name: {
+            "version": str(label.version),
+            "share": round(rest, 9) if name == STABLE else label.share,
+            "shadow": label.shadow,
+        }
+        for name, label in sorted(labels.items())
     }
 
 

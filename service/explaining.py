@@ -20,9 +20,10 @@ from models.errors import shown
 from models.repository import Version
 from models.schema import Matrix, category_text
 from models.shapley import Background, Explanation, Shapley
+from service.blame import blamed
 from service.front import Front
 from service.ledger import Ledger
-from service.problems import BadBody, NotOffered
+from service.problems import BadBody, ModelFailed, NotOffered
 from service.wire import plain
 from service.wire.answers import finite
 
@@ -41,6 +42,7 @@ async def explain(front: Front, ledger: Ledger, version: Version, asked: plain.R
         TooLarge: there are more rows than may be explained at once.
         BadRow: as `plain.Request.encode` says.
         Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` says.
+        NotComputable: as `blamed` says.
     """
     game = await asyncio.to_thread(_game_of, version)
     wanted = _wanted_class(asked.parameters, version)
@@ -48,9 +50,12 @@ async def explain(front: Front, ledger: Ledger, version: Version, asked: plain.R
     matrix = asked.encode(version.schema, most)
     ledger.encoded = time.perf_counter()
     rows = []
-    for row in matrix:
-        answers = await _answers(front, ledger, version, row[None])
-        asked_about = await _answers(front, ledger, version, await asyncio.to_thread(game.rows, row))
+    for number, row in enumerate(matrix):
+        try:
+            answers = await _answers(front, ledger, version, row[None])
+            asked_about = await _answers(front, ledger, version, await asyncio.to_thread(game.rows, row))
+        except ModelFailed as error:
+            raise blamed(error, version, row[None], number) from None
         explanation = game.share_out(asked_about)
         rows.append(_described(version, explanation, answers[0], wanted))
     ledger.computed, ledger.answered_rows = time.perf_counter(), len(matrix)

@@ -26,21 +26,25 @@ from service.asking import (
     ASIDE_BYTES,
     JSON,
     OIP_LENGTH,
+    PRIORITY,
+    URGENT,
     Question,
     body_s,
     check_model,
     find,
     find_by_path,
+    may_be_urgent,
     oip_question,
     plain_question,
     whom,
 )
-from service.coalescer import Batch, Job, WriteRows
+from service.blame import blamed
+from service.coalescer import Batch, Job, WriteRows, own_matrix
 from service.connection import MOST_HEADERS, Connection
 from service.front import Front
 from service.ledger import Ledger, admit, count, problem_of, read_headers
 from service.observing.tracing import read_trace
-from service.problems import ClientGone, TooSlow
+from service.problems import ClientGone, ModelFailed, TooSlow
 from service.turn import LONGEST, NOBODY, Pending, TurnBatch
 from service.wire import forms, oip_row, plain
 from service.wire.json_text import read_json
@@ -59,6 +63,7 @@ _FOR_THE_APP = frozenset({b"transfer-encoding", b"content-encoding", b"expect", 
 _FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "json")
 _SAID_OF_IT = frozenset({b"x-request-id", b"x-routing-key", b"traceparent"})
 _OIP_LENGTH = OIP_LENGTH.encode()
+_PRIORITY, _URGENT = PRIORITY.encode(), URGENT.encode()
 _LONGEST_KNOWN = 4000  # bytes of a head
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
 _MOST_DIGITS = 8  # of a Content-Length that the fast lane reads
@@ -100,6 +105,7 @@ class _Head:
     Attributes:
         oip_length: the value of Inference-Header-Content-Length.
         is_bare: it has no id, no trace and no routing key.
+        is_urgent: it asks to go before others.
     """
 
     headers: Mapping[bytes, bytes]
@@ -107,6 +113,7 @@ class _Head:
     oip_length: str | None
     keep_alive: bool
     is_bare: bool
+    is_urgent: bool
 
 
 class Exchange(Job, Ledger):
@@ -147,6 +154,8 @@ class Exchange(Job, Ledger):
                 (body,) = self.write_rows(batch.version, batch.answers_of(start, 1))
             if self.oip_id:
                 body = oip_row.with_id(batch.version, body, self.oip_id)
+        except ModelFailed as error:
+            self.lane.refuse(self, blamed(error, batch.version, own_matrix(self)))
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
             self.lane.refuse(self, error)
         else:
@@ -291,7 +300,9 @@ class FastLane(Connection):
         length = headers.get(_OIP_LENGTH)
         oip_length = None if length is None else length.decode("latin-1")
         keep_alive = self.parser.should_keep_alive()
-        return _Head(headers, target, oip_length, keep_alive, is_bare=_SAID_OF_IT.isdisjoint(headers))
+        is_bare = _SAID_OF_IT.isdisjoint(headers)
+        is_urgent = not target.is_oip and headers.get(_PRIORITY) == _URGENT
+        return _Head(headers, target, oip_length, keep_alive, is_bare=is_bare, is_urgent=is_urgent)
 
     def _is_free(self) -> bool:
         """Whether nothing is before the next request, neither unanswered nor unread by the client."""
@@ -316,7 +327,7 @@ class FastLane(Connection):
         front, target = self._front, head.target
         exchange = Exchange(self, head, "", time.perf_counter())
         read_headers(front, exchange, head.headers)
-        is_lasting = head.is_bare and front.open_trace is read_trace
+        is_lasting = head.is_bare and not head.is_urgent and front.open_trace is read_trace
         try:
             if target.whom is not None:  # an unknown model is refused before its rows are uploaded
                 exchange.version = front.catalog.find(*target.whom, exchange.routing_key)
@@ -384,13 +395,16 @@ class FastLane(Connection):
                 request = plain.read(asked)
                 exchange.version = find(front, whom(target.path, request), exchange.routing_key)
                 exchange.question = plain_question(front.settings, exchange.version, request)
+        is_urgent = exchange.head.is_urgent
         if exchange.question is None:
             exchange.rows = 1
         else:
+            is_urgent = is_urgent or exchange.question.is_urgent
             exchange.matrix, within_s = exchange.question.matrix, exchange.question.within_s
             exchange.rows = len(exchange.matrix)
         if target.whom is None and exchange.version is not None:  # else the path has named the model
             check_model(exchange, exchange.version)
+        exchange.is_urgent = is_urgent and may_be_urgent(exchange)
         exchange.encoded = exchange.arrived = time.perf_counter()
         exchange.deadline = exchange.started + within_s
         front.coalescer.submit(exchange)

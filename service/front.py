@@ -111,6 +111,7 @@ async def open_front(
         admission=Admission(settings.max_wait_s, settings.max_waiting_rows),
         say_in_flight=metrics.rows_in_flight,
         sample=drift.sample,
+        observe_urgent=metrics.urgent,
     )
     lanes.start(coalescer.wake)
     await lanes.someone_is_up()

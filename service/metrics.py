@@ -11,6 +11,7 @@ import asyncio
 import importlib.metadata
 import os
 import platform
+import threading
 import time
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,10 +21,11 @@ from pathlib import Path
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import mark_process_dead
 from prometheus_client.registry import Collector
 
 from models.repository import Version
+from service.counts import WrittenCounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OK = "ok"
@@ -122,6 +124,12 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="max",
         )
+        self._urgent = Counter(
+            "rowcast_urgent_requests", "Urgent requests that were let in", of_version, registry=self.registry
+        )
+        self._urgent_queue = seconds(
+            "rowcast_urgent_queue_duration_seconds", "From an encoded urgent request to the batch it goes in"
+        )
         self._in_flight = Gauge(
             "rowcast_rows_in_flight",
             "Rows encoded and not yet answered",
@@ -136,6 +144,8 @@ class Metrics:
         )
         started.set(time.time())
         self._in_flight.set(0)  # the slot's last process may have died with rows in flight
+        self._counts = WrittenCounts(counts_folder())
+        self._reading = threading.Lock()
         self._is_scheduled = False
         self._changed: list[_OfVersion] = []  # since they were written
         self._written = 0.0  # when, by time.perf_counter
@@ -186,6 +196,14 @@ class Metrics:
         if not of_version.is_changed:
             self._changes(of_version)
 
+    def urgent(self, version: Version, waited_s: float | None) -> None:
+        """Count an urgent request; with `waited_s`, how long one had waited when its batch went out."""
+        labels = (version.name, str(version.number))
+        if waited_s is None:
+            self._urgent.labels(*labels).inc()
+        else:
+            self._urgent_queue.labels(*labels).observe(waited_s)
+
     def rows_in_flight(self, rows: int) -> None:
         """So many rows are waiting for their batch or out with it."""
         self._in_flight.set(rows)
@@ -224,15 +242,12 @@ class Metrics:
 
     def totals(self) -> "Mapping[tuple[str, str], Totals]":
         """The counts of every version, by model and version, summed over all processes; none ever goes down."""
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # has no annotations
+        with self._reading:
+            counts = self._counts.totals()
         totals: dict[tuple[str, str], Totals] = {}
-        for family in registry.collect():
-            for sample in family.samples:
-                labels = sample.labels
-                if labels.get("version"):
-                    of_version = totals.setdefault((labels["model"], labels["version"]), Totals())
-                    of_version.add(sample.name, labels, sample.value)
+        for series, value in counts.items():
+            if series.whose[1]:
+                totals.setdefault(series.whose, Totals()).add(series.name, dict(series.labels), value)
         return totals
 
     def page(
@@ -252,11 +267,12 @@ class Metrics:
         for version in live:  # a rate needs its zero before the first request
             self._outcome((version.name, str(version.number), OK))
             self._rows.labels(version.name, str(version.number))
+        with self._reading:
+            counts = self._counts.page([(version.name, str(version.number)) for version in live])
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # has no annotations
         for collector in (_State(live, refused, is_ready=is_ready, is_readable=is_readable), *more):
             registry.register(collector)
-        return generate_latest(registry)
+        return counts + bytes(generate_latest(registry))
 
     def _outcome(self, key: tuple[str, str, str]) -> Counter:
         outcome = self._outcomes.get(key)
@@ -320,8 +336,8 @@ class Totals:
                 self.failed += int(value)
             case "rowcast_rows_total":
                 self.rows = int(value)
-            case "rowcast_batch_rows_count":
-                self.batches = int(value)
+            case "rowcast_batch_rows_bucket":
+                self.batches += int(value)
             case "rowcast_queue_duration_seconds_sum":
                 self.seconds["queue"] = value
             case "rowcast_stage_seconds_total":

@@ -37,13 +37,16 @@ def metadata(catalog: Catalog, version: Version) -> dict[str, Any]:
     }
 
 
-def config(version: Version, most_rows: int) -> dict[str, Any]:
-    """A model's configuration, as far as a client can use it: the batch axis is left out of `dims`."""
+def config(catalog: Catalog, version: Version, most_rows: int) -> dict[str, Any]:
+    """A model's configuration, as far as a client can use it: the batch axis is left out of `dims`.
+
+    The version policy is what Triton would be told to serve the same versions: those that are live now.
+    """
     return {
         "name": version.name,
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
-        "version_policy": {"all": {}},
+        "version_policy": {"specific": {"versions": sorted(catalog.live()[version.name])}},
         "max_batch_size": most_rows,
         "input": [_config_tensor(spec) for spec in inputs_of(version.schema)],
         "output": [_config_tensor(spec) for spec in outputs_of(version.manifest)],

@@ -92,7 +92,8 @@ class OipRoutes:
 
     async def _config(self, request: Request) -> Response:
         front = self._front()
-        return _json(oip_description.config(find_by_path(front, request.path_params), front.settings.max_rows))
+        version = find_by_path(front, request.path_params)
+        return _json(oip_description.config(front.catalog, version, front.settings.max_rows))
 
     async def _statistics(self, request: Request) -> Response:
         front = self._front()

@@ -10,12 +10,13 @@ from models.repository import Version
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from service.catalog import Catalog
 from service.description import example_row
+from service.openapi_control import TEXT, control_paths, problem
+from service.pages.report import report_of
 from service.problems import NotReady
 from service.wire import scoring
 from service.wire.arrow_stream import MEDIA_TYPE
 
 _MOST_CATEGORIES = 100
-_TEXT = {"type": "string"}
 _PREDICTION_PROBLEMS = {
     "400": "The body or a row is wrong: bad_body, bad_row, not_offered.",
     "401": "The key is absent, wrong or too old: unauthorized, key_expired.",
@@ -24,6 +25,7 @@ _PREDICTION_PROBLEMS = {
     "408": "The body was not whole in time: too_slow.",
     "413": "More bytes or rows than this server takes: too_large.",
     "415": "The body is compressed: unsupported_encoding.",
+    "422": "A value is too far from those of the training rows: not_computable.",
     "429": "Too many requests of this client: rate_limited.",
     "500": "The model or the server failed: model_failed, internal.",
     "503": "Try again after Retry-After seconds: overloaded, not_ready.",
@@ -50,7 +52,10 @@ def document(answering: Mapping[str, Version], *, needs_key: bool) -> dict[str, 
     """The OpenAPI document of these prediction paths and of the pages beside them."""
     paths: dict[str, Any] = {path: _predict(version, _operation(path)) for path, version in answering.items()}
     schemas: dict[str, Any] = {"Problem": _PROBLEM}
-    for version in answering.values():
+    for path, version in answering.items():
+        if report_of(version) is not None:
+            report = f"{path.removesuffix(':predict')}/report"
+            paths[report] = _get("The version's card.", _operation(report), {"text/html": {"schema": TEXT}})
         about = f"/v1/models/{version.name}"
         if f"{version.name}.{version.number}.Row" not in schemas:
             schemas |= _schemas_of(version)
@@ -60,18 +65,20 @@ def document(answering: Mapping[str, Version], *, needs_key: bool) -> dict[str, 
     paths["/predict"] = _predict_any()
     paths["/invocations"] = _invoke()
     paths |= {path: _get(summary, _operation(path)) for path, summary in _PAGES.items()}
+    paths |= control_paths()
     for probe in ("/health/live", "/health/ready", "/ping"):
         paths[probe]["get"]["security"] = []
     for probe in ("/health/ready", "/ping"):
-        paths[probe]["get"]["responses"]["503"] = _problem("Not ready; the error says why.")
-    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": _TEXT}}
+        paths[probe]["get"]["responses"]["503"] = problem("Not ready; the error says why.")
+    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": TEXT}}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Rowcast",
             "version": "1",
             "description": "Rows in, predictions out. Every error is a Problem with a stable code. "
-            "The Open Inference Protocol V2, below /v2, is described by its own specification.",
+            "The Open Inference Protocol V2, below /v2, is described by its own specification, but for the orders that "
+            "change what is served.",
         },
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": _KEYS},
@@ -87,8 +94,8 @@ _PAGES = {
     "/metrics": "Counts and times for Prometheus.",
 }
 _OTHER_FORMS = {
-    "text/csv": {"schema": _TEXT},
-    "application/jsonlines": {"schema": _TEXT},
+    "text/csv": {"schema": TEXT},
+    "application/jsonlines": {"schema": TEXT},
     MEDIA_TYPE: {"schema": {}},  # octets
 }
 _KEYS = {
@@ -99,13 +106,13 @@ _PROBLEM = {
     "type": "object",
     "required": ["error", "code", "request_id"],
     "properties": {
-        "error": _TEXT | {"description": "What is wrong, in one sentence."},
-        "code": _TEXT | {"description": "Stable; programs may rely on it."},
-        "request_id": _TEXT | {"description": "As in the X-Request-Id header."},
+        "error": TEXT | {"description": "What is wrong, in one sentence."},
+        "code": TEXT | {"description": "Stable; programs may rely on it."},
+        "request_id": TEXT | {"description": "As in the X-Request-Id header."},
         "row": {"type": "integer", "description": "Number of the row, from 0."},
-        "feature": _TEXT,
-        "expected": _TEXT,
-        "got": _TEXT,
+        "feature": TEXT,
+        "expected": TEXT,
+        "got": TEXT,
     },
 }
 
@@ -130,7 +137,7 @@ def _predict(version: Version, operation: str) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/json": body, **_OTHER_FORMS}},
         "responses": {
             "200": _predictions({"$ref": f"#/components/schemas/{name}.Answer"}),
-            **{status: _problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
+            **{status: problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
         },
     }
     return {"post": post}
@@ -150,7 +157,7 @@ def _explain(version: Version, operation: str) -> dict[str, Any]:
                 "description": "The explanations, in the order of the rows.",
                 "content": {"application/json": {"schema": {"type": "object"}}},
             },
-            **{status: _problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
+            **{status: problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
         },
     }
     return {"post": post}
@@ -158,9 +165,9 @@ def _explain(version: Version, operation: str) -> dict[str, Any]:
 
 def _predict_any() -> dict[str, Any]:
     body = {
-        "model": _TEXT,
+        "model": TEXT,
         "version": {"type": ["integer", "string"]},
-        "label": _TEXT,
+        "label": TEXT,
         "instances": {"type": ["array", "object"]},
         "inputs": {"type": ["array", "object"]},
     }
@@ -192,7 +199,7 @@ def _of_any_model(operation: str, summary: str, body: Mapping[str, Any], answer:
         "requestBody": {"required": True, "content": content},
         "responses": {
             "200": _predictions(answer),
-            **{status: _problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
+            **{status: problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
         },
     }
     return {"post": post}
@@ -203,18 +210,12 @@ def _predictions(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"description": "The predictions, in the order of the rows, as Accept asks.", "content": content}
 
 
-def _get(summary: str, operation: str) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"type": "object"}}}
+_OBJECT = {"application/json": {"schema": {"type": "object"}}}
+
+
+def _get(summary: str, operation: str, content: Mapping[str, Any] = _OBJECT) -> dict[str, Any]:
     answer = {"description": summary, "content": content}
     return {"get": {"operationId": operation, "summary": summary, "responses": {"200": answer}}}
-
-
-def _json(description: str, schema: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": {"$ref": schema}}}}
-
-
-def _problem(description: str) -> dict[str, Any]:
-    return _json(description, "#/components/schemas/Problem")
 
 
 # --------------------------------------------------------------------------------------------------- one version

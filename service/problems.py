@@ -33,6 +33,7 @@ STATUS: Mapping[str, int] = {
     "too_slow": 408,
     "too_large": 413,
     "unsupported_encoding": 415,
+    "not_computable": 422,
     "rate_limited": 429,
     "head_too_large": 431,
     "refused": 400,  # and whatever status the framework chose, see `Refused`
@@ -188,6 +189,30 @@ class ModelFailed(RowcastError):  # noqa: N818
 
     def __str__(self) -> str:
         return f"{self.place}: " + ("" if self.row is None else f"row {self.row}: ") + self.reason
+
+
+class NotComputable(RowcastError):  # noqa: N818
+    """A row has a value so far from those of the training rows that the network computes no finite number of it.
+
+    Attributes:
+        place: the version, as `<model>/<version>`.
+        row: the row, from 0.
+        feature: whose value is farthest outside.
+        got: that value.
+        usual: what the training rows had, such as "from 0 to 10".
+    """
+
+    code = "not_computable"
+
+    def __init__(self, place: str, row: int, feature: str, got: str, usual: str) -> None:
+        super().__init__(place, row, feature, got, usual)
+        self.place, self.row, self.feature, self.got, self.usual = place, row, feature, got, usual
+
+    def __str__(self) -> str:
+        return (
+            f"row {self.row}: {self.place} computes no finite number; feature {shown(self.feature)} is {self.got}, "
+            f"in the training rows {self.usual}"
+        )
 
 
 class TooManyConnections(RowcastError):  # noqa: N818

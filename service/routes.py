@@ -7,6 +7,7 @@ A prediction, top to bottom, is `_predict`. Whatever goes wrong anywhere is rais
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -22,6 +23,8 @@ from models.errors import RowcastError
 from service import metrics, oip_routes, openapi, problems, scoring_routes
 from service.access.gate import model_of, scope_of
 from service.asking import (
+    PRIORITY,
+    URGENT,
     answer,
     aside,
     body_s,
@@ -111,6 +114,8 @@ class _Routes:
         else:
             version = ledger.version = find(front, request.path_params, ledger.routing_key)
             question = await aside(len(raw), lambda: form_question(front.settings, version, body, raw))
+        if request.headers.get(PRIORITY) == URGENT:
+            question = replace(question, is_urgent=True)
         return await answer(front, ledger, question if wanted.kind == "json" else in_form(question, wanted))
 
     async def _explain(self, request: Request) -> Response:

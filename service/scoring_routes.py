@@ -4,12 +4,13 @@ An invocation, top to bottom, is `_invoke`. It asks the default model: on these 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from service.asking import answer, aside, body_s, find, ledger_of, read_body, scoring_question
+from service.asking import PRIORITY, URGENT, answer, aside, body_s, find, ledger_of, read_body, scoring_question
 from service.front import Front
 from service.problems import NotReady
 from service.wire import forms
@@ -44,6 +45,8 @@ class ScoringRoutes:
         version = ledger.version = find(front, {})
         raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
         question = await aside(len(raw), lambda: scoring_question(front.settings, version, body, wanted, raw))
+        if request.headers.get(PRIORITY) == URGENT:
+            question = replace(question, is_urgent=True)
         return await answer(front, ledger, question)
 
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,16 +64,19 @@ class Engine:
         open_session: OpenSession,
         check: Callable[[Version], None] = lambda _: None,
         start_shadow: Callable[[], None] = lambda: None,
+        expect: Callable[[Sequence[Version]], None] = lambda _: None,
     ) -> None:
         """Hold no session yet.
 
-        `check` raises BadVersion for what must not even be opened in this process. `start_shadow` has another process
+        `check` raises BadVersion for what must not even be opened in this process; `expect` hears of many that it will
+        be asked about, soon. `start_shadow` has another process
         serve what shadows are asked, if there is none.
         """
         self._repository = repository
         self._open_session = open_session
         self._check = check
         self._start_shadow = start_shadow
+        self._expect = expect
         self._opened: dict[str, _Opened] = {}
         self._opening = threading.Lock()  # one at a time: an opening may take much memory
         self._retired: set[str] = set()
@@ -88,17 +91,29 @@ class Engine:
             NothingToServe: there are versions and all of them are refused.
         """
         refused: list[str] = []
-        for name in self._repository.names():
-            if name not in unloaded:
-                self._open_newest(name, keep, refused)
+        names = [name for name in self._repository.names() if name not in unloaded]
+        self._expect([version for name in names for version in self._newest(name, keep)])
+        for name in names:
+            self._open_newest(name, keep, refused)
         if refused and not self._opened:
             raise NothingToServe(str(self._repository.root), tuple(refused))
 
-    def _open_newest(self, name: str, keep: int, refused: list[str]) -> None:
+    def _newest(self, name: str, keep: int) -> Iterator[Version]:
+        """What `_open_newest` opens if nothing is refused."""
+        labelled = self._labelled(name)
+        for place, number in enumerate(reversed(self._repository.versions(name))):
+            if place < keep or number in labelled:
+                with contextlib.suppress(BadVersion):  # it is said when it is opened
+                    yield self._repository.open(name, number)
+
+    def _labelled(self, name: str) -> set[int]:
         try:
-            labelled = set(self._repository.labels(name).values())
+            return set(self._repository.labels(name).values())
         except (BadVersion, OSError):  # an API process says so
-            labelled = set()
+            return set()
+
+    def _open_newest(self, name: str, keep: int, refused: list[str]) -> None:
+        labelled = self._labelled(name)
         newest = 0
         for number in reversed(self._repository.versions(name)):
             if newest >= keep and number not in labelled:

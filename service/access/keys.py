@@ -45,6 +45,7 @@ class Client:
         models: those that it may ask; None for all.
         expires: from when on its key is none, in Unix time; None for never.
         rate: how fast it may ask; None for as fast as anybody.
+        may_be_urgent: its requests may go before others.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Client:
     models: frozenset[str] | None = None
     expires: float | None = None
     rate: Rate | None = None
+    may_be_urgent: bool = False
 
     def check_model(self, model: str) -> None:
         """Let it pass if it may ask this model.
@@ -63,7 +65,7 @@ class Client:
             raise Forbidden("model", model)
 
 
-ANYBODY = Client("", frozenset(SCOPES))
+ANYBODY = Client("", frozenset(SCOPES), may_be_urgent=True)
 """The client of a server without keys."""
 
 
@@ -79,12 +81,13 @@ class Key(BaseModel):
     expires: AwareDatetime | None = None
     rate_limit: Annotated[float | None, Field(ge=0.001, le=1_000_000)] = None
     rate_burst: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
+    urgent: bool = False
 
     def client(self) -> Client:
         """The one who holds it."""
         expires = None if self.expires is None else self.expires.timestamp()
         rate = None if self.rate_limit is None else Rate.of(self.rate_limit, self.rate_burst)
-        return Client(self.name, self.scopes, self.models, expires, rate)
+        return Client(self.name, self.scopes, self.models, expires, rate, self.urgent)
 
 
 class _File(BaseModel):
@@ -139,7 +142,7 @@ class Keyring:
         self._single: dict[bytes, Client] = {}
         if single is not None:
             digest = hashlib.sha256(single.get_secret_value().encode()).digest()
-            self._single[digest] = Client("default", frozenset(SCOPES))
+            self._single[digest] = Client("default", frozenset(SCOPES), may_be_urgent=True)
         self._stamp = self._stamp_of_file()
         self._clients = self._single if path is None else read_keys(path) | self._single
         self.is_needed = path is not None or single is not None

@@ -20,6 +20,7 @@ def key(
     rate_limit: float | None = None,
     rate_burst: int | None = None,
     expires: datetime | None = None,
+    urgent: Annotated[bool, _Flag] = False,
 ) -> int:
     """Make an API key: the key itself goes to stderr, once, and what the file of keys needs to stdout.
 
@@ -30,6 +31,7 @@ def key(
         rate_limit: Requests per second, instead of those of ROWCAST_RATE_LIMIT.
         rate_burst: Requests at once, instead of those of one second.
         expires: From when on it is none, such as 2027-01-31; midnight, here, where no time is given.
+        urgent: Its requests may ask to go before others.
     """
     secret, digest = make_key()
     try:
@@ -41,6 +43,7 @@ def key(
             rate_limit=rate_limit,
             rate_burst=rate_burst,
             expires=expires.astimezone() if expires is not None else None,
+            urgent=urgent,
         )
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
@@ -62,6 +65,8 @@ def _lines(made: Key) -> list[str]:
     ]
     if made.expires is not None:
         lines.append(f"expires = {made.expires.isoformat()}")
+    if made.urgent:
+        lines.append("urgent = true")
     return [*lines, ""]
 
 

@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from models.repository import Version
 from service.asking import find
 from service.front import Front
 from service.pages import assets
 from service.pages.overview import overview
+from service.pages.report import report_of
 from service.problems import NotFound
 
 _REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -55,15 +55,9 @@ class PageRoutes:
 
     async def _report(self, request: Request) -> Response:
         version = find(self._front(), request.path_params)
-        name = _report_of(version)
+        name = report_of(version)
         if name is None:
             raise NotFound(request.url.path)
         body = await asyncio.to_thread(version.read, name)  # checks its digest
         headers = {"content-security-policy": _REPORT_POLICY, "x-content-type-options": "nosniff"}
         return Response(body, media_type="text/html", headers=headers)
-
-
-def _report_of(version: Version) -> str | None:
-    """The HTML file of a version's report; None for one that was published without."""
-    pages = [path for path in version.manifest.files if path.startswith("report/") and path.endswith(".html")]
-    return "report/index.html" if "report/index.html" in pages else min(pages, default=None)

@@ -3,6 +3,8 @@
     prediction      regression: float32, or for K targets a fixed-size list of K; classification: the likeliest class, a
                     dictionary of texts, an int64 or a bool
     probabilities   classification alone: a fixed-size list of a float32 for each class
+    lower, upper    where a regression was asked how sure it is: like `prediction`
+    in_set          where a classification was: a fixed-size list of a bool for each class
 
 The schema's metadata has `model_name`, `model_version` and, as JSON, `targets` and `classes`.
 """
@@ -23,6 +25,7 @@ from models.proof import Answers
 from models.repository import Version
 from models.schema import category_text
 from service.wire.answers import class_numbers, finite
+from service.wire.certainty import Certainty
 
 _FRAME = struct.Struct("<II")
 _END = _FRAME.pack(0xFFFFFFFF, 0)
@@ -48,7 +51,7 @@ class _Column:
     has_dictionary: bool = False
 
 
-def write(version: Version, answers: Answers) -> bytes:
+def write(version: Version, answers: Answers, sure: Certainty | None = None) -> bytes:
     """The stream of an answer.
 
     Shape:
@@ -60,10 +63,13 @@ def write(version: Version, answers: Answers) -> bytes:
     classes = version.manifest.classes
     if classes is None:
         prediction = finite(version, "prediction", answers).astype("<f4", copy=False)  # [N, K]
-        return _head(version) + _batch(len(prediction), _columns(version), [prediction]) + _END
-    probabilities = finite(version, "probabilities", answers).astype("<f4", copy=False)  # [N, C]
-    labels = _labels(classes, class_numbers(version, classes, answers))
-    return _head(version) + _batch(len(labels), _columns(version), [labels, probabilities]) + _END
+        values = [prediction, *(() if sure is None or sure.bounds is None else sure.bounds)]
+    else:
+        probabilities = finite(version, "probabilities", answers).astype("<f4", copy=False)  # [N, C]
+        values = [_labels(classes, class_numbers(version, classes, answers)), probabilities]
+        values += [] if sure is None or sure.members is None else [sure.members]
+    is_sure = sure is not None
+    return _head(version, is_sure=is_sure) + _batch(len(values[0]), _columns(version, is_sure=is_sure), values) + _END
 
 
 def _labels(classes: Sequence[ClassLabel], numbers: Sequence[int]) -> npt.NDArray[Any]:
@@ -78,14 +84,16 @@ def _class_type(classes: Sequence[ClassLabel]) -> int:
     return _INT if all(type(one) is int and -(2**63) <= one < 2**63 for one in classes) else _UTF8
 
 
-def _columns(version: Version) -> Sequence[_Column]:
+def _columns(version: Version, *, is_sure: bool) -> Sequence[_Column]:
     classes = version.manifest.classes
     if classes is None:
-        return [_Column("prediction", _FLOAT, items=len(version.manifest.targets))]
+        names = ("prediction", "lower", "upper") if is_sure else ("prediction",)
+        return [_Column(name, _FLOAT, items=len(version.manifest.targets)) for name in names]
     type_ = _class_type(classes)
     return [
         _Column("prediction", type_, has_dictionary=type_ == _UTF8),
         _Column("probabilities", _FLOAT, items=len(classes)),
+        *([_Column("in_set", _BOOL, items=len(classes))] if is_sure else ()),
     ]
 
 
@@ -93,14 +101,14 @@ def _columns(version: Version) -> Sequence[_Column]:
 
 
 @lru_cache(maxsize=256)
-def _head(version: Version) -> bytes:
+def _head(version: Version, *, is_sure: bool) -> bytes:
     """The messages before the batch, the same for every answer of a version: its schema, and the classes' texts."""
     builder, manifest = flatbuffers.Builder(1024), version.manifest
     known = {"model_name": version.name, "model_version": str(version.number)}
     known["targets"] = orjson.dumps(manifest.targets).decode()
     if manifest.classes is not None:
         known["classes"] = orjson.dumps(manifest.classes).decode()
-    columns = _columns(version)
+    columns = _columns(version, is_sure=is_sure)
     fields = _tables(builder, [_field(builder, column) for column in columns])
     pairs = _tables(builder, [_pair(builder, key, value) for key, value in known.items()])
     schema = _table(builder, 4, {1: fields, 2: pairs})

@@ -8,17 +8,19 @@ come here.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from models.errors import shown
-from models.intervals import Intervals, PredictionSets
 from models.manifest import ClassLabel, Manifest
 from models.proof import Answers
 from models.repository import Version
 from service.problems import BadBody, NotOffered
+from service.wire.answers import finite
 
 INTERVAL = "interval"
 
@@ -48,37 +50,59 @@ def levels_of(manifest: Manifest) -> Sequence[float]:
     return () if sure is None else sure.levels
 
 
+@dataclass(frozen=True, slots=True)
+class Certainty:
+    """How sure the answers to some rows are, at one level.
+
+    Attributes:
+        bounds: of a regression, the lower and the upper bounds, FP32 [2, N, K]; else None.
+        members: of a classification, which classes are in the set of each row [N, C]; else None.
+    """
+
+    bounds: npt.NDArray[np.float32] | None
+    members: npt.NDArray[np.bool_] | None
+
+
+def certainty_of(version: Version, answers: Answers, level: float) -> Certainty:
+    """How sure answers are, whose numbers are finite; `level` is one of the version's.
+
+    Raises:
+        ModelFailed: a bound is beyond all floats; it names the first row.
+    """
+    manifest = version.manifest
+    if manifest.intervals is None:
+        assert manifest.prediction_sets is not None
+        return Certainty(None, manifest.prediction_sets.members(answers["probabilities"], level))
+    with np.errstate(over="ignore"):
+        bounds = np.stack(manifest.intervals.bounds(answers["prediction"], level)).astype("<f4")
+    finite(version, "bounds", {"bounds": np.moveaxis(bounds, 0, 1)})
+    return Certainty(bounds, None)
+
+
 def add_to_plain(body: bytes, version: Version, answers: Answers, level: float) -> bytes:
     """The plain JSON of an answer with the intervals of its predictions.
 
     `intervals` is [[lower, upper], ...], or for several targets [[[lower, upper], ...], ...]; `prediction_sets` is a
     list of classes for each row.
     """
-    manifest = version.manifest
+    sure = certainty_of(version, answers, level)
     added: dict[str, Any]
-    if manifest.intervals is not None:
-        ends = _ends(manifest.intervals, answers, level)  # [N, K, 2]
+    if sure.bounds is not None:
+        ends = np.moveaxis(sure.bounds, 0, 2)  # [N, K, 2]
         added = {"intervals": np.ascontiguousarray(ends[:, 0] if ends.shape[1] == 1 else ends)}
     else:
-        assert manifest.prediction_sets is not None
-        assert manifest.classes is not None
-        added = {"prediction_sets": _sets(manifest.prediction_sets, manifest.classes, answers, level)}
+        added = {"prediction_sets": sets(version, answers, sure)}
     text = orjson.dumps(added | {INTERVAL: level}, option=orjson.OPT_SERIALIZE_NUMPY)
     return body[:-1] + b"," + text[1:]
 
 
-def _ends(intervals: Intervals, answers: Answers, level: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-    lower, upper = intervals.bounds(answers["prediction"], level)
-    return np.stack([lower, upper], axis=2).astype(np.float32)
-
-
-def _sets(
-    sets: PredictionSets, classes: Sequence[ClassLabel], answers: Answers, level: float
-) -> list[list[ClassLabel]]:
-    probabilities = answers["probabilities"]
-    inside = sets.members(probabilities, level)
-    order = np.argsort(-probabilities, axis=1, kind="stable")  # the likeliest first
-    return [[classes[code] for code in codes if row[code]] for row, codes in zip(inside, order, strict=True)]
+def sets(version: Version, answers: Answers, sure: Certainty) -> list[list[ClassLabel]]:
+    """The classes in the set of each row of a classification, the likeliest first."""
+    classes = version.manifest.classes
+    assert classes is not None
+    assert sure.members is not None
+    order = np.argsort(-answers["probabilities"], axis=1, kind="stable")
+    return [[classes[code] for code in codes if row[code]] for row, codes in zip(sure.members, order, strict=True)]
 
 
 def add_to_oip(
@@ -88,13 +112,13 @@ def add_to_oip(
 
     `lower` and `upper`, FP32 [N, K], of a regression; `in_set`, BOOL [N, C], of a classification.
     """
-    manifest = version.manifest
-    if manifest.intervals is not None:
-        lower, upper = np.moveaxis(_ends(manifest.intervals, answers, level), 2, 0)
-        tensors = {"lower": ("FP32", lower), "upper": ("FP32", upper)}
+    sure = certainty_of(version, answers, level)
+    tensors: dict[str, tuple[str, npt.NDArray[Any]]]
+    if sure.bounds is not None:
+        tensors = {"lower": ("FP32", sure.bounds[0]), "upper": ("FP32", sure.bounds[1])}
     else:
-        assert manifest.prediction_sets is not None
-        tensors = {"in_set": ("BOOL", manifest.prediction_sets.members(answers["probabilities"], level))}
+        assert sure.members is not None
+        tensors = {"in_set": ("BOOL", sure.members)}
     head = orjson.loads(body if json_bytes is None else body[:json_bytes])
     chunks = [] if json_bytes is None else [body[json_bytes:]]
     for name, (datatype, values) in tensors.items():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from models.errors import BadRow, shown
@@ -19,6 +20,7 @@ from models.repository import Version
 from models.schema import Feature, Matrix, Schema, category_text
 from service.problems import BadBody, TooLarge
 from service.wire.answers import class_numbers, finite
+from service.wire.certainty import Certainty
 from service.wire.columns import check_names
 
 MISSING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "?"})
@@ -136,35 +138,52 @@ def _category(cell: str, categories: Sequence[str]) -> str | None:
 # --------------------------------------------------------------------------------------------------- answers
 
 
-def write(version: Version, answers: Answers, *, header: bool, output: str) -> bytes:
+def write(version: Version, answers: Answers, *, header: bool, output: str, sure: Certainty | None = None) -> bytes:
     """The lines of an answer: K predictions each, or a class, or with the output "probabilities" C of them.
 
-    Every float32 comes back bit by bit when its text is read and rounded to float32.
+    How sure they are follows on the line: the lower and the upper bound of each target, or for each class whether it is
+    in the row's set. Every float32 comes back bit by bit when its text is read and rounded to float32.
 
     Raises:
         ModelFailed: a number is not finite, or a label is no class.
     """
     manifest = version.manifest
     if manifest.classes is None:
-        names: Sequence[str] = manifest.targets if len(manifest.targets) > 1 else ("prediction",)
-        body = _numbers(finite(version, "prediction", answers))
+        names = [*manifest.targets] if len(manifest.targets) > 1 else ["prediction"]
+        lines = _numbers(finite(version, "prediction", answers))
     else:
-        classes = [_cell(category_text(one) or "") for one in manifest.classes]
+        classes = [_cell(category_text(one) or "").encode() for one in manifest.classes]
         probabilities = finite(version, "probabilities", answers)  # of numbers that are not, no class means anything
         numbers = class_numbers(version, manifest.classes, answers)
         if output == "probabilities":
-            names, body = [category_text(one) or "" for one in manifest.classes], _numbers(probabilities)
+            names, lines = [category_text(one) or "" for one in manifest.classes], _numbers(probabilities)
         else:
-            names, body = ("prediction",), "".join(classes[number] + "\n" for number in numbers).encode()
-    return (",".join(map(_cell, names)) + "\n").encode() * header + body
+            names, lines = ["prediction"], [classes[number] for number in numbers]
+    if sure is not None:
+        more, cells = _columns_of(version, sure)
+        names += more
+        lines = list(map(b"%b,%b".__mod__, zip(lines, cells, strict=True)))
+    if header:
+        lines = [",".join(map(_cell, names)).encode(), *lines]
+    return b"\n".join([*lines, b""])
 
 
-def _numbers(matrix: Any) -> bytes:
+def _columns_of(version: Version, sure: Certainty) -> tuple[list[str], list[bytes]]:
+    """The columns that say how sure an answer is: their names and lines."""
+    manifest = version.manifest
+    if sure.bounds is None:
+        assert sure.members is not None
+        return [f"{category_text(one) or ''}_in_set" for one in manifest.classes or ()], _numbers(sure.members)
+    targets = [f"{target}_" for target in manifest.targets] if len(manifest.targets) > 1 else [""]
+    pairs = np.moveaxis(sure.bounds, 0, 2).reshape(-1, 2 * len(targets))  # [N, 2K]
+    return [target + end for target in targets for end in ("lower", "upper")], _numbers(pairs)
+
+
+def _numbers(matrix: npt.NDArray[Any]) -> list[bytes]:
     """The lines of a matrix, from its JSON: [[1.5,2.0],[3.0,4.0]]."""
     if not len(matrix):
-        return b""
-    text = orjson.dumps(np.ascontiguousarray(matrix), option=orjson.OPT_SERIALIZE_NUMPY)
-    return text[2:-2].replace(b"],[", b"\n") + b"\n"
+        return []
+    return orjson.dumps(np.ascontiguousarray(matrix), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
 
 
 def _cell(text: str) -> str:

@@ -12,7 +12,8 @@ from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix, Schema
 from service.problems import BadBody
-from service.wire import arrow, arrow_answer, arrow_stream, csv_text, json_lines, scoring
+from service.wire import arrow, arrow_answer, arrow_stream, certainty, csv_text, json_lines, scoring
+from service.wire.answers import finite
 
 Kind = Literal["json", "csv", "lines", "arrow"]
 
@@ -67,6 +68,19 @@ class Form:
             raise BadBody(f"the output must be one of {', '.join(scoring.OUTPUTS)}", shown(given))
         return given
 
+    @property
+    def interval(self) -> float | None:
+        """The level at which the answer shall say how sure it is; None when nothing says so.
+
+        Raises:
+            BadBody: it is no number.
+        """
+        given = self.parameters.get("interval")
+        try:
+            return None if given is None else float(given)
+        except ValueError:
+            raise BadBody("the parameter interval of the answer's type must be a number", shown(given)) from None
+
 
 def of_body(content_type: str) -> Form:
     """The form of a body; JSON where its type says nothing that is known here."""
@@ -119,29 +133,45 @@ def encode(form: Form, raw: bytes, schema: Schema, most_rows: int) -> Matrix:
     return arrow.encode(raw, schema, most_rows)
 
 
-def check_output(version: Version, form: Form, output: str | None) -> None:
-    """Refuse, before anything is computed, an answer that cannot be written.
+def check_output(version: Version, form: Form, output: str | None, level: float | None = None) -> float | None:
+    """Refuse, before anything is computed, an answer that cannot be written; else the level of its intervals or sets.
+
+    `level` is the one that the body asks for, which comes before that of the form.
 
     Raises:
-        BadBody: probabilities are asked of a regression, or the form's parameters are none of ours.
+        BadBody: probabilities are asked of a regression, the form's parameters are none of ours, or it has no room for
+            intervals.
+        NotOffered: the version has no intervals.
     """
     if "probabilities" in (output, form.output) and version.manifest.classes is None:
         raise BadBody(f"model '{version.name}' predicts numbers and has no probabilities")
     if form.kind == "csv":
         _ = form.header
+    if level is None and form.interval is not None:
+        level = certainty.asked_level({certainty.INTERVAL: form.interval}, version)
+    if level is not None and form.kind == "json":
+        raise BadBody("an answer of this path in JSON has no room for intervals; ask for text/csv or another form")
+    return level
 
 
-def write(form: Form, version: Version, answers: Answers, *, output: str | None = None) -> bytes:
+def write(
+    form: Form, version: Version, answers: Answers, *, output: str | None = None, level: float | None = None
+) -> bytes:
     """The body of an answer; in JSON that of MLflow's scoring protocol.
 
     Raises:
         ModelFailed: a number is not finite, or a label is no class.
     """
     chosen = form.output or output or scoring.OUTPUTS[0]
+    if level is None:
+        sure = None
+    else:
+        finite(version, "prediction" if version.manifest.classes is None else "probabilities", answers)
+        sure = certainty.certainty_of(version, answers, level)
     if form.kind == "csv":
-        return csv_text.write(version, answers, header=bool(form.header), output=chosen)
+        return csv_text.write(version, answers, header=bool(form.header), output=chosen, sure=sure)
     if form.kind == "lines":
-        return json_lines.write(version, answers)
+        return json_lines.write(version, answers, sure)
     if form.kind == "arrow":
-        return arrow_answer.write(version, answers)
+        return arrow_answer.write(version, answers, sure)
     return scoring.write(version, answers, output=chosen)

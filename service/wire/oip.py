@@ -57,6 +57,12 @@ class Request:
     timeout_s: float | None
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it asks to go before others: 1 is the protocol's highest priority, and all others are ordinary."""
+        priority = self.parameters.get("priority")
+        return type(priority) is int and priority == 1
+
 
 def read(raw: bytes, header_length: str | None) -> Request:
     """What a body asks for; `header_length` is the value of Inference-Header-Content-Length. No tensor is read yet.

@@ -27,6 +27,7 @@ from service.client import (
 )
 from tests.server.conftest import CHECKOUT, START_S, free_port, until
 from tests.service import tiny
+from tests.service.test_certainty import OF_PAIR, SETS
 
 pytestmark = pytest.mark.server
 
@@ -42,8 +43,9 @@ def served(tmp_path_factory):
     from tests.server.conftest import Server  # noqa: PLC0415
 
     root = tmp_path_factory.mktemp("published")
+    sure = {"pair": {"intervals": OF_PAIR}, "flowers": {"prediction_sets": SETS}}
     for name in ("line", "pair", "flowers", "coin"):
-        tiny.publish(root, name)
+        tiny.publish(root, name, **sure.get(name, {}))
     tiny.publish(root, "line", shift=1.0)
     Repository(root).set_label("line", "stable", 1)
     Repository(root).set_label("line", "canary", 2)
@@ -119,6 +121,16 @@ def test_async_sends_the_parts_together_and_keeps_their_order(served):
     assert (models, labels) == (["coin", "flowers", "line", "pair"], {"canary": "2", "stable": "1"})
 
 
+def test_how_sure_the_answers_are_can_be_asked(served, client):
+    with Client(url_of(served), rows_per_request=2) as in_parts:
+        pairs = in_parts.predict("pair", [[5, 2]] * 3, interval=0.5)
+    assert pairs.intervals == [[[6.0, 8.0], [2.0, 8.0]]] * 3
+    assert pairs.prediction_sets is None
+    assert client.predict("flowers", tiny.ROWS["flowers"], interval=0.9).prediction_sets == [["rose"]]
+    with pytest.raises(BadRequest, match="line/1 has no intervals"):
+        client.predict("line", [[1.0]], interval=0.9)
+
+
 def test_what_is_there_can_be_asked(client):
     assert client.models() == ["coin", "flowers", "line", "pair"]
     assert client.describe("line")["features"][0]["name"] == "x"
@@ -146,9 +158,9 @@ def test_each_problem_is_an_error_of_its_own(client):
     for whom in ({"model": "lime"}, {"model": "line", "version": 9}, {"model": "line", "label": "none"}):
         with pytest.raises(NotServed):
             client.predict(rows=[[1.0]], **whom)
-    with pytest.raises(ServerFailed, match="row 0") as caught:
-        client.predict("line", [[3e38]])
-    assert caught.value.code == "model_failed"
+    with pytest.raises(BadRequest, match="row 1: line/1 computes no finite number; feature 'x' is 3e") as caught:
+        client.predict("line", [[1.0], [3e38]])
+    assert (caught.value.code, caught.value.row, caught.value.feature) == ("not_computable", 1, "x")
 
 
 def test_nobody_there_is_unreachable_after_as_much_patience_as_was_asked():

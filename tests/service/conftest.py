@@ -51,6 +51,9 @@ class Shelf:
     def labels(self, name):
         return self.repository.labels(name)
 
+    def routes(self, name):
+        return self.repository.routes(name)
+
     def unloaded(self):
         return frozenset()
 
@@ -79,10 +82,12 @@ class Answering:
         self.failure: Exception | None = None
         self.answer = tiny.answer
         self.matrices = []
+        self.urgent = []
         self.tasks = {}
 
-    async def predict(self, version, matrix, deadline_s):
+    async def predict(self, version, matrix, deadline_s, *, is_urgent=False):
         self.matrices.append(matrix)
+        self.urgent.append(is_urgent)
         if self.failure is not None:
             raise self.failure
         assert deadline_s > 0
@@ -102,7 +107,9 @@ class Answering:
             batch.answers, batch.computed = task.result(), time.perf_counter()
             job.answered(batch, 0)
 
-        self.tasks[job] = asyncio.ensure_future(self.predict(job.version, matrix, job.deadline - job.arrived))
+        self.tasks[job] = asyncio.ensure_future(
+            self.predict(job.version, matrix, job.deadline - job.arrived, is_urgent=job.is_urgent)
+        )
         self.tasks[job].add_done_callback(settle)
 
     def withdraw(self, job):

@@ -1,7 +1,10 @@
 """Intervals, prediction sets and explanations over HTTP, in one process."""
 
+import io
+
 import numpy as np
 import orjson
+import polars as pl
 import pytest
 
 from models.intervals import Intervals, PredictionSets
@@ -10,6 +13,7 @@ from tests.service.conftest import Shelf
 from tests.service.test_routes import outcomes, problem
 
 LEVELS = (0.5, 0.9)
+ARROW = "application/vnd.apache.arrow.stream"
 OF_LINE = Intervals(
     rows=99,
     levels=LEVELS,
@@ -124,6 +128,91 @@ def test_the_open_inference_protocol_answers_a_set_as_flags(client):
     outputs = client.post("/v2/models/flowers/infer", json=body).json()["outputs"]
     assert [output["name"] for output in outputs] == ["label", "in_set"]
     assert outputs[1]["data"] == [True, False, True]
+
+
+# --------------------------------------------------------------------------------------------------- other forms
+
+
+def in_form(client, model, rows, accept, **parameters):
+    body = {"instances": rows, "parameters": parameters}
+    return client.post(f"/v1/models/{model}:predict", json=body, headers={"accept": accept})
+
+
+def frame_of(answer):
+    return pl.read_ipc_stream(io.BytesIO(answer.content))
+
+
+def test_csv_has_the_bounds_beside_the_predictions(client):
+    answer = in_form(client, "line", [[2], [3]], "text/csv; header=present", interval=0.9)
+    assert answer.text == "prediction,lower,upper\n5.0,3.0,7.0\n7.0,3.0,11.0\n"
+    assert in_form(client, "line", [[2]], "text/csv", interval=0.9).text == "5.0,3.0,7.0\n"
+    assert in_form(client, "line", [], "text/csv", interval=0.9).text == ""
+    answer = in_form(client, "pair", [[5, 2]], "text/csv; header=present", interval=0.5)
+    assert answer.text == (
+        "sum,difference,sum_lower,sum_upper,difference_lower,difference_upper\n7.0,3.0,6.0,8.0,2.0,8.0\n"
+    )
+
+
+def test_csv_says_for_each_class_whether_it_is_in_the_set(client):
+    rows = [ZERO | {"width": 1.0}, ZERO | {"width": 9.0}]
+    answer = in_form(client, "flowers", rows, "text/csv; header=present", interval=0.9)
+    assert answer.text == (
+        "prediction,rose_in_set,tulip_in_set,daisy_in_set\nrose,true,false,true\nrose,true,false,false\n"
+    )
+
+
+def test_json_lines_have_bounds_and_sets(client):
+    def lines(*asked):
+        return [
+            orjson.loads(line) for line in in_form(client, *asked, "application/jsonlines", interval=0.5).iter_lines()
+        ]
+
+    assert lines("line", [[2], [3]]) == [
+        {"prediction": 5.0, "lower": 4.0, "upper": 6.0},
+        {"prediction": 7.0, "lower": 4.0, "upper": 10.0},
+    ]
+    assert lines("pair", [[5, 2]]) == [{"prediction": [7.0, 3.0], "lower": [6.0, 2.0], "upper": [8.0, 8.0]}]
+    (flower,) = lines("flowers", [ZERO | {"width": 1.0}])
+    assert flower["prediction_set"] == ["rose", "daisy"]
+
+
+def test_arrow_has_bounds_and_sets_as_columns(client):
+    frame = frame_of(in_form(client, "pair", [[5, 2]] * 2, ARROW, interval=0.5))
+    assert frame.columns == ["prediction", "lower", "upper"]
+    assert frame.row(1) == ([7.0, 3.0], [6.0, 2.0], [8.0, 8.0])
+    assert frame_of(in_form(client, "line", [[2]], ARROW, interval=0.9)).rows() == [(5.0, 3.0, 7.0)]
+    rows = [ZERO | {"width": 1.0}, ZERO | {"width": 9.0}, ZERO]
+    sets = frame_of(in_form(client, "flowers", rows, ARROW, interval=0.9))["in_set"]
+    assert sets.to_list() == [[True, False, True], [True, False, False], [True, True, True]]
+    assert "in_set" not in frame_of(in_form(client, "flowers", rows, ARROW)).columns
+
+
+def test_a_body_that_is_no_json_asks_by_accept(client, front):
+    csv = {"content-type": "text/csv", "accept": "text/csv; interval=0.9"}
+    assert client.post("/v1/models/line:predict", content="2\n", headers=csv).text == "5.0,3.0,7.0\n"
+    assert client.post("/invocations", content="2\n", headers=csv).text == "5.0,3.0,7.0\n"
+    for accept, says in (
+        ("text/csv; interval=x", "must be a number"),
+        ("text/csv; interval=0.8", "must be one of 0.5"),
+    ):
+        answer = client.post("/v1/models/line:predict", content="2\n", headers=csv | {"accept": accept})
+        assert says in problem(answer, 400, "bad_body")["error"]
+    answer = client.post("/v1/models/coin:predict", content="2\n", headers=csv)
+    problem(answer, 400, "not_offered")
+    answer = client.post("/invocations", content="2\n", headers=csv | {"accept": "application/json; interval=0.9"})
+    assert "no room for intervals" in problem(answer, 400, "bad_body")["error"]
+    assert len(front.coalescer.matrices) == 2
+
+
+def test_a_bound_beyond_all_floats_is_no_null(client, front):
+    front.coalescer.answer = lambda _, matrix: {"prediction": np.where(matrix > 5, np.float32(3.4028235e38), matrix)}
+    wide = OF_LINE.model_copy(update={"low": ((((-1e38,) * 2),) * 2,), "high": ((((1e38,) * 2),) * 2,)})
+    version = front.catalog.versions["line"][1]
+    manifest = version.manifest.model_copy(update={"intervals": wide})
+    front.catalog.versions["line"][1] = type(version)(version.folder, manifest)
+    for accept in ("application/json", "text/csv", "application/jsonlines", ARROW):
+        answer = in_form(client, "line", [[1], [6]], accept, interval=0.9)
+        assert problem(answer, 500, "model_failed")["error"] == "line/1: row 1: bounds is not a finite number"
 
 
 # --------------------------------------------------------------------------------------------------- explanations

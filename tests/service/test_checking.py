@@ -2,6 +2,7 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -88,3 +89,72 @@ def test_twenty_versions_are_checked_in_a_moment(tmp_path, checker):
     for version in versions:
         checker.check(version)
     assert time.monotonic() - began < 3  # 0.2 s where nothing else runs
+
+
+def test_hostile_files_among_many_are_refused_and_no_other_one_is(tmp_path, checker):
+    models = [None, hostile.nan_weights(), None, hostile.endless(), b"no graph", None, hostile.deep(), None]
+    versions = [tiny.publish(tmp_path, "line", model) for model in models]
+    checker.expect(versions)
+    later = Checker(lambda _: os._exit(1), tmp_path / "verdicts")  # what it must open itself, it refuses
+    for version, model in zip(versions, models, strict=True):
+        if model is None:
+            later.check(version)
+        else:
+            with pytest.raises(BadVersion):
+                checker.check(version)
+    later.close()
+
+
+def test_a_version_that_spoils_the_process_costs_those_behind_it_nothing(tmp_path):
+    spoiled = []
+
+    def open_one(version):
+        if spoiled:
+            raise RuntimeError(spoiled)
+        spoiled.extend([1] * (version.name == "coin"))
+        return open_session(version)
+
+    versions = [tiny.publish(tmp_path / "root", name) for name in ("line", "coin", "pair", "coin", "line")]
+    checker = Checker(open_one, tmp_path / "verdicts")
+    checker.expect(versions)
+    for version in versions:
+        checker.check(version)
+    checker.close()
+
+
+def test_each_of_many_has_limits_of_its_own(tmp_path):
+    def open_slowly(version):
+        end = time.process_time() + (0.8 if version.name == "line" else 9.0)
+        while time.process_time() < end:
+            pass
+        return open_session(version)
+
+    many = [tiny.publish(tmp_path / "root", "line") for _ in range(3)]
+    slow = tiny.publish(tmp_path / "root", "coin")
+    checker = Checker(open_slowly, tmp_path / "verdicts", lambda version: replace(limits_for(version), cpu_s=1))
+    checker.expect([*many, slow])
+    later = Checker(lambda _: os._exit(1), tmp_path / "verdicts")
+    for version in many:  # 2.4 s together
+        later.check(version)
+    with pytest.raises(BadVersion, match="computes for longer than 1 s"):
+        checker.check(slow)
+    for one in (later, checker):  # the later one holds the sockets of the earlier
+        one.close()
+
+
+def test_two_workers_check_one_version_once(tmp_path):
+    opened = tmp_path / "opened"
+
+    def open_one(version):
+        time.sleep(0.3)  # so that the other one comes meanwhile
+        (opened / str(os.getpid())).mkdir()
+        return open_session(version)
+
+    opened.mkdir()
+    version = tiny.publish(tmp_path / "root", "line")
+    checkers = [Checker(open_one, tmp_path / "verdicts") for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda checker: checker.check(version), checkers))
+    for checker in reversed(checkers):
+        checker.close()
+    assert len(list(opened.iterdir())) == 1

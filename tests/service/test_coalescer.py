@@ -43,13 +43,14 @@ class Doubling:
             done(Reply(Status.OK, 0.001, answers={"prediction": matrix * 2}))
 
 
-def coalescer_of(lanes, seen=None, max_batch_rows=100, max_waiting_rows=1000, inline=None):
+def coalescer_of(lanes, seen=None, max_batch_rows=100, max_waiting_rows=1000, inline=None, **more):
     return Coalescer(
         lanes,
         inline or Inline(None, 0.0),
         lambda *batch: seen.append(batch) if seen is not None else None,
         max_batch_rows=max_batch_rows,
         admission=Admission(1000.0, max_waiting_rows),
+        **more,
     )
 
 
@@ -140,6 +141,153 @@ def test_versions_take_turns(versions):
         return order
 
     assert asyncio.run(ask()) == ["line", "coin", "line", "line"]
+
+
+def begin(coalescer, version, kind, *matrices, deadline_s=5.0):
+    """As `start`, for jobs of a kind."""
+    is_urgent = kind == "urgent"
+    return [
+        asyncio.ensure_future(coalescer.predict(version, matrix, deadline_s, is_urgent=is_urgent))
+        for matrix in matrices
+    ]
+
+
+def test_urgent_jobs_go_first_and_ordinary_ones_fill_the_batch(versions):
+    async def scenario():
+        lanes = Doubling()
+        waits = []
+        coalescer = coalescer_of(lanes, max_batch_rows=4, observe_urgent=lambda _, waited_s: waits.append(waited_s))
+        line = versions["line"]
+        tasks = start(coalescer, line, rows(0, 0))
+        await turns()
+        tasks += begin(coalescer, line, "ordinary", rows(1), rows(2), rows(3))
+        tasks += begin(coalescer, line, "urgent", rows(10), rows(11, 12))
+        for _ in range(3):
+            await turns()
+            lanes.reply()
+        answers = [answer["prediction"].ravel().tolist() for answer in await asyncio.gather(*tasks)]
+        assert [matrix.ravel().tolist() for matrix in lanes.sent] == [[0, 0], [10, 11, 12, 1], [2, 3]]
+        assert answers == [[0, 0], [2], [4], [6], [20], [22, 24]]
+        assert [waited_s is None for waited_s in waits] == [True, True, False, False]
+        assert coalescer.rows_waiting == coalescer._urgent_waiting == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_version_with_an_urgent_job_has_its_turn_first(versions):
+    async def scenario():
+        lanes = Doubling()
+        coalescer = coalescer_of(lanes)
+        tasks = start(coalescer, versions["line"], rows(0))
+        await turns()
+        for version, kind, x in (("coin", "ordinary", 1), ("line", "ordinary", 2), ("pair", "urgent", 3)):
+            tasks += begin(coalescer, versions[version], kind, rows(x))
+        await turns()
+        for _ in range(4):
+            lanes.reply()
+            await turns()
+        await asyncio.gather(*tasks)
+        assert [matrix.ravel().tolist() for matrix in lanes.sent] == [
+            [0],
+            [3],
+            [2],
+            [1],
+        ]  # as they would take turns but for the urgent one
+
+    asyncio.run(scenario())
+
+
+def test_after_eight_batches_with_urgent_rows_the_oldest_ordinary_job_goes_first(versions):
+    async def scenario():
+        lanes = Doubling()
+        coalescer = coalescer_of(lanes, max_batch_rows=1)
+        tasks = start(coalescer, versions["line"], rows(0))
+        await turns()
+        tasks += begin(coalescer, versions["line"], "ordinary", rows(1), rows(2))
+        tasks += begin(coalescer, versions["line"], "urgent", *(rows(x) for x in range(10, 30)))
+        for _ in range(23):
+            await turns()
+            lanes.reply()
+        await asyncio.gather(*tasks)
+        sent = [int(matrix[0, 0]) for matrix in lanes.sent]
+        assert sent == [0, *range(10, 18), 1, *range(18, 26), 2, *range(26, 30)]
+
+    asyncio.run(scenario())
+
+
+def test_batches_are_short_as_long_as_somebody_urgent_may_come(versions):
+    async def scenario():
+        lanes = Doubling()
+        coalescer = coalescer_of(lanes)
+        sent = []
+        for kind in ("ordinary", "urgent"):
+            tasks = begin(coalescer, versions["line"], kind, rows(1), rows(2))
+            await turns()
+            tasks += start(coalescer, versions["line"], *(rows(x) for x in range(40)))
+            for _ in range(50):
+                if lanes.out:
+                    time.sleep(0.021)  # noqa: ASYNC251 - what this batch takes
+                    lanes.reply()
+                await turns()
+            await asyncio.gather(*tasks)
+            sent.append([len(matrix) for matrix in lanes.sent])
+            lanes.sent.clear()
+        ordinary, urgent = sent
+        assert ordinary == [2, 40]
+        assert urgent[:3] == [1, 1, 1]  # nothing as long as 20 ms, or shorter, came back yet
+
+    asyncio.run(scenario())
+
+
+def test_in_a_full_queue_an_urgent_job_takes_the_place_of_the_last_ordinary_ones(versions):
+    async def scenario():
+        lanes = Doubling()
+        coalescer = coalescer_of(lanes, max_waiting_rows=4)
+        line = versions["line"]
+        tasks = start(coalescer, line, rows(0))
+        await turns()
+        ordinary = begin(coalescer, line, "ordinary", rows(1), rows(2), rows(3, 4))
+        await turns()
+        (urgent,) = begin(coalescer, line, "urgent", rows(10))
+        await turns()
+        for refused in (ordinary[2], *begin(coalescer, line, "ordinary", rows(5, 6))):
+            with pytest.raises(Overloaded):
+                await refused
+        more = begin(coalescer, line, "urgent", rows(11, 12, 13))
+        await turns()
+        with pytest.raises(Overloaded):  # urgent rows alone fill the queue
+            await begin(coalescer, line, "urgent", rows(14))[0]
+        assert coalescer.rows_waiting == 4
+        for refused in ordinary[:2]:
+            with pytest.raises(Overloaded):
+                await refused
+        for _ in range(3):
+            lanes.reply()
+            await turns()
+        assert [len(answer["prediction"]) for answer in await asyncio.gather(*tasks, urgent, *more)] == [1, 1, 3]
+
+    asyncio.run(scenario())
+
+
+def test_an_urgent_job_that_nobody_waits_for_or_that_is_late_leaves_the_queue(versions):
+    async def scenario():
+        lanes = Doubling()
+        coalescer = coalescer_of(lanes)
+        line = versions["line"]
+        tasks = start(coalescer, line, rows(0))
+        await turns()
+        (left,) = begin(coalescer, line, "urgent", rows(1))
+        (late,) = begin(coalescer, line, "urgent", rows(2), deadline_s=0.01)
+        await turns()
+        left.cancel()
+        with pytest.raises(DeadlinePassed):
+            await late
+        assert coalescer.rows_waiting == coalescer._urgent_waiting == 0
+        lanes.reply()
+        await asyncio.gather(*tasks)
+        assert len(lanes.sent) == 1
+
+    asyncio.run(scenario())
 
 
 def test_a_full_queue_refuses_and_says_when_to_try_again(versions):

@@ -260,6 +260,17 @@ def test_an_answer_that_is_not_finite_fails_in_both_lanes(front, app):
     assert slow[0] == 500
 
 
+@pytest.mark.parametrize("path", ["/predict", LINE, "/v2/models/line/infer"])
+def test_a_row_that_overflows_is_named_in_both_lanes(front, app, path):
+    front.coalescer.answer = lambda _, matrix: {"prediction": np.where(matrix > 1e30, np.nan, matrix)}
+    body = json.dumps({"inputs": [tensor("x", "FP32", [1, 1], 1e38)]}).encode()
+    body = body if "infer" in path else b'{"instances": [[1e38]]}'
+    slow, fast, handed_over = both(front, app, request(body, "X-Request-Id: mine", path=path))
+    assert fast == slow
+    assert slow[0] == 422
+    assert not handed_over
+
+
 # --------------------------------------------------------------------------------------------------- who answers
 
 

@@ -212,6 +212,8 @@ def full_page(counts, tmp_path):
     counting = metrics.Metrics()
     counting.answered(VERSION, 3, 0.0002)
     counting.batch(VERSION, 64, 0.001, [0.0001])
+    for waited_s in (None, 0.001):
+        counting.urgent(VERSION, waited_s)
     shadows = Counts(counting.registry)
     shadows.requests(VERSION, "ok")
     shadows.compared(VERSION, Agreement(rows=1, equal=1, difference=0.0))

@@ -253,6 +253,7 @@ def test_configuration_and_metadata_tell_of_the_same_tensors(client, name):
     about, config = client.get(f"/v2/models/{name}").json(), client.get(f"/v2/models/{name}/config").json()
     assert config["name"] == name
     assert config["max_batch_size"] == 1000
+    assert config["version_policy"] == {"specific": {"versions": [int(number) for number in about["versions"]]}}
     for tensors, configured in ((about["inputs"], config["input"]), (about["outputs"], config["output"])):
         assert [one["name"] for one in tensors] == [one["name"] for one in configured]
         for one, other in zip(tensors, configured, strict=True):

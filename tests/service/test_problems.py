@@ -30,6 +30,7 @@ EXAMPLES = [
     p.DeadlinePassed(2.5),
     p.ModelFailed("line/1"),
     p.ModelFailed("line/1", "prediction is not a finite number", 4),
+    p.NotComputable("line/1", 4, "x", "1e+38", "from 0 to 10"),
     p.BadBody("the body must be a JSON object", "nothing"),
     p.NotOffered("line/1", "intervals", "it was calibrated on too few rows"),
     p.TooLarge(100, 200, "rows"),

@@ -410,6 +410,10 @@ def test_a_model_tells_what_it_reads_and_how_good_it_is(client, front):
     assert (about["task"], about["targets"], about["classes"]) == ("regression", ["y"], None)
     assert (about["version"], about["versions"]) == ("2", ["1", "2"])
     assert about["labels"] == {"canary": "2", "stable": "1"}
+    assert about["traffic"] == {
+        "canary": {"version": "2", "share": 0.0, "shadow": 0.0},
+        "stable": {"version": "1", "share": 1.0, "shadow": 0.0},
+    }
     assert about["refused"] == {"3": "line/3: model.onnx is absent; publish it again"}
     assert about["example"] == {"x": 3.0}
     assert about["scores"]["test"]["baselines"] == {"mean": {"rmse": 1.5}}

@@ -299,7 +299,8 @@ def test_the_coalescer_is_asked_where_more_is_to_be_done(front, app, sessions, w
 
 
 @pytest.mark.parametrize(
-    "header", ["X-Request-Id: mine", "X-Routing-Key: me", f"traceparent: 00-{'a' * 32}-{'b' * 16}-01"]
+    "header",
+    ["X-Request-Id: mine", "X-Routing-Key: me", f"traceparent: 00-{'a' * 32}-{'b' * 16}-01", "X-Priority: urgent"],
 )
 def test_a_request_with_something_of_its_own_goes_the_longer_way(front, app, sessions, header):
     one_after_the_other(front, app, request(GOOD, header), request(GOOD, header))
