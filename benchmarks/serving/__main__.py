@@ -30,7 +30,7 @@ def main() -> int:
     asked.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
     asked.add_argument("--idle-seconds", type=int, default=20)
     asked.add_argument("--port", type=int, default=8790)
-    asked.add_argument("--tune", action="store_true", help="try the peers' options anew")
+    asked.add_argument("--tuned", action="store_true", help="give the peers the options that were best in the last run")
     asked.add_argument("--show", action="store_true", help="print the last results; measure nothing")
     asked.add_argument("--markdown", action="store_true", help="print the last results as README has them")
     plan = asked.parse_args()
@@ -56,7 +56,7 @@ def main() -> int:
 def _compare(plan: argparse.Namespace) -> None:
     published.environments()
     comparison = Comparison(plan.port, plan.seconds, plan.kinds, plan.servers, plan.connections)
-    comparison.tune(anew=plan.tune)
+    comparison.tune(anew=not plan.tuned)
     for number in range(plan.rounds):
         print(f"round {number + 1}")
         comparison.round()

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from benchmarks.serving.alone import runs_alone
 from benchmarks.serving.kinds import KINDS, Kind, numbers, probabilities_in, rows_of
 from benchmarks.serving.load import measure
-from benchmarks.serving.published import graph_of, manifest_of, read_results
+from benchmarks.serving.published import graph_of, manifest_of, read_results, update_results
 from benchmarks.serving.servers import SERVERS, Choice, Peer, ask, running
 from models.manifest import Manifest
 
@@ -32,9 +32,9 @@ class Comparison:
         self.rows: dict[tuple[str, int, str], dict[str, Any]] = {}
 
     def tune(self, *, anew: bool, tell: Callable[[str], None] = print) -> None:
-        """Find for each peer and column the options that do best there; what was found is kept in the results."""
-        for row in () if anew else read_results().get("compare", ()):
-            self._tuned[row["kind"], row["connections"], row["server"]] = row["choice"]
+        """Find for each peer and column the options that do best there, or take those of the last run."""
+        if not anew:
+            self._tuned = {tuple(key): choice for *key, choice in read_results().get("tuned", ())}
         for kind, connections in self._columns:
             for server in self._servers:
                 choices = server.choices(kind, connections)
@@ -47,6 +47,7 @@ class Comparison:
                 ]
                 self._tuned[key] = choices[int(np.argmax(rates))]
                 if len(choices) > 1:
+                    update_results("tuned", [[*key, choice] for key, choice in self._tuned.items()])
                     tell(f"tuned  {kind.name}  c={connections}  {server.name}: {self._tuned[key]} of {rates}")
 
     def round(self, tell: Callable[[str], None] = print) -> None:
