@@ -68,11 +68,11 @@ def _of_rows(port: int, seconds: int, tell: Tell) -> list[dict[str, Any]]:
                 "JSON": (_path("bench"), with_key(plain_json(texts(matrix)))),
                 "binary": ("/v2/models/bench/infer", with_key(oip_binary(matrix))),
             }
-            connections = _CONNECTIONS if rows <= 1000 else 2
+            connections, lasting = (_CONNECTIONS, seconds) if rows <= 1000 else (1, max(seconds, 5))
             one: dict[str, Any] = {"rows": rows, "connections": connections}
             for form, (path, body) in forms.items():
                 _must_answer(port, path, body)
-                one[form] = measure(process, port, [path], body, connections=connections, seconds=seconds)
+                one[form] = measure(process, port, [path], body, connections=connections, seconds=lasting)
             series.append(one)
             tell(f"scaling: {one}")
         status, said = ask(port, _path("bench"), with_key(plain_json(texts(numbers(_BEYOND)))))

@@ -95,12 +95,12 @@ def _scaling(rounds: list[dict[str, Any]]) -> Iterator[Table]:
     for seen in zip(*(one["rows"] for one in rounds), strict=True):
         rows = seen[0]["rows"]
         if "said" in seen[0]:
-            table.add_row(f"{rows:,}", "1", f"{seen[0]['status']}: {seen[0]['said']}")
+            table.caption = f"{rows:,} rows are answered {seen[0]['status']}: {seen[0]['said']}"
             continue
         cells = []
         for form in ("JSON", "binary"):
             rps = _median([run[form] for run in seen], "rps")
-            cells += [f"{rps:,.1f}", f"{1e6 / max(rps, 1e-9) / rows:.2f}"]
+            cells += [f"{rps:,.1f}", f"{1e6 / rps / rows:.2f}" if rps else "no answer in time"]
         table.add_row(f"{rows:,}", str(seen[0]["connections"]), *cells)
     yield table
 
