@@ -24,8 +24,8 @@ train: $(VENV)/.run  ## Train and publish every plan, or PLAN=rings, or DATA=my.
 reproduce: $(VENV)/.run  ## Published figure, reproduced figure and ours for every founding system
 	$(BIN)/python -m training reproduce
 
-bench: $(VENV)/.run  ## Rowcast beside mosec, LitServe and a raw ASGI app, by wrk; about 20 minutes (BENCH="--rounds 1" is shorter)
-	$(BIN)/python -m benchmarks $(BENCH)
+bench: $(VENV)/.run  ## Rowcast beside mosec, LitServe and a raw ASGI app, by wrk, and against its own bars; some 35 minutes (BENCH="--rounds 1" is shorter)
+	$(BIN)/python -m benchmarks.serving $(BENCH)
 
 bench-rows: $(VENV)/.run  ## What a row costs from a thousand to ten million, and the memory that it takes (ROWS="--most 1000000" is shorter)
 	$(BIN)/python -m benchmarks.rows $(ROWS)

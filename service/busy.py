@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from service.turns import next_turn
+
 log = logging.getLogger(__name__)
 
 _BEAT_S = 0.5
@@ -74,7 +76,7 @@ async def beating(path: Path) -> AsyncIterator[None]:
         with Busy(path).place() as place:
             while True:
                 with place:
-                    await asyncio.sleep(_BEAT_S)
+                    await next_turn(_BEAT_S)
 
     task = asyncio.create_task(beat())
     try:

@@ -21,6 +21,7 @@ from models.repository import Repository, Version
 from service.problems import NotReady, UnknownLabel, UnknownModel, UnknownVersion
 from service.settings import KEEP_VERSIONS
 from service.traffic import Traffic, traffic_of
+from service.turns import next_turn
 
 _SETTLED_S = 1.0  # a folder changed this recently is read again: its time of change may not tell two changes apart
 
@@ -154,7 +155,7 @@ class Catalog:
     async def watch(self, every_s: float) -> None:
         """Look at the repository for ever; what goes wrong is logged and tried again."""
         while True:
-            await asyncio.sleep(every_s)
+            await next_turn(every_s)
             try:
                 await self.refresh()
             except Exception:

@@ -1,11 +1,11 @@
 """What the connections of one API process may cost together; service/connection.py bounds each one."""
 
-import asyncio
 import resource
 import time
 from typing import Protocol
 
 from service.settings import Settings
+from service.turns import next_turn
 
 _LOOK_S = 0.5
 _OWN_FILES = 256  # descriptors for sockets of workers, counts, logs and the repository
@@ -57,7 +57,7 @@ class Connections:
     async def watch(self) -> None:
         """Look at all of them for ever."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await next_turn(_LOOK_S)
             now = time.monotonic()
             for connection in list(self._open):
                 connection.look(now)

@@ -30,6 +30,7 @@ from models.manifest import Manifest
 from models.proof import Answers
 from models.repository import Version
 from models.schema import BooleanFeature, CategoryFeature, Matrix, NumberFeature
+from service.turns import next_turn
 
 MOST_FEATURES = 100
 """Of one version; further ones are not measured."""
@@ -252,7 +253,7 @@ class Drift:
     async def keep_up(self, every_s: float) -> None:
         """Fold for ever; what goes wrong is logged, and predictions go on."""
         while True:
-            await asyncio.sleep(every_s)
+            await next_turn(every_s)
             try:
                 await asyncio.to_thread(self.fold)
             except Exception:

@@ -20,6 +20,10 @@ from models.schema import Matrix
 from service.bounded import is_bounded
 
 _MOST_SESSIONS = 64
+_IN_USE = 100 * _MOST_SESSIONS
+"""A session that was asked for among the last so many batches is kept: where more models are asked in turn than there
+is room for, the rest is computed by workers, and nobody opens and closes sessions all the time."""
+
 _TRIED_ROWS = 256
 _TRIES = 5
 
@@ -50,39 +54,46 @@ class Inline:
         """Hold no session yet; without `open_session`, never hold one."""
         self._open_session = open_session
         self._most_s = most_s
-        self._sessions: dict[str, InlineSession | None] = {}  # None: being opened, or workers do it better
+        self._sessions: dict[str, InlineSession] = {}  # of no rows: being opened, or workers do it better
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked = 0
+        self._full_until = 0  # by the count of `_asked`
 
     def session(self, version: Version) -> InlineSession | None:
         """The session of a version; None when it has none, which may be because it is being opened now."""
-        try:
-            session = self._sessions[version.key]
-        except KeyError:
+        self._asked += 1
+        session = self._sessions.get(version.key)
+        if session is None:
             self._open_soon(version)
             return None
-        if session is not None:
-            self._asked += 1
-            session.used = self._asked
-        return session
+        session.used = self._asked
+        return session if session.most_rows else None
 
     def retire(self, version: Version) -> None:
         """Close the session of a version that is live no longer."""
         self._sessions.pop(version.key, None)
+        self._full_until = 0
 
     def _open_soon(self, version: Version) -> None:
-        if self._open_session is None:
+        if self._open_session is None or not self._has_room():
             return
-        if len(self._sessions) >= _MOST_SESSIONS:
-            del self._sessions[min(self._sessions, key=self._last_used)]
-        self._sessions[version.key] = None
+        self._sessions[version.key] = InlineSession(_never, 0, self._asked)
         task = asyncio.get_running_loop().create_task(self._open(version, self._open_session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _last_used(self, key: str) -> int:
-        session = self._sessions[key]
-        return 0 if session is None else session.used
+    def _has_room(self) -> bool:
+        """Whether there is room for one more session, if need be that of one which is not in use."""
+        if len(self._sessions) < _MOST_SESSIONS:
+            return True
+        if self._asked < self._full_until:
+            return False
+        key, least = min(self._sessions.items(), key=lambda item: item[1].used)
+        if self._asked - least.used < _IN_USE:
+            self._full_until = least.used + _IN_USE
+            return False
+        del self._sessions[key]
+        return True
 
     async def _open(self, version: Version, open_session: OpenSession) -> None:
         try:
@@ -90,7 +101,8 @@ class Inline:
         except (BadVersion, OSError) as error:  # it was deleted, or worse: workers say so to whoever asks
             log.info("not computed in the API process: %s", error)
             return
-        if session.most_rows and version.key in self._sessions:
+        if version.key in self._sessions:
+            session.used = self._sessions[version.key].used
             self._sessions[version.key] = session
 
 

@@ -76,6 +76,15 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
+def share_what_is_there() -> None:
+    """Call it before a fork: let the garbage collector look no more at what is there, so that both go on sharing it.
+
+    To look at an object it writes to it, and a page that is written to is copied.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def keep_what_is_there() -> None:
     """Let the garbage collector look no more at what the imports left, hundreds of thousands of objects, nor as often.
 

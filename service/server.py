@@ -42,6 +42,7 @@ from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.inline import OpenSession
 from service.metrics_port import answering, listen
+from service.patient import NoQueue, start_patient_servers
 from service.platforms import OtherPaths
 from service.routes import add_routes
 from service.settings import BadSettings, Settings
@@ -69,6 +70,8 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
     tls = Tls(settings) if settings.tls_certificate is not None else None
     front = _add_what_is_ours(server, settings, tls)
     lane = FastLane if tls is None else TlsLane  # uvicorn's "httptools", answering predictions by itself
+    start_patient_servers()
+    process.share_what_is_there()
     try:
         server.run(
             host=settings.host,
@@ -110,6 +113,7 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.use_slot(f"api-{server.slot}")
         process.take_short_turns()
+        server.expect_nothing_by_queue()
         server.tally.join(server.slot)
         gate = _or_end(lambda: Gate(settings, server.runtime / LIMITS))
         async with (
@@ -244,6 +248,10 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
     def api_is_up(self, slot: int) -> Path:
         """The file that an API process makes when it is about to answer."""
         return self.runtime / f"api-{slot}.up"
+
+    def expect_nothing_by_queue(self) -> None:
+        """Called in an API process. LitServe asks its manager for answers once a second."""
+        self._transport = NoQueue()
 
     def verify_worker_status(self) -> None:
         """Wait until a worker is ready. LitServe waits for ever when all die before they report."""

@@ -67,6 +67,7 @@ def _start_main(settings: Settings, runtime: Path) -> tuple[int, socket.socket]:
     """LitServe's main process, and the socket that is closed to end it."""
     ours, theirs = socket.socketpair()
     parent = os.getpid()
+    process.share_what_is_there()
     child = os.fork()
     if child:
         theirs.close()

@@ -20,7 +20,8 @@ from service.busy import longest_s
 
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 15.0
-_LOOK_S = 0.1  # how often a process is looked at that may hang; 0.04% of a core for ten processes
+_LOOK_S = 0.25  # how often processes are looked at that may hang
+_LOOK_AGAIN_S = 0.05  # and one that was stopped, which it may be for a moment
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,8 @@ def check_that_all_live(processes: list[BaseProcess]) -> None:
 def _sleep_until_something_happens(children: list[Child], manager: BaseProcess, end: socket.socket) -> list[Any]:
     alive = [child.process.sentinel for child in children if child.due is None]
     due = min((child.due for child in children if child.due is not None), default=math.inf)
-    patience = min(_LOOK_S, max(0.0, due - time.monotonic()))
+    is_stopped = any(child.stopped is not None for child in children)
+    patience = min(_LOOK_AGAIN_S if is_stopped else _LOOK_S, max(0.0, due - time.monotonic()))
     return connection.wait([end, manager.sentinel, *alive], patience)
 
 

@@ -1,6 +1,5 @@
 """Who asks, and whether it may: called once per request, as soon as its headers are there."""
 
-import asyncio
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from service.access.keys import ANYBODY, Client, Keyring, Scope
 from service.access.limits import Limits, Rate
 from service.problems import Forbidden
 from service.settings import Settings
+from service.turns import next_turn
 
 _LOOK_S = 1.0  # how often the file of keys is looked at: one call to the kernel
 
@@ -124,7 +124,7 @@ class Gate:
     async def watch(self) -> None:
         """Read the keys again whenever their file changes, for ever."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await next_turn(_LOOK_S)
             self._keys.refresh()
             self.looks += 1
 

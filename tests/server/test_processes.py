@@ -232,3 +232,24 @@ def test_litserve_leaves_no_client_file_no_gzip_and_health_without_a_key(start):
     assert server.client.post("/predict", json=many).status_code == 401
     answer = server.client.post("/predict", json=many, headers={"X-API-Key": "a long secret"})
     assert (answer.status_code, answer.headers.get("content-encoding")) == (200, None)
+
+
+def test_a_server_that_nobody_asks_sleeps(start):
+    """uvicorn alone would wake 10 times a second in each API process, LitServe once and its manager with it."""
+    server = start(api_processes=2, poll_s=2.0)
+
+    def wakes():
+        """How often each process has woken by itself; a preemption on a busy machine does not count."""
+        counted = re.compile(r"^voluntary_ctxt_switches:\s+(\d+)$", re.MULTILINE)
+        tasks = {one.pid: Path(f"/proc/{one.pid}/task").glob("*/status") for one in server.family()}
+        return {pid: sum(int(counted.search(task.read_text())[1]) for task in of) for pid, of in tasks.items()}
+
+    time.sleep(2)  # until the start has settled: this test is about time
+    before = wakes()
+    time.sleep(4)
+    per_s = {pid: (count - before[pid]) / 4 for pid, count in wakes().items()}
+
+    manager, *apis = server.forks
+    assert per_s[manager] <= 3
+    assert [per_s[pid] for pid in apis if per_s[pid] > 8] == []
+    assert sum(per_s.values()) <= 25

@@ -69,6 +69,7 @@ def test_a_version_that_was_deleted_is_left_to_the_workers(tmp_path):
 
 def test_the_least_recently_used_session_goes(versions, monkeypatch):
     monkeypatch.setattr(inline, "_MOST_SESSIONS", 2)
+    monkeypatch.setattr(inline, "_IN_USE", 2)
 
     async def ask():
         sessions = Inline(on_cpu, 0.01)
@@ -79,3 +80,46 @@ def test_the_least_recently_used_session_goes(versions, monkeypatch):
         return sessions.session(versions["line"]) is not None, sessions.session(versions["coin"]) is None
 
     assert asyncio.run(ask()) == (True, True)
+
+
+def test_models_that_are_asked_in_turn_do_not_close_each_other_s_sessions(versions, monkeypatch):
+    monkeypatch.setattr(inline, "_MOST_SESSIONS", 2)
+    opened_so_far = []
+
+    def count(version):
+        opened_so_far.append(version.name)
+        return on_cpu(version)
+
+    async def ask():
+        sessions = Inline(count, 0.01)
+        for name in ("line", "coin"):
+            await opened(sessions, versions[name])
+        for _ in range(20):
+            for name in ("line", "coin", "pair", "flowers"):
+                got = sessions.session(versions[name])
+                assert (got is not None) == (name in ("line", "coin"))
+            await asyncio.gather(*sessions._tasks)
+        assert opened_so_far == ["line", "coin"]
+        for _ in range(inline._IN_USE):  # the traffic has gone elsewhere
+            sessions.session(versions["line"])
+        assert await opened(sessions, versions["pair"]) is not None
+        sessions.retire(versions["line"])
+        assert await opened(sessions, versions["flowers"]) is not None
+
+    asyncio.run(ask())
+
+
+def test_a_version_that_workers_do_better_is_tried_once(versions):
+    tried = []
+
+    def slow(version):
+        tried.append(version)
+        return Slow(version, "cpu")
+
+    async def ask():
+        sessions = Inline(slow, 0.001)
+        for _ in range(5):
+            assert await opened(sessions, versions["line"]) is None
+
+    asyncio.run(ask())
+    assert len(tried) == 1

@@ -6,14 +6,16 @@ to look at. Facts about processes and signals are in tests/server/, where real o
 
 import inspect
 import pickle
+import re
 
 import pytest
 from litserve import LitAPI, LitServer
+from litserve import server as litserves
 from litserve.loops import inference_worker
 from litserve.loops.base import LitLoop
 from starlette.middleware.gzip import GZipMiddleware
 
-from service import api
+from service import api, patient
 from service.server import Server, _remove_what_hurts
 from service.settings import Settings
 
@@ -88,3 +90,18 @@ def test_the_accelerator_is_never_left_to_litserve(server):
     """Fact 16: "auto" imports torch where it is installed."""
     assert server.devices == ["cpu"]
     assert [path.name for path in server.worker_sockets] == ["worker-0.sock", "worker-1.sock"]
+
+
+def test_api_processes_are_started_by_a_name_that_can_be_replaced(monkeypatch):
+    """uvicorn looks ten times a second whether it should end; ours is told."""
+    assert "server = _Server(config=uvicorn_config)" in inspect.getsource(LitServer._start_server)
+    assert "asyncio.sleep(0.1)" in inspect.getsource(litserves._Server.main_loop)
+    monkeypatch.setattr(litserves, "_Server", litserves._Server)  # put back afterwards
+    patient.start_patient_servers()
+    assert litserves._Server is patient.PatientServer
+
+
+def test_litserve_asks_for_answers_once_a_second_and_of_one_object():
+    source = inspect.getsource(LitServer.lifespan)
+    assert "transport = self._transport" in source
+    assert set(re.findall(r"transport\.(\w+)", inspect.getsource(litserves.response_queue_to_buffer))) == {"areceive"}

@@ -7,12 +7,13 @@ import onnxruntime as ort
 
 
 def open_session():
-    """A function from float32 [N, F] to probabilities [N, C]."""
+    """A function from float32 [N, F] to probabilities [N, C], or to whatever stands first among the graph's outputs."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(os.environ["MODEL"], options, providers=["CPUExecutionProvider"])
-    return lambda matrix: session.run(["probabilities"], {"features": matrix})[0]
+    first = [session.get_outputs()[0].name]
+    return lambda matrix: session.run(first, {"features": matrix})[0]
 
 
 def matrix_of(rows) -> np.ndarray:
