@@ -368,6 +368,22 @@ class Schema(BaseModel):
                 _refuse_overflow(self.features, list(zip(*lines, strict=True)), self.datatype)
         return matrix
 
+    def encode_numbers(self, values: list[Any], width: int) -> Matrix:
+        """The same as `encode`, for rows that come as one list, one after the other: floats, integers and None alone.
+
+        Shape:
+            values: N * width, at least one row -> float32 or float64 (`datatype`) [N, F], C order
+
+        Raises:
+            BadRow: as for `encode`.
+        """
+        if width != len(self.features):
+            self._refuse_width(0, width)
+        matrix = _matrix_of_numbers(values, width, self.datatype) if self.is_all_numbers else None
+        if matrix is not None:
+            return matrix
+        return _stack(self.features, [values[place::width] for place in range(width)], self.datatype)
+
     def encode_columns(self, columns: object) -> Matrix:
         """The same as `encode`, for rows that come as columns: a mapping from feature to its N values.
 
@@ -393,9 +409,11 @@ class Schema(BaseModel):
             return [()] * len(self.features)
         if set(map(len, rows)) != {len(self.features)}:
             row = next(i for i, values in enumerate(rows) if len(values) != len(self.features))
-            expected = f"must have {len(self.features)} values ({_listed(self.names)})"
-            raise BadRow(row, None, expected, str(len(rows[row])))
+            self._refuse_width(row, len(rows[row]))
         return list(zip(*rows, strict=True))
+
+    def _refuse_width(self, row: int, width: int) -> NoReturn:
+        raise BadRow(row, None, f"must have {len(self.features)} values ({_listed(self.names)})", str(width))
 
     def _columns_of_mappings(self, rows: Sequence[Any]) -> Sequence[Values]:
         for number, row in enumerate(rows):
@@ -445,8 +463,11 @@ def _matrix_of_plain_lists(rows: Sequence[Any], width: int, datatype: Datatype) 
     if set(map(type, rows)) != {list} or set(map(len, rows)) != {width}:
         return None
     values = list(chain.from_iterable(rows))
-    if not {float, int}.issuperset(map(type, values)):
-        return None
+    return _matrix_of_numbers(values, width, datatype) if {float, int}.issuperset(map(type, values)) else None
+
+
+def _matrix_of_numbers(values: list[Any], width: int, datatype: Datatype) -> Matrix | None:
+    """The matrix of floats, integers and None, row by row; None where one of them is infinite."""
     try:
         with np.errstate(over="ignore"):
             matrix: Matrix = np.array(values, np.float64).reshape(-1, width).astype(_FLOATS[datatype], copy=False)

@@ -318,13 +318,8 @@ class FastLane(Connection):
             if exchange.line is None:
                 exchange.question = oip_question(front.settings, ledger.version, body, exchange.head.oip_length)
         else:
-            asked = read_json(body)
-            row = None if front.catalog.has_shadows else plain.only_row(asked)  # a shadow encodes it by itself
-            if row is not None:
-                version = ledger.version = ledger.version or find(front, target.path, ledger.routing_key)
-                exchange.line = version.schema.line_of(row)
-            if exchange.line is None:
-                request = plain.read(asked)
+            request = self._read_plain(exchange, body)
+            if request is not None:
                 ledger.version = find(front, whom(target.path, request), ledger.routing_key)
                 exchange.question = plain_question(front.settings, ledger.version, request)
         if exchange.question is None:
@@ -338,6 +333,20 @@ class FastLane(Connection):
         ledger.encoded = exchange.arrived = time.perf_counter()
         exchange.deadline = ledger.started + within_s
         front.coalescer.submit(exchange)
+
+    def _read_plain(self, exchange: Exchange, body: bytes) -> plain.Request | None:
+        """What a plain body asks; None where it is one plain row, which is the exchange's line now."""
+        front, ledger = self._front, exchange.ledger
+        request = plain.read_numbers(body)
+        if request is not None:
+            return request
+        asked = read_json(body)
+        row = None if front.catalog.has_shadows else plain.only_row(asked)  # a shadow encodes it by itself
+        if row is not None:
+            path = exchange.head.target.path
+            version = ledger.version = ledger.version or find(front, path, ledger.routing_key)
+            exchange.line = version.schema.line_of(row)
+        return plain.read(asked) if exchange.line is None else None
 
     # ------------------------------------------------------------------------------------------- and is answered
 

@@ -66,8 +66,8 @@ def write(version: Version, answers: Answers) -> bytes:
     return _head(version) + _batch(len(labels), _columns(version), [labels, probabilities]) + _END
 
 
-def _labels(classes: Sequence[ClassLabel], numbers: Sequence[int]) -> npt.NDArray[Any]:
-    at = np.array(numbers, "<i4")
+def _labels(classes: Sequence[ClassLabel], numbers: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    at = numbers.astype("<i4")
     type_ = _class_type(classes)
     return at if type_ == _UTF8 else np.array(classes, np.bool_ if type_ == _BOOL else "<i8")[at]
 

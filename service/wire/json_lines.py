@@ -47,7 +47,7 @@ def write(version: Version, answers: Answers) -> bytes:
         return b"".join(line % row for row in _rows(values))
     rows = _rows(finite(version, "probabilities", answers))  # [N, C]
     texts = [orjson.dumps(one) for one in classes]
-    numbers = class_numbers(version, classes, answers)
+    numbers = class_numbers(version, classes, answers).tolist()
     pairs = zip(numbers, rows, strict=True)
     return b"".join(b'{"prediction":%b,"probabilities":[%b]}\n' % (texts[number], row) for number, row in pairs)
 
