@@ -368,6 +368,18 @@ class Schema(BaseModel):
                 _refuse_overflow(self.features, list(zip(*lines, strict=True)), self.datatype)
         return matrix
 
+    def encode_floats(self, rows: npt.NDArray[np.float64]) -> Matrix | None:
+        """What `encode` makes of rows of floats, where that is the floats themselves; None where it takes `encode`.
+
+        Shape:
+            rows: [N, F] -> float32 or float64 (`datatype`) [N, F], C order
+        """
+        if not self.is_all_numbers or rows.shape[1] != len(self.features):
+            return None
+        with np.errstate(over="ignore"):
+            matrix: Matrix = rows.astype(_FLOATS[self.datatype], copy=False)
+        return None if np.isinf(matrix).any() else matrix
+
     def encode_numbers(self, values: list[Any], width: int) -> Matrix:
         """The same as `encode`, for rows that come as one list, one after the other: floats, integers and None alone.
 
@@ -379,9 +391,6 @@ class Schema(BaseModel):
         """
         if width != len(self.features):
             self._refuse_width(0, width)
-        matrix = _matrix_of_numbers(values, width, self.datatype) if self.is_all_numbers else None
-        if matrix is not None:
-            return matrix
         return _stack(self.features, [values[place::width] for place in range(width)], self.datatype)
 
     def encode_columns(self, columns: object) -> Matrix:
@@ -463,11 +472,8 @@ def _matrix_of_plain_lists(rows: Sequence[Any], width: int, datatype: Datatype) 
     if set(map(type, rows)) != {list} or set(map(len, rows)) != {width}:
         return None
     values = list(chain.from_iterable(rows))
-    return _matrix_of_numbers(values, width, datatype) if {float, int}.issuperset(map(type, values)) else None
-
-
-def _matrix_of_numbers(values: list[Any], width: int, datatype: Datatype) -> Matrix | None:
-    """The matrix of floats, integers and None, row by row; None where one of them is infinite."""
+    if not {float, int}.issuperset(map(type, values)):
+        return None
     try:
         with np.errstate(over="ignore"):
             matrix: Matrix = np.array(values, np.float64).reshape(-1, width).astype(_FLOATS[datatype], copy=False)

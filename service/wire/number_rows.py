@@ -1,17 +1,22 @@
-"""Many rows of numbers in JSON, read as one list of numbers instead of a list for each row.
+"""Many rows of numbers in JSON, read into an array instead of a list for each row.
 
-Most of what a parser of JSON does for `{"instances": [[5.1, 3.5], [4.9, 3.0]]}` is making lists, and most of what comes
-after it is taking them apart. So the structure of such a body is looked at first, all at once: what is left of it
-without digits, blanks and the letters of null must be `[,],[,]]}`, over and over the same row. Then its brackets become
-blanks and it is parsed as one flat list. The parser is the one that reads every other body, so a number, an error and
-what is no number are what they would have been; what is not exactly of this form is not read here at all.
+Most of what a parser of JSON does for `{"instances": [[5.1, 3.5], [4.9, 3.0]]}` is making Python's lists and floats,
+and most of what comes after it is taking them apart. So the structure of such a body is looked at first, all at once:
+what is left of it without digits, blanks and the letters of null must be `[,],[,]]}`, over and over the same row. Then
+its brackets become blanks, and simdjson parses one flat list straight into floats. What is not exactly of this form, or
+has a number that simdjson does not take, is read as every other body is; so are the numbers wherever more than their
+floats matters. docs/decisions/0019 has the measurements.
 """
 
 import re
-from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
+import simdjson
 
+from models.schema import Matrix, Schema
 from service.wire.json_text import check_values
 
 _SMALL = 400
@@ -24,20 +29,43 @@ _NO_STRUCTURE = b" \t\r\n0123456789+-.eEnul"
 _BRACKETS_AS_BLANKS = bytes.maketrans(b"[]", b"  ")
 
 
-@dataclass(frozen=True, slots=True)
 class NumberRows:
-    """Rows of one length, one after the other.
+    """Rows of floats, integers and None, `width` of them each."""
 
-    Attributes:
-        values: floats, integers and None.
-        width: how many are a row.
-    """
+    def __init__(self, text: bytes, rows: int, width: int) -> None:
+        """The rows of a flat JSON list.
 
-    values: list[float | int | None]
-    width: int
+        Raises:
+            orjson.JSONDecodeError: it is no JSON.
+        """
+        self._text, self._rows, self._width = text, rows, width
+        self._floats = _floats(text)
+        if self._floats is None:
+            orjson.loads(text)
 
     def __len__(self) -> int:
-        return len(self.values) // self.width
+        return self._rows
+
+    def encode(self, schema: Schema) -> Matrix:
+        """The matrix that the graph reads, [N, F].
+
+        Raises:
+            BadRow: as for `Schema.encode`.
+        """
+        if self._floats is not None:
+            matrix = schema.encode_floats(self._floats.reshape(self._rows, self._width))
+            if matrix is not None:
+                return matrix
+        return schema.encode_numbers(orjson.loads(self._text), self._width)
+
+
+def _floats(text: bytes) -> npt.NDArray[np.float64] | None:
+    """The numbers of a flat JSON list; None where one of them is null or beyond 64 bits, or the text is no JSON."""
+    try:
+        numbers: Any = simdjson.Parser().parse(text).as_buffer(of_type="d")  # type: ignore[union-attr]  # it is a list
+    except (ValueError, TypeError, RuntimeError):  # the last for an integer beyond 64 bits
+        return None
+    return np.frombuffer(numbers, np.float64)
 
 
 def read(raw: bytes) -> tuple[str, NumberRows] | None:
@@ -57,13 +85,13 @@ def read(raw: bytes) -> tuple[str, NumberRows] | None:
         return None
     structure = raw[start:].translate(None, _NO_STRUCTURE)
     width = structure.find(b"]")
-    if structure != _structure(len(structure) // (width + 2), width):
+    rows = len(structure) // (width + 2)
+    if structure != _structure(rows, width):
         return None
     try:
-        values = orjson.loads(b"[%b]" % raw[start:end].translate(_BRACKETS_AS_BLANKS))
-    except orjson.JSONDecodeError:  # or NaN, which another parser reads
+        return opening[1].decode(), NumberRows(b"[%b]" % raw[start:end].translate(_BRACKETS_AS_BLANKS), rows, width)
+    except orjson.JSONDecodeError:  # NaN among them, which another parser reads
         return None
-    return opening[1].decode(), NumberRows(values, width)
 
 
 def _structure(rows: int, width: int) -> bytes:

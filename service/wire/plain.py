@@ -60,7 +60,7 @@ class Request:
         """
         if isinstance(self.rows, NumberRows):
             _check_rows(len(self.rows), most_rows)
-            return schema.encode_numbers(self.rows.values, self.rows.width)
+            return self.rows.encode(schema)
         if isinstance(self.rows, dict):
             lengths = [len(values) for values in self.rows.values() if isinstance(values, list)]
             if self.key == "inputs" and lengths:

@@ -73,13 +73,14 @@ def test_a_body_is_read_as_any_other_way_reads_it(body, name):
 
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
 @pytest.mark.parametrize("key", ["instances", "inputs"])
-def test_rows_of_numbers_are_known(key, separators):
+@pytest.mark.parametrize("missing", [None, 2, 10**30])
+def test_rows_of_numbers_are_known(key, separators, missing):
     rows = np.random.default_rng(0).standard_normal((100, 2)).tolist()
-    rows[7] = [None, 3]
+    rows[7] = [missing, 3]
     found = number_rows.read(json.dumps({key: rows}, separators=separators).encode())
     assert found is not None
     assert found[0] == key
-    np.testing.assert_array_equal(SCHEMAS["pair"].encode_numbers(found[1].values, 2), SCHEMAS["pair"].encode(rows))
+    np.testing.assert_array_equal(found[1].encode(SCHEMAS["pair"]), SCHEMAS["pair"].encode(rows))
 
 
 @pytest.mark.parametrize(
