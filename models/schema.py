@@ -368,6 +368,31 @@ class Schema(BaseModel):
                 _refuse_overflow(self.features, list(zip(*lines, strict=True)), self.datatype)
         return matrix
 
+    def encode_floats(self, rows: npt.NDArray[np.float64]) -> Matrix | None:
+        """What `encode` makes of rows of floats, where that is the floats themselves; None where it takes `encode`.
+
+        Shape:
+            rows: [N, F] -> float32 or float64 (`datatype`) [N, F], C order
+        """
+        if not self.is_all_numbers or rows.shape[1] != len(self.features):
+            return None
+        with np.errstate(over="ignore"):
+            matrix: Matrix = rows.astype(_FLOATS[self.datatype], copy=False)
+        return None if np.isinf(matrix).any() else matrix
+
+    def encode_numbers(self, values: list[Any], width: int) -> Matrix:
+        """The same as `encode`, for rows that come as one list, one after the other: floats, integers and None alone.
+
+        Shape:
+            values: N * width, at least one row -> float32 or float64 (`datatype`) [N, F], C order
+
+        Raises:
+            BadRow: as for `encode`.
+        """
+        if width != len(self.features):
+            self._refuse_width(0, width)
+        return _stack(self.features, [values[place::width] for place in range(width)], self.datatype)
+
     def encode_columns(self, columns: object) -> Matrix:
         """The same as `encode`, for rows that come as columns: a mapping from feature to its N values.
 
@@ -393,9 +418,11 @@ class Schema(BaseModel):
             return [()] * len(self.features)
         if set(map(len, rows)) != {len(self.features)}:
             row = next(i for i, values in enumerate(rows) if len(values) != len(self.features))
-            expected = f"must have {len(self.features)} values ({_listed(self.names)})"
-            raise BadRow(row, None, expected, str(len(rows[row])))
+            self._refuse_width(row, len(rows[row]))
         return list(zip(*rows, strict=True))
+
+    def _refuse_width(self, row: int, width: int) -> NoReturn:
+        raise BadRow(row, None, f"must have {len(self.features)} values ({_listed(self.names)})", str(width))
 
     def _columns_of_mappings(self, rows: Sequence[Any]) -> Sequence[Values]:
         for number, row in enumerate(rows):

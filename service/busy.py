@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from service.turns import next_turn
+from service.waking import next_turn
 
 log = logging.getLogger(__name__)
 

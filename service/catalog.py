@@ -21,7 +21,7 @@ from models.repository import Repository, Version
 from service.problems import NotReady, UnknownLabel, UnknownModel, UnknownVersion
 from service.settings import KEEP_VERSIONS
 from service.traffic import Traffic, traffic_of
-from service.turns import next_turn
+from service.waking import next_turn
 
 _SETTLED_S = 1.0  # a folder changed this recently is read again: its time of change may not tell two changes apart
 

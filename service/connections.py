@@ -5,7 +5,7 @@ import time
 from typing import Protocol
 
 from service.settings import Settings
-from service.turns import next_turn
+from service.waking import next_turn
 
 _LOOK_S = 0.5
 _OWN_FILES = 256  # descriptors for sockets of workers, counts, logs and the repository

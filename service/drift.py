@@ -30,7 +30,7 @@ from models.manifest import Manifest
 from models.proof import Answers
 from models.repository import Version
 from models.schema import BooleanFeature, CategoryFeature, Matrix, NumberFeature
-from service.turns import next_turn
+from service.waking import next_turn
 
 MOST_FEATURES = 100
 """Of one version; further ones are not measured."""

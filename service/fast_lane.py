@@ -45,7 +45,7 @@ from service.front import Front
 from service.ledger import Ledger, admit, count, problem_of, read_headers
 from service.observing.tracing import read_trace
 from service.problems import ClientGone, ModelFailed, TooSlow
-from service.turn import LONGEST, NOBODY, Pending, TurnBatch
+from service.same_turn import LONGEST, NOBODY, Pending, TurnBatch
 from service.wire import forms, oip_row, plain
 from service.wire.json_text import read_json
 
@@ -385,14 +385,8 @@ class FastLane(Connection):
             if exchange.line is None:
                 exchange.question = oip_question(front.settings, exchange.version, body, exchange.head.oip_length)
         else:
-            asked = read_json(body)
-            row = None if front.catalog.has_shadows else plain.only_row(asked)  # a shadow encodes it by itself
-            if row is not None:
-                if exchange.version is None:
-                    exchange.version = find(front, target.path, exchange.routing_key)
-                exchange.line = exchange.version.schema.line_of(row)
-            if exchange.line is None:
-                request = plain.read(asked)
+            request = self._read_plain(exchange, body)
+            if request is not None:
                 exchange.version = find(front, whom(target.path, request), exchange.routing_key)
                 exchange.question = plain_question(front.settings, exchange.version, request)
         is_urgent = exchange.head.is_urgent
@@ -408,6 +402,20 @@ class FastLane(Connection):
         exchange.encoded = exchange.arrived = time.perf_counter()
         exchange.deadline = exchange.started + within_s
         front.coalescer.submit(exchange)
+
+    def _read_plain(self, exchange: Exchange, body: bytes) -> plain.Request | None:
+        """What a plain body asks; None where it is one plain row, which is the exchange's line now."""
+        front = self._front
+        request = plain.read_numbers(body)
+        if request is not None:
+            return request
+        asked = read_json(body)
+        row = None if front.catalog.has_shadows else plain.only_row(asked)  # a shadow encodes it by itself
+        if row is not None:
+            if exchange.version is None:
+                exchange.version = find(front, exchange.head.target.path, exchange.routing_key)
+            exchange.line = exchange.version.schema.line_of(row)
+        return plain.read(asked) if exchange.line is None else None
 
     # ------------------------------------------------------------------------------------------- and is answered
 

@@ -21,9 +21,9 @@ from service.lanes import Lanes
 from service.metrics import Metrics, counts_folder
 from service.observing.tracing import Trace, read_trace
 from service.request_ids import RequestIds
+from service.same_turn import TurnBatches
 from service.settings import Settings
 from service.shadow import Counts, Shadows
-from service.turn import TurnBatches
 from service.vitals import Vitals
 from service.worker import shadow_path
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from litserve import server as litserves
 
-from service.turns import next_turn
+from service.waking import next_turn
 
 _TICK_S = 1.0  # how often uvicorn must set the date of its headers
 

@@ -47,7 +47,6 @@ from service.pages.routes import PageRoutes
 from service.problems import BadBody, KeyExpired, MethodNotAllowed, NotFound, NotReady, Refused, Unauthorized
 from service.scoring_routes import ScoringRoutes, form_headers
 from service.wire import forms, plain
-from service.wire.json_text import read_json
 
 FREE = oip_routes.FREE | scoring_routes.FREE | {"/health", "/health/live", "/health/ready"}
 """What needs no key and has no limit: probes."""
@@ -108,7 +107,7 @@ class _Routes:
             ledger.version = find(front, request.path_params, ledger.routing_key)
         raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
         if body.kind == "json":
-            asked = await aside(len(raw), lambda: plain.read(read_json(raw)))
+            asked = await aside(len(raw), lambda: plain.read_bytes(raw))
             version = ledger.version = find(front, whom(request.path_params, asked), ledger.routing_key)
             question = await aside(len(raw), lambda: plain_question(front.settings, version, asked))
         else:
@@ -123,7 +122,7 @@ class _Routes:
         ledger.is_prediction = True
         ledger.version = find(front, request.path_params)
         raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
-        asked = await aside(len(raw), lambda: plain.read(read_json(raw)))
+        asked = await aside(len(raw), lambda: plain.read_bytes(raw))
         version = ledger.version = find(front, whom(request.path_params, asked))
         return Response(await explain(front, ledger, version, asked), media_type="application/json")
 

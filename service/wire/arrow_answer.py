@@ -72,8 +72,8 @@ def write(version: Version, answers: Answers, sure: Certainty | None = None) -> 
     return _head(version, is_sure=is_sure) + _batch(len(values[0]), _columns(version, is_sure=is_sure), values) + _END
 
 
-def _labels(classes: Sequence[ClassLabel], numbers: Sequence[int]) -> npt.NDArray[Any]:
-    at = np.array(numbers, "<i4")
+def _labels(classes: Sequence[ClassLabel], numbers: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    at = numbers.astype("<i4")
     type_ = _class_type(classes)
     return at if type_ == _UTF8 else np.array(classes, np.bool_ if type_ == _BOOL else "<i8")[at]
 

@@ -154,7 +154,7 @@ def write(version: Version, answers: Answers, *, header: bool, output: str, sure
     else:
         classes = [_cell(category_text(one) or "").encode() for one in manifest.classes]
         probabilities = finite(version, "probabilities", answers)  # of numbers that are not, no class means anything
-        numbers = class_numbers(version, manifest.classes, answers)
+        numbers = class_numbers(version, manifest.classes, answers).tolist()
         if output == "probabilities":
             names, lines = [category_text(one) or "" for one in manifest.classes], _numbers(probabilities)
         else:

@@ -53,7 +53,7 @@ def write(version: Version, answers: Answers, sure: Certainty | None = None) -> 
     else:
         probabilities = [b"[%b]" % row for row in _rows(finite(version, "probabilities", answers))]
         texts = [orjson.dumps(one) for one in classes]
-        labels = [texts[number] for number in class_numbers(version, classes, answers)]
+        labels = [texts[number] for number in class_numbers(version, classes, answers).tolist()]
         columns = {b"prediction": labels, b"probabilities": probabilities}
         if sure is not None:
             columns[b"prediction_set"] = [orjson.dumps(one) for one in sets(version, answers, sure)]

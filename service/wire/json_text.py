@@ -25,8 +25,7 @@ def read_json(raw: bytes | memoryview, what: str = "the body") -> Any:
     """
     if not raw:
         raise BadBody(f"{what} must be a JSON object", "nothing")
-    if len(raw) > _LARGE:
-        _check_values(bytes(raw))
+    check_values(raw)
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -52,8 +51,15 @@ def texts_of_numbers(values: npt.NDArray[Any]) -> list[bytes]:
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
 
 
-def _check_values(raw: bytes) -> None:
-    """Count what separates values; a text that has so many inside its strings is no table of numbers either."""
+def check_values(raw: bytes | memoryview) -> None:
+    """Refuse a JSON text with too many values before anything is made of them.
+
+    Raises:
+        TooLarge: it has; one that has as many separators inside its strings is no table of numbers either.
+    """
+    if len(raw) <= _LARGE:
+        return
+    raw = bytes(raw)
     if raw.count(b"[") + raw.count(b"{") > MOST_CONTAINERS:
         raise TooLarge(MOST_CONTAINERS, None, "lists and objects")
     if raw.count(b",") > MOST_VALUES:

@@ -103,7 +103,7 @@ def write_rows(version: Version, answers: Answers) -> list[bytes]:
             pieces.before + text + pieces.after[0] for text in texts_of_rows(finite(version, "prediction", answers))
         ]
     numbers = texts_of_rows(finite(version, "probabilities", answers))
-    labels = class_numbers(version, classes, answers)
+    labels = class_numbers(version, classes, answers).tolist()
     return [pieces.before + text + pieces.after[label] for label, text in zip(labels, numbers, strict=True)]
 
 

@@ -22,8 +22,10 @@ from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix, Schema
 from service.problems import BadBody, TooLarge
-from service.wire.answers import class_numbers, finite
-from service.wire.json_text import texts_of_numbers, texts_of_rows
+from service.wire import number_rows
+from service.wire.answers import class_labels, class_numbers, finite
+from service.wire.json_text import read_json, texts_of_numbers, texts_of_rows
+from service.wire.number_rows import NumberRows
 
 _KEYS = ("instances", "inputs", "model", "version", "label", "signature_name", "parameters")
 _MOST_DIGITS = 18
@@ -35,13 +37,13 @@ class Request:
 
     Attributes:
         key: where its rows stand, "instances" or "inputs".
-        rows: a list of rows, one row, or columns; what it is depends on the schema, see `encode`.
+        rows: a list of rows, one row, or columns; what it is depends on the schema, see `encode`. Or rows of numbers.
         model, version, label: whom it asks, where it says so.
         parameters: what it asks for beside the predictions; unknown ones are ignored.
     """
 
     key: str
-    rows: list[Any] | dict[str, Any]
+    rows: list[Any] | dict[str, Any] | NumberRows
     model: str | None = None
     version: int | None = None
     label: str | None = None
@@ -56,6 +58,9 @@ class Request:
             TooLarge: N is above `most_rows`; nothing was encoded.
             BadRow: as for `Schema.encode` and `Schema.encode_columns`.
         """
+        if isinstance(self.rows, NumberRows):
+            _check_rows(len(self.rows), most_rows)
+            return self.rows.encode(schema)
         if isinstance(self.rows, dict):
             lengths = [len(values) for values in self.rows.values() if isinstance(values, list)]
             if self.key == "inputs" and lengths:
@@ -68,6 +73,26 @@ class Request:
             rows = self.rows
         _check_rows(len(rows), most_rows)
         return schema.encode(rows)
+
+
+def read_numbers(raw: bytes) -> Request | None:
+    """What a body asks for that is nothing but several rows of numbers; None for every other body.
+
+    Raises:
+        TooLarge: as `read_json` does.
+    """
+    found = number_rows.read(raw)
+    return None if found is None else Request(*found)
+
+
+def read_bytes(raw: bytes) -> Request:
+    """What a body asks for.
+
+    Raises:
+        BadBody: it is no JSON object of this grammar.
+        TooLarge: as `read_json` does.
+    """
+    return read_numbers(raw) or read(read_json(raw))
 
 
 def only_row(body: object) -> object:
@@ -125,7 +150,7 @@ def write(version: Version, answers: Answers) -> bytes:
     else:
         probabilities = finite(version, "probabilities", answers)  # [N, C]
         answer = {
-            "predictions": list(map(manifest.classes.__getitem__, class_numbers(version, manifest.classes, answers))),
+            "predictions": class_labels(version, answers),
             "probabilities": probabilities,
             "classes": manifest.classes,
         }
@@ -145,7 +170,7 @@ def write_rows(version: Version, answers: Answers) -> list[bytes]:
         texts = texts_of_rows(prediction) if len(manifest.targets) > 1 else texts_of_numbers(prediction[:, 0])
         return [pieces.before + text + pieces.after for text in texts]
     texts = texts_of_rows(finite(version, "probabilities", answers))
-    labels = class_numbers(version, manifest.classes, answers)
+    labels = class_numbers(version, manifest.classes, answers).tolist()
     return [pieces.classes[label] + text + pieces.after for label, text in zip(labels, texts, strict=True)]
 
 

@@ -22,8 +22,8 @@ from service.observing.tracing import read_trace
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
 from service.request_ids import RequestIds
 from service.routes import add_routes
+from service.same_turn import TurnBatches
 from service.settings import Settings
-from service.turn import TurnBatches
 from service.vitals import Vitals
 from tests.service import tiny
 

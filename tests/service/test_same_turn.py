@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from service.access.gate import Gate
 from service.inline import InlineSession
+from service.same_turn import TurnBatches
 from service.settings import Settings
-from service.turn import TurnBatches
 from tests.service import tiny
 from tests.service.test_fast_lane import BODIES, GOOD, LINE, ONCE, PLAIN_OIP, Connection, ask, counted, request
 
