@@ -1,5 +1,6 @@
 """The bars that Rowcast sets itself, and whether the results reach them. Ratios are medians of those within a round."""
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -102,4 +103,5 @@ def ratio(ours: list[dict[str, Any]] | None, theirs: list[dict[str, Any]] | None
     """
     if not ours or not theirs:
         return None
-    return statistics.median(mine[what] / max(its[what], 1e-9) for mine, its in zip(ours, theirs, strict=False))
+    pairs = [(mine[what], its[what]) for mine, its in zip(ours, theirs, strict=False)]
+    return statistics.median(mine / its if its else math.inf for mine, its in pairs)

@@ -1,5 +1,7 @@
 """What `make bench` says of its figures: ratios within a round, bars met and not met, README's table."""
 
+import math
+
 import pytest
 
 from benchmarks.serving.bars import bars, ratio
@@ -21,6 +23,7 @@ def test_a_ratio_is_the_median_of_those_within_a_round():
     ours, theirs = [{"rps": 10.0}, {"rps": 1000.0}, {"rps": 30.0}], [{"rps": 5.0}, {"rps": 100.0}, {"rps": 10.0}]
     assert ratio(ours, theirs, "rps") == 3.0  # of 2, 10 and 3; the medians would give 3.0 only by chance of the drift
     assert ratio(ours, None, "rps") is None
+    assert ratio([{"rps": 5.0}], [{"rps": 0.0}], "rps") == math.inf  # it answered nothing in time
 
 
 @pytest.mark.parametrize(("theirs", "is_met"), [(50.0, True), (51.0, False)])
