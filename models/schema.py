@@ -117,21 +117,35 @@ class CategoryFeature(_Feature):
         return self
 
     @cached_property
-    def _index(self) -> dict[str | None, float]:
-        return {None: math.nan} | {category: float(index) for index, category in enumerate(self.categories)}
+    def _index(self) -> "_Index":
+        return _Index(self.categories)
 
     def lines(self, values: Values) -> Sequence[Line]:
         """The indices, one line; what is no list or object is known by its `category_text`."""
-        index, unknown = self._index, float(len(self.categories))
-        texts: Any = values
-        if not set(map(type, values)) <= {str, _NONE}:
-            texts = [self._text(row, value) for row, value in enumerate(values)]
-        return ([index.get(text, unknown) for text in texts],)
+        index = self._index
+        try:
+            return (list(map(index.__getitem__, values)),)
+        except (KeyError, TypeError):  # there is more than texts; the second for what cannot be looked up
+            return ([index[self._text(row, value)] for row, value in enumerate(values)],)
 
     def _text(self, row: int, value: object) -> str | None:
         if isinstance(value, list | tuple | Mapping | np.ndarray):
             self._refuse(row, "must be a text", value)
         return category_text(value)
+
+
+class _Index(dict[str | None, float]):
+    """Text to index; every other text has the index of what is unknown, and None is missing."""
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        super().__init__((category, float(index)) for index, category in enumerate(categories))
+        self[None] = math.nan
+        self._unknown = float(len(categories))
+
+    def __missing__(self, value: object) -> float:
+        if isinstance(value, str):
+            return self._unknown
+        raise KeyError(value)
 
 
 class BooleanFeature(_Feature):
@@ -323,7 +337,7 @@ class Schema(BaseModel):
             matrix = _matrix_of_plain_lists(rows, len(self.features), self.datatype)
             if matrix is not None:
                 return matrix
-        if all(isinstance(row, _LISTS) for row in rows):
+        if all(issubclass(kind, _LISTS) for kind in set(map(type, rows))):
             return _stack(self.features, self._columns_of_lists(rows), self.datatype)
         return _stack(self.features, self._columns_of_mappings(rows), self.datatype)
 
@@ -428,11 +442,12 @@ class Schema(BaseModel):
         raise BadRow(row, None, f"must have {len(self.features)} values ({_listed(self.names)})", str(width))
 
     def _columns_of_mappings(self, rows: Sequence[Any]) -> Sequence[Values]:
-        for number, row in enumerate(rows):
-            if type(row) is not dict and not isinstance(row, Mapping):  # the first is ten times as fast
-                raise BadRow(number, None, "must be an object or a list, the same for all rows", shown(row))
-            if len(row) != len(self.features):
-                self._check_names(number, row)
+        if set(map(type, rows)) != {dict} or set(map(len, rows)) != {len(self.features)}:
+            for number, row in enumerate(rows):
+                if not isinstance(row, Mapping):
+                    raise BadRow(number, None, "must be an object or a list, the same for all rows", shown(row))
+                if len(row) != len(self.features):
+                    self._check_names(number, row)
         try:
             return [[row[name] for row in rows] for name in self.names]
         except KeyError:  # as many names as there are features, but not the same

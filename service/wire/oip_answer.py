@@ -15,7 +15,7 @@ from models.schema import category_text
 from service.problems import BadBody
 from service.wire.answers import class_numbers, finite
 from service.wire.oip import Request, Wanted
-from service.wire.oip_signature import CLASS, outputs_of
+from service.wire.oip_signature import CLASS, outputs_by_name
 from service.wire.oip_tensors import texts_to_bytes
 
 
@@ -27,7 +27,7 @@ def check_wanted(wanted: Sequence[Wanted], version: Version) -> None:
     """
     if not wanted:
         return
-    known = [spec.name for spec in outputs_of(version.manifest)]
+    known = outputs_by_name(version)
     names = [one.name for one in wanted]
     for one in wanted:
         if one.name not in known:
@@ -52,9 +52,10 @@ def write(version: Version, request: Request, answers: Answers) -> tuple[bytes, 
     """
     outputs: list[dict[str, Any]] = []
     chunks: list[bytes] = []
-    specs = {spec.name: spec for spec in outputs_of(version.manifest)}
+    specs = outputs_by_name(version)
+    checked = _checked(version, answers)
     for wanted in request.wanted or [Wanted(name) for name in specs]:
-        values, shape = _output(version, wanted, answers)
+        values, shape = _output(version, wanted, checked)
         datatype = "BYTES" if isinstance(values, list) else specs[wanted.name].datatype
         output: dict[str, Any] = {"name": wanted.name, "datatype": datatype, "shape": shape}
         if request.binary if wanted.binary is None else wanted.binary:
@@ -71,26 +72,26 @@ def write(version: Version, request: Request, answers: Answers) -> tuple[bytes, 
     return (b"".join((text, *chunks)), len(text)) if chunks else (text, None)
 
 
-def _output(version: Version, wanted: Wanted, answers: Answers) -> tuple[npt.NDArray[Any] | list[str], Sequence[int]]:
-    """The values of one output, one after the other, and their shape: numbers, or texts."""
+def _checked(version: Version, answers: Answers) -> Answers:
+    """The same numbers, little-endian and in C order, all of which may leave: even a label means nothing among NaN."""
     classes = version.manifest.classes
     if classes is None:
-        return _numbers(version, wanted.name, answers)
-    finite(version, "probabilities", answers)  # of numbers that are not, even the label means nothing
-    labels = class_numbers(version, classes, answers)
-    if wanted.name == "label":
-        return np.array(labels, "<i8"), [len(labels)]
-    names = class_names(version)
+        return {"prediction": finite(version, "prediction", answers).astype("<f4", copy=False)}
+    return {
+        "probabilities": finite(version, "probabilities", answers).astype("<f4", copy=False),
+        "label": np.ascontiguousarray(class_numbers(version, classes, answers), "<i8"),
+    }
+
+
+def _output(version: Version, wanted: Wanted, checked: Answers) -> tuple[npt.NDArray[Any] | list[str], Sequence[int]]:
+    """The values of one output, one after the other, and their shape: numbers, or texts."""
     if wanted.name == CLASS:
-        return [names[number] for number in labels], [len(labels)]
-    probabilities, shape = _numbers(version, wanted.name, answers)
-    if not wanted.classification:
-        return probabilities, shape
-    return _most_likely(probabilities.reshape(shape), wanted.classification, names)
-
-
-def _numbers(version: Version, name: str, answers: Answers) -> tuple[npt.NDArray[Any], Sequence[int]]:
-    values = finite(version, name, answers).astype("<f4", copy=False)
+        names = class_names(version)
+        texts = [names[number] for number in checked["label"].tolist()]
+        return texts, [len(texts)]
+    values = checked[wanted.name]
+    if wanted.classification:
+        return _most_likely(values, wanted.classification, class_names(version))
     return values.ravel(), values.shape
 
 

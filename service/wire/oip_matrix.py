@@ -113,7 +113,7 @@ def _packed(tensor: Tensor, version: Version, most_rows: int) -> Matrix:
     if isinstance(values, list) or values.dtype.kind != "f":
         values = np.array(values, np.float64)  # as `encode_columns` does: an integer is rounded to FP64 first
     matrix: Matrix = values.astype(NUMBERS[schema.datatype], copy=False).reshape(rows, width)
-    if np.isinf(matrix).any():
+    if np.count_nonzero(np.isinf(matrix)):
         row, column = np.argwhere(np.isinf(matrix))[0].tolist()
         expected = f"must be a finite number within the range of {schema.datatype}"
         raise BadRow(row, schema.columns[column], expected, shown(float(values.reshape(rows, width)[row, column])))

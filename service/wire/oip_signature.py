@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from models.manifest import Manifest
 from models.proof import INPUT
+from models.repository import Version
 from models.schema import NumberFeature, Schema
 from service.wire.oip_tensors import DATATYPES
 
@@ -57,6 +59,12 @@ def inputs_of(schema: Schema) -> tuple[TensorSpec, ...]:
         return (TensorSpec(PACKED, schema.datatype, len(schema.columns)),)
     own: Mapping[Kind, str] = {"number": schema.datatype, "category": "BYTES", "boolean": "BOOL", "datetime": "BYTES"}
     return tuple(TensorSpec(feature.name, own[feature.kind], 1) for feature in schema.features)
+
+
+@lru_cache(maxsize=256)
+def outputs_by_name(version: Version) -> Mapping[str, TensorSpec]:
+    """The outputs of a version by their names, in their order."""
+    return {spec.name: spec for spec in outputs_of(version.manifest)}
 
 
 def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
