@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,10 @@ _SETTLED_S = 1.0  # a folder changed this recently is read again: its time of ch
 
 Prove = Callable[[Version], Awaitable[str | None]]
 """Has a version proven: None when it may go live, else the sentence why not; ConnectionError: nobody there to ask."""
+
+Expect = Callable[[Sequence[str]], Awaitable[None]]
+
+_TOGETHER = 32  # models whose new versions are proven together
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +60,11 @@ class Catalog:
         keep: int = KEEP_VERSIONS,
         unloaded: Callable[[], frozenset[str]] = frozenset,
         retire: Callable[[Version], None] = lambda _: None,
+        expect: Expect | None = None,
     ) -> None:
         """Know of nothing yet.
 
+        `expect` hears of several versions, `<model>/<number>` each, that will be proven next.
         `unloaded` says which models are not served whatever the repository holds. `retire` hears of every version that
         is no longer live; requests that were given it before may still ask it.
         """
@@ -68,6 +74,7 @@ class Catalog:
         self._keep = keep
         self._unloaded = unloaded
         self._retire = retire
+        self._expect = expect
         self._seen: dict[str, _Seen] = {}
         self._models: dict[str, Traffic] = {}
         self._looking = asyncio.Lock()
@@ -177,8 +184,20 @@ class Catalog:
                 else:
                     log.warning("the repository can be read again")
                 self.unreadable = unreadable
-            for name, stamps in changed.items():
-                await self._update(name, stamps)
+            models = list(changed.items())
+            for start in range(0, len(models), _TOGETHER):
+                some = models[start : start + _TOGETHER]
+                new = [place for name, stamps in some for place in self._new(name, stamps)]
+                if self._expect is not None and len(new) > 1:
+                    await self._expect(new)
+                for name, stamps in some:
+                    await self._update(name, stamps)
+
+    def _new(self, name: str, stamps: Mapping[int, tuple[int, int]]) -> list[str]:
+        """What `_update` is likely to open: those of the newest versions that were not there before."""
+        before = self._seen[name].stamps if name in self._seen else {}
+        newest = sorted(stamps, reverse=True)[: self._keep]
+        return [f"{name}/{number}" for number in newest if stamps[number] != before.get(number)]
 
     def _default(self) -> str:
         if self._default_model is not None:

@@ -38,6 +38,7 @@ class What(IntEnum):
     OPEN = 1
     RETIRE = 2  # no API process that says so gives the version to new requests
     SHADOW = 3  # a process is wanted that computes shadows
+    EXPECT = 4  # several versions will be opened soon; their places are the key, one on each line
 
 
 class Status(IntEnum):

@@ -128,6 +128,7 @@ async def open_front(
         keep=settings.keep_versions,
         unloaded=control.Unloaded(runtime),
         retire=retire,
+        expect=lanes.expect,
     )
     shadows = Shadows(
         catalog.shadow_of,

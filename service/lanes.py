@@ -7,7 +7,7 @@ which versions are opened. A lane that breaks says so to whoever waits on it and
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,12 +54,19 @@ class Lane(asyncio.Protocol):
 
     def run(self, version: Version, matrix: Matrix, done: Done) -> None:
         """Send a batch [N, F]; `done` is called later, never from here."""
-        self._send(What.PREDICT, version, matrix, done)
+        self._send(What.PREDICT, version.key, matrix, done)
 
     async def open(self, version: Version) -> Reply | None:
         """What the worker says to a new version; None when it was lost before it said anything."""
+        return await self._said(What.OPEN, version.key)
+
+    async def expect(self, places: Sequence[str]) -> None:
+        """Have the worker check versions that will be opened next, and return when it has."""
+        await self._said(What.EXPECT, "\n".join(places))
+
+    async def _said(self, what: What, key: str) -> Reply | None:
         reply: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
-        self._send(What.OPEN, version, _NO_ROWS, lambda answer: None if reply.done() else reply.set_result(answer))
+        self._send(what, key, _NO_ROWS, lambda answer: None if reply.done() else reply.set_result(answer))
         return await reply
 
     def retire(self, version: Version) -> None:
@@ -78,12 +85,12 @@ class Lane(asyncio.Protocol):
             self._transport.abort()
             self._transport = None
 
-    def _send(self, what: What, version: Version, matrix: Matrix, done: Done) -> None:
+    def _send(self, what: What, key: str, matrix: Matrix, done: Done) -> None:
         assert self._transport is not None
         assert self._done is None
         self._done = done
         self._sent = time.monotonic()
-        self._transport.writelines(request_bytes(what, version.key, matrix))
+        self._transport.writelines(request_bytes(what, key, matrix))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
@@ -178,6 +185,12 @@ class Lanes:
         if not said:
             raise ConnectionError
         return next((reply.sentence for reply in said if reply.status is not Status.OK), None)
+
+    async def expect(self, places: Sequence[str]) -> None:
+        """Have a worker check versions together, sooner than one by one; every worker goes by what it finds."""
+        opener = next((opener for opener in self._openers.values() if opener.is_connected), None)
+        if opener is not None:
+            await opener.expect(places)
 
     def start_shadow(self) -> None:
         """Have the first worker start the process that computes shadows, if it is not there."""

@@ -125,6 +125,18 @@ class Engine:
                 log.warning("refused: %s", error)
                 refused.append(str(error))
 
+    def expect(self, places: Collection[str]) -> None:
+        """Check versions, `<model>/<number>` each, that will be opened soon."""
+        with self._opening:
+            known = {key.rpartition("@")[0] for key in self._opened}
+            versions = []
+            for place in places:
+                name, _, number = place.rpartition("/")
+                if place not in known:
+                    with contextlib.suppress(BadVersion):  # it is said when it is opened
+                        versions.append(self._repository.open(name, int(number)))
+            self._expect(versions)
+
     def open(self, key: str) -> _Opened:
         """The session of a version, opened and proven now if it is new.
 
@@ -162,6 +174,9 @@ class Engine:
         """The reply to a request, whatever happens."""
         started = time.perf_counter()
         try:
+            if request.what is What.EXPECT:
+                self.expect(request.key.splitlines())
+                return Reply(Status.OK, time.perf_counter() - started, answers={})
             if request.what is What.OPEN:
                 self.open(request.key)
                 return Reply(Status.OK, time.perf_counter() - started, answers={})

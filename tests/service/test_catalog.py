@@ -399,3 +399,20 @@ def test_what_was_refused_is_opened_again_when_asked_to_and_what_serves_serves_o
     assert catalog.find("line").number == 2
     assert catalog.find("line", 1) is before
     assert catalog.failures == {}
+
+
+def test_new_versions_are_told_of_together_before_they_are_proven(tmp_path, workers):
+    told = []
+
+    async def expect(places):
+        told.append((places, len(workers.asked)))
+
+    catalog = Catalog(Repository(tmp_path), workers.prove, keep=2, expect=expect)
+    for name in ("line", "line", "line", "coin"):
+        tiny.publish(tmp_path, name)
+    asyncio.run(catalog.refresh())
+    assert told == [(["coin/1", "line/3", "line/2"], 0)]
+    tiny.publish(tmp_path, "pair")
+    asyncio.run(catalog.refresh())  # one alone is not told of
+    assert len(told) == 1
+    assert {name: list(live) for name, live in catalog.live().items()} == {"coin": [1], "line": [2, 3], "pair": [1]}

@@ -275,3 +275,14 @@ def test_a_worker_that_is_told_to_end_waits_for_its_connections(serving, end, ve
         api.sendall(b"".join(request_bytes(What.PREDICT, versions["pair"].key, PAIR_ROW)))
         assert api.recv(1)  # and still is
     # the fixture sees that it ends now
+
+
+def test_versions_that_are_expected_are_checked_together_unless_they_are_open(tmp_path):
+    checked = []
+    versions = [tiny.publish(tmp_path, name) for name in ("line", "pair", "coin")]
+    engine = Engine(Repository(tmp_path), Honest, expect=lambda some: checked.append([str(one) for one in some]))
+    engine.open(versions[0].key)
+    places = "line/1\npair/1\ncoin/1\nnobody/1"
+    reply = engine.answer(Request(What.EXPECT, places, np.empty((0, 0), np.float32)))
+    assert reply.status is Status.OK
+    assert checked == [["pair/1", "coin/1"]]
