@@ -109,7 +109,7 @@ def _draw_predicted(fitted: "Fitted", rows: "PartRows", predicted: npt.NDArray[n
     """One panel per target: every row at (actual, predicted), and the diagonal where both agree."""
     drawn = some(len(rows.matrix))
     answers, y = predicted[drawn], rows.y[drawn]
-    size = 6 if len(y) < 50 else 3.5
+    size = 12 if len(y) < 50 else 7 if len(y) < 500 else 3.5
     figure, drawn_on = panels(len(fitted.data.targets))
     for k, (axes, target) in enumerate(zip(drawn_on, fitted.data.targets, strict=False)):
         both = np.concatenate([answers[:, k], y[:, k]])
