@@ -71,6 +71,13 @@ screenshots: $(VENV)/.dev  ## Take the pictures of the web page anew, docs/image
 	$(BIN)/python -m training --unpublished penguins rings auto_mpg
 	$(BIN)/python -m tests.browser.screenshots docs/images
 
+tutorial: $(VENV)/.dev  ## Run the tutorial and write what it prints, and its pictures, into its pages
+	$(TEST_ENV) $(BIN)/python -m tests.docs.make_tutorial
+
+reference: $(VENV)/.dev  ## Write the pages of the reference that come from the code: commands, manifests, plans
+	$(BIN)/python -m tests.docs.make_cli
+	$(BIN)/python -m tests.docs.make_records
+
 test-container: $(VENV)/.dev  ## Build both images and run them (needs podman, runc and debootstrap)
 	$(BIN)/python -m pytest -m container tests/container
 
@@ -111,4 +118,4 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 .PHONY: help serve train reproduce bench bench-rows bench-train bench-quality check lint types imports test test-fast \
-        coverage test-faults test-faults-long screenshots test-container setup lock clean
+        coverage test-faults test-faults-long screenshots tutorial reference test-container setup lock clean

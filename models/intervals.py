@@ -42,6 +42,7 @@ class Intervals(_Conformal):
     the two ends are found apart, since errors are rarely symmetric. A level holds for each target by itself.
 
     Attributes:
+        method: how they were found.
         rows: how many rows calibrated the offsets.
         levels: the shares of rows whose target lies inside, rising.
         edges: per target, where its bins meet, rising; B - 1 of them, none for a single bin.
@@ -90,6 +91,7 @@ class PredictionSets(_Conformal):
     more often than the level asks therefore covers more than the level.
 
     Attributes:
+        method: how they were found.
         rows: how many rows calibrated the thresholds.
         levels: the shares of rows whose class is in the set, rising.
         thresholds: per level, the least probability of a class in the set.

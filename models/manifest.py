@@ -35,7 +35,12 @@ _NO_DIGEST = "0" * 64
 
 
 class FileDigest(Record):
-    """What the bytes of one file must be."""
+    """What the bytes of one file must be.
+
+    Attributes:
+        sha256: their digest.
+        bytes: how many there are.
+    """
 
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0)]
@@ -59,7 +64,8 @@ class Calibration(Record):
     """How the probabilities were calibrated; already part of the graph.
 
     Attributes:
-        method: "temperature": the logits are divided by `temperature` (Guo et al. 2017, section 4.2).
+        method: "temperature", that of Guo et al. 2017, section 4.2.
+        temperature: what the logits are divided by.
         rows: how many validation rows chose it.
     """
 
@@ -135,6 +141,7 @@ class Manifest(Record):
     """Everything about a version but its weights.
 
     Attributes:
+        format: of the whole version; a reader refuses one that it does not know.
         sha256: digest of the manifest's own bytes, in which it stands as zeros; filled in when left out.
         name: the model.
         version: its number, from 1.
@@ -145,8 +152,12 @@ class Manifest(Record):
         weights: canonical digest of the weights, the same whatever file they were written to.
         files: every other file of the version, by its path in the folder.
         scores: per part of the table.
-        intervals, prediction_sets: how sure an answer is, of a regression and of a classification.
+        calibration: how the probabilities were calibrated; None where they were not.
+        predictions: how those for the training rows are distributed, for measuring drift.
+        intervals: how sure an answer of a regression is.
+        prediction_sets: how sure an answer of a classification is.
         importances: of the features, the largest first.
+        provenance: how the version came to be.
     """
 
     format: Literal[1] = 1

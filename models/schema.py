@@ -44,6 +44,7 @@ class _Feature(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Annotated[str, Field(min_length=1, max_length=500)]
+    """The column of the table."""
     missing_share: Share = 0.0
     """Share of training rows in which the value was missing."""
 
@@ -78,6 +79,7 @@ class NumberFeature(_Feature):
 
     kind: Literal["number"] = "number"
     unit: str | None = None
+    """For people."""
     quantiles: tuple[float, ...] = ()
     """Training quantiles at i / (len - 1): the first is the minimum, the last the maximum; empty if all was missing."""
 
@@ -102,6 +104,7 @@ class CategoryFeature(_Feature):
 
     kind: Literal["category"] = "category"
     categories: tuple[str, ...]
+    """The known texts, in the order of their index."""
     shares: tuple[Share, ...] = ()
     """Share of each category among the training rows that have one; in the order of `categories`."""
 

@@ -145,8 +145,13 @@ class FitPlan(_Section):
 
     Attributes:
         loss: None takes the task's own: mse, binary_cross_entropy, cross_entropy.
+        optimizer: what makes a step of a gradient; sgd is the step of `training/scratch.py`.
+        learning_rate: how far a step goes, at its longest.
+        momentum: of sgd: the share of the last step that is taken again.
+        weight_decay: how strongly weights are pulled to zero.
         batch: rows of a minibatch; 0 is all rows at once; None lets the number of training rows decide.
         epochs: None lets the number of training rows decide.
+        shuffle: draw the minibatches anew in each epoch; otherwise rows come as they stand.
         schedule: of the learning rate, over the epochs.
         beta2: how slowly Adam forgets the squares of gradients.
         label_smoothing: share of every label that is spread over all classes while training.
@@ -161,6 +166,7 @@ class FitPlan(_Section):
         linear: also solve for a network without hidden layers, which validation may choose instead of the members or
             average with them; a linear model's error is then within reach on every table.
         calibrate: fit a temperature on the validation rows (classification).
+        seed: of every random choice.
     """
 
     loss: Loss | None = None
@@ -256,6 +262,10 @@ class Plan(_Section):
         about: one sentence for the model card.
         target: the predicted column or columns.
         task: None infers it from the target: few distinct texts or whole numbers are classes.
+        table: where the rows come from.
+        split: which rows train, choose and judge.
+        net: the network.
+        fit: how its weights are found.
         published: what `make reproduce` reproduces.
     """
 
