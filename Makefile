@@ -71,6 +71,10 @@ screenshots: $(VENV)/.dev  ## Take the pictures of the web page anew, docs/image
 	$(BIN)/python -m training --unpublished penguins rings auto_mpg
 	$(BIN)/python -m tests.browser.screenshots docs/images
 
+docs: $(VENV)/.dev  ## The documentation as a site with a search, in build/docs
+	$(BIN)/python -m sphinx -q -n -W --keep-going -d build/doctrees -c docs . build/docs
+	@echo "open build/docs/index.html"
+
 tutorial: $(VENV)/.dev  ## Run the tutorial and write what it prints, and its pictures, into its pages
 	$(TEST_ENV) $(BIN)/python -m tests.docs.make_tutorial
 
@@ -118,4 +122,4 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 .PHONY: help serve train reproduce bench bench-rows bench-train bench-quality check lint types imports test test-fast \
-        coverage test-faults test-faults-long screenshots tutorial reference test-container setup lock clean
+        coverage test-faults test-faults-long screenshots docs tutorial reference test-container setup lock clean

@@ -122,7 +122,8 @@ def _from_attributes(owner):
 
 def _sentence(text):
     text = text.replace("None", "null").replace("|", "\\|")
-    return text[0].upper() + text[1:] + "." * (not text.endswith("."))
+    first = text[0] if text.startswith("null ") else text[0].upper()
+    return first + text[1:] + "." * (not text.endswith("."))
 
 
 def _type(field):  # noqa: PLR0911 - a return for each kind of type
