@@ -82,14 +82,15 @@ def read_columns(table: Table, plan: Plan) -> Data:
     place, notes = table.source, list(table.notes)
     _check_plan_columns(table, plan)
     frame, rows = _rows_with_target(table, plan, notes)
-    columns = {name: frame[name] for name in table.frame.columns if name not in plan.table.drop}
+    splits = (plan.split.column, plan.split.group, plan.split.time)
+    columns = {name: frame[name] for name in table.frame.columns if name not in plan.table.drop or name in splits}
     typed, kinds = {}, {}
     for name, column in columns.items():
         if name in plan.target:
             continue
         kind, values = _typed(column, plan.table.kinds.get(name), rows, place, is_text=table.is_text, notes=notes)
         typed[name] = values
-        if name in (plan.split.column, plan.split.group):
+        if name in (plan.split.column, plan.split.group) or name in plan.table.drop:
             continue
         reason = _why_dropped(name, kind, values, is_wanted=name in plan.table.kinds)
         if reason:
@@ -105,7 +106,7 @@ def read_columns(table: Table, plan: Plan) -> Data:
     targets = [_target(frame[name], plan, rows, place, is_text=table.is_text) for name in plan.target]
     task = plan.task or _task(targets, plan)
     classes, y = _learned_target(targets, task, place)
-    keep = [name for name in typed if name in kinds or name in (plan.split.column, plan.split.group, plan.split.time)]
+    keep = [name for name in typed if name in kinds or name in splits]
     return Data(
         pl.DataFrame([typed[name].alias(name) for name in keep]).with_columns(target for target in targets),
         kinds,

@@ -87,6 +87,21 @@ def test_a_group_stays_together_and_is_no_feature():
     assert "g" not in data.kinds
 
 
+@pytest.mark.parametrize(
+    ("way", "values"),
+    [("time", list(range(100))), ("group", list(range(50)) * 2), ("column", ["train", "validation"] * 50)],
+)
+def test_a_column_that_splits_may_be_dropped_as_a_feature(way, values):
+    frame = numbers(100).with_columns(s=pl.Series(values))
+    plan = {"name": "m", "target": ["y"], "table": {"path": "t", "drop": ["s"]}, "split": {way: "s"}}
+    data = read_columns(Table(frame, "0" * 64, "t"), Plan.of(plan, "test"))
+
+    split = split_rows(data, SplitPlan(**{way: "s"}))
+
+    assert list(data.kinds) == ["x", "c"]
+    assert len(split.train) > 0
+
+
 def test_a_column_says_the_part_itself():
     frame = numbers(4).with_columns(part=pl.Series(["train", "test", "train", "validation"]))
     split = split_rows(*data_of(frame, column="part"))
