@@ -39,6 +39,7 @@ class What(IntEnum):
     RETIRE = 2  # no API process that says so gives the version to new requests
     SHADOW = 3  # a process is wanted that computes shadows
     EXPECT = 4  # several versions will be opened soon; their places are the key, one on each line
+    GREET = 5  # whether somebody is there; the reply has no outputs
 
 
 class Status(IntEnum):

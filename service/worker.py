@@ -177,6 +177,8 @@ class Engine:
             if request.what is What.EXPECT:
                 self.expect(request.key.splitlines())
                 return Reply(Status.OK, time.perf_counter() - started, answers={})
+            if request.what is What.GREET:
+                return Reply(Status.OK, answers={})
             if request.what is What.OPEN:
                 self.open(request.key)
                 return Reply(Status.OK, time.perf_counter() - started, answers={})
