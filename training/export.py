@@ -25,6 +25,7 @@ from torch.jit._trace import TracerWarning
 from models.errors import RowcastError
 from models.proof import INPUT
 from models.schema import Datatype, Matrix, Schema
+from training.collector import uncollected
 from training.evaluate import answers_of
 from training.net import Net
 
@@ -90,7 +91,8 @@ def to_torchscript(net: Net, example: Tensor) -> bytes:
 def to_exported(net: Net, example: Tensor) -> bytes:
     """The network as `torch.export.load` reads it."""
     rows = {"features": {0: torch.export.Dim.DYNAMIC}}
-    program = torch.export.export(net, (example,), dynamic_shapes=rows)
+    with uncollected():  # its first call imports half of torch
+        program = torch.export.export(net, (example,), dynamic_shapes=rows)
     for node in program.graph.nodes:
         for trace in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
             node.meta.pop(trace, None)  # they hold the paths of this machine

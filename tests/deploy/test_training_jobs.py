@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from training.__main__ import app
+from training.command import app
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes" / "training"
 RESOURCES = [(path.name, one) for path in sorted(FOLDER.glob("*.yaml")) for one in yaml.safe_load_all(path.read_text())]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from service.commands.app import app as service
-from training.__main__ import app as training
+from training.command import app as training
 
 PAGE = Path(__file__).parents[2] / "docs/reference/cli.md"
 

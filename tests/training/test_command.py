@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from models.repository import Repository
-from training import __main__ as command
+from training import command
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,7 @@ import pytest
 
 from models.proof import prove
 from models.repository import Repository
-from training import __main__ as command
-from training import recipe
+from training import command, recipe
 from training.export import ONNX, OnnxSession
 from training.plan import Plan
 from training.table import BadTable

@@ -23,7 +23,7 @@ from training.table import BadTable
 
 ROOT = Path(__file__).parents[2]
 IN_PIECES = "import sys; from training import source; source.LARGE_CELLS = 0\n"
-IN_PIECES += "from training.__main__ import main; sys.exit(main(sys.argv[1:]))"
+IN_PIECES += "from training.command import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture
