@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 from service.commands.app import app as service
 from service.settings import PREFIX, Settings
 from tests.docs import make_cli, make_records
-from training.__main__ import app as training
+from training.command import app as training
 from training.evaluate import score
 
 PAGES = Path(__file__).parents[2] / "docs" / "reference"
