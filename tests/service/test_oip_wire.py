@@ -260,6 +260,14 @@ def test_raw_bytes_must_be_used_up_exactly(versions, one, raw, sentence):
         encode(versions["pair"], {"inputs": [one]}, raw)
 
 
+def test_requests_of_the_same_json_have_their_own_numbers(versions):
+    one = binary("features", "FP32", [1, 2], b"x" * 8)
+    for row in ([1, 2], [3, 4], [1, 2]):
+        np.testing.assert_array_equal(encode(versions["pair"], {"inputs": [one]}, np.float32(row).tobytes()), [row])
+    with pytest.raises(BadBody, match="got 8"):  # which is said anew of each body
+        encode(versions["pair"], {"inputs": [one]}, b"x" * 7)
+
+
 @pytest.mark.parametrize(
     ("raw", "sentence"),
     [
