@@ -64,6 +64,7 @@ _FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "j
 _SAID_OF_IT = frozenset({b"x-request-id", b"x-routing-key", b"traceparent"})
 _OIP_LENGTH = OIP_LENGTH.encode()
 _PRIORITY, _URGENT = PRIORITY.encode(), URGENT.encode()
+_JSON = b"content-type: application/json\r\n"
 _LONGEST_KNOWN = 4000  # bytes of a head
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
 _MOST_DIGITS = 8  # of a Content-Length that the fast lane reads
@@ -225,7 +226,7 @@ class FastLane(Connection):
         assert exchange is not None
         exchange.received = exchange.started
         self._ask(exchange, body)
-        self._choose_batch()
+        self._choose_batch(body)
         return True
 
     def read_again(self, pending: Pending) -> None:
@@ -254,15 +255,19 @@ class FastLane(Connection):
             self._known, self._known_bytes, self._known_length = head, data[:end], len(data)
             length = _LENGTH.search(self._known_bytes)
             self._known_around = (data[: length.start(1)], data[length.end(1) : end]) if length else (b"", b"")
-            self._choose_batch()
+            self._choose_batch(body)
 
-    def _choose_batch(self) -> None:
+    def _choose_batch(self, body: bytes) -> None:
         """Have the next request answered in its turn, if this one could have been."""
         exchange = self._exchange
         self._turn_batch = None
         is_admitted = exchange is not None and exchange.head is self._known is self._admitted
-        if exchange is not None and exchange.line is not None and is_admitted and self._version is not None:
-            self._turn_batch = self._front.turn_batches.of(self._version, is_oip=exchange.head.target.is_oip)
+        if exchange is not None and exchange.rows == 1 and is_admitted and self._version is not None:
+            head = exchange.head
+            if exchange.line is not None or head.oip_length is not None:
+                self._turn_batch = self._front.turn_batches.of(
+                    self._version, body, is_oip=head.target.is_oip, oip_length=head.oip_length
+                )
 
     def on_message_begin(self) -> None:
         self._is_between = False
@@ -426,7 +431,7 @@ class FastLane(Connection):
             self._write(exchange, 200, headers, body)
         else:
             if self._opening_has is not self.server_state.default_headers:  # uvicorn makes them anew every second
-                self._opening_has, self._opening = self.server_state.default_headers, self.opening()
+                self._opening_has, self._opening = self.server_state.default_headers, self.opening(_JSON)
             request_id = exchange.id.encode()
             self.transport.write(b"%b%d\r\nx-request-id: %b\r\n\r\n%b" % (self._opening, len(body), request_id, body))
         self._finish(exchange, None)
@@ -455,10 +460,9 @@ class FastLane(Connection):
         opening = _opening(status, self.server_state.default_headers)
         self.transport.write(b"".join((opening, "".join(lines).encode("latin-1"), body)))
 
-    def opening(self) -> bytes:
-        """The beginning of an answer in JSON, up to its length."""
-        headers = self.server_state.default_headers
-        return _opening(200, headers) + b"content-type: application/json\r\ncontent-length: "
+    def opening(self, headers: bytes) -> bytes:
+        """The beginning of an answer with these headers, up to its length."""
+        return _opening(200, self.server_state.default_headers) + headers + b"content-length: "
 
     def _finish(self, exchange: Exchange, problem: RowcastError | None) -> None:
         """Count the exchange, which is written, and let uvicorn go on with the connection."""

@@ -17,7 +17,7 @@ import orjson
 
 from models.repository import Version
 from service.inline import Inline, InlineSession
-from service.wire import oip_row, plain
+from service.wire.row_forms import RowForm, form_of
 
 if TYPE_CHECKING:
     from service.fast_lane import FastLane
@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 LONGEST = 16_000
 """Bytes of a body that may be one row; a longer one is not tried, since it would be read twice."""
+_MOST_BATCHES = 1000  # that are remembered: of a client's raw tensors, every shape is one
 
 
 class _Nobody:
@@ -47,15 +48,14 @@ class Pending:
         batch: where the request is.
         body: of the request.
         started: when it came, by `time.perf_counter`.
-        oip_id: the id that comes back with its answer; empty where there is none.
         response_complete, disconnected, message_event, keep_alive: what uvicorn looks at.
     """
 
-    __slots__ = ("batch", "body", "disconnected", "keep_alive", "lane", "oip_id", "response_complete", "started")
+    __slots__ = ("batch", "body", "disconnected", "keep_alive", "lane", "response_complete", "started")
     message_event = NOBODY
 
     def __init__(self, lane: "FastLane") -> None:
-        self.lane, self.body, self.oip_id, self.started = lane, b"", "", 0.0
+        self.lane, self.body, self.started = lane, b"", 0.0
         self.batch: TurnBatch | None = None
         self.response_complete, self.disconnected, self.keep_alive = True, False, True
 
@@ -66,25 +66,29 @@ class TurnBatches:
     def __init__(self, front: "Front", inline: Inline) -> None:
         """Have no batch yet; `inline` has the sessions."""
         self._front, self._inline = front, inline
-        self._batches: dict[tuple[str, bool], TurnBatch] = {}
+        self._batches: dict[tuple[str, Any], TurnBatch] = {}
         self._made_at = 0
 
-    def of(self, version: Version, *, is_oip: bool) -> "TurnBatch":
-        """That of a live version, for plain requests or for those of the Open Inference Protocol."""
+    def of(self, version: Version, body: bytes, *, is_oip: bool, oip_length: str | None) -> "TurnBatch | None":
+        """That of requests to a live version which are like this one; None where there is none."""
         if self._made_at != self._front.catalog.changes:  # versions may be gone
             self._batches, self._made_at = {}, self._front.catalog.changes
-        batch = self._batches.get((version.key, is_oip))
+        key = version.key, is_oip if oip_length is None else body[: int(oip_length)]
+        batch = self._batches.get(key)
         if batch is None:
-            batch = self._batches[version.key, is_oip] = TurnBatch(self._front, self._inline, version, is_oip=is_oip)
+            form = form_of(version, body, is_oip=is_oip, oip_length=oip_length)
+            if form is None or len(self._batches) >= _MOST_BATCHES:
+                return None
+            batch = self._batches[key] = TurnBatch(self._front, self._inline, version, form)
         return batch
 
 
 class TurnBatch:
-    """Requests of this turn for one version, in one protocol."""
+    """Requests of this turn for one version, in one form."""
 
-    def __init__(self, front: "Front", inline: Inline, version: Version, *, is_oip: bool) -> None:
+    def __init__(self, front: "Front", inline: Inline, version: Version, form: RowForm) -> None:
         """Hold no request yet."""
-        self._front, self._inline, self._version, self._is_oip = front, inline, version, is_oip
+        self._front, self._inline, self._version, self._form = front, inline, version, form
         self._waiting: list[Pending] = []
         self._opening, self._opening_has = b"", [(b"", b"")]
 
@@ -122,56 +126,47 @@ class TurnBatch:
         began = time.perf_counter()
         if began - waiting[0].started > front.settings.deadline_s / 2:
             return waiting  # too late to be sure of it
-        taken, left = [], waiting[most:]
-        lines: list[list[Any]] = []
+        taken, lines, left = [], [], waiting[most:]
         for pending in waiting[:most]:
-            line = self._read(pending)
-            if line is None:
+            found = self._read(pending)
+            if found is None:
                 left.append(pending)
             else:
-                taken.append(pending)
-                lines.append(line)
+                taken.append((pending, found[1]))
+                lines.append(found[0])
         if not lines:
             return left
         try:
-            matrix = version.schema.stack(lines)
+            matrix = self._form.matrix(lines)
             encoded = time.perf_counter()
             answers = session.run(matrix)
             computed = time.perf_counter()
             if any(len(values) != len(lines) for values in answers.values()):
                 return waiting
-            texts = (oip_row if self._is_oip else plain).write_rows(version, answers)
+            texts = self._form.write(answers)
         except Exception:  # noqa: BLE001 - the coalescer finds out what it is, and whose
             return waiting
         self._write(taken, texts)
         front.drift.sample(version, matrix, answers)
-        self._count(taken, began, encoded, computed)
+        self._count([pending.started for pending, _ in taken], began, encoded, computed)
         return left
 
-    def _read(self, pending: Pending) -> list[Any] | None:
-        """Its row; None when it holds anything else than one plain row, or its connection is about to be closed."""
+    def _read(self, pending: Pending) -> tuple[Any, str] | None:
+        """Its line and id; None when it holds anything else than one row, or its connection is about to be closed."""
         if not pending.keep_alive:
             return None
         try:
-            asked = orjson.loads(pending.body)
+            return self._form.read(pending.body)
         except orjson.JSONDecodeError:
             return None
-        if not self._is_oip:
-            row = plain.only_row(asked)
-            return None if row is None else self._version.schema.line_of(row)
-        found = oip_row.line_of(asked, self._version)
-        if found is None:
-            return None
-        pending.oip_id, line = found
-        return line
 
-    def _write(self, taken: Sequence[Pending], texts: Sequence[bytes]) -> None:
-        version, next_id, opening = self._version, self._front.ids.next, self._opening_of(taken[0].lane)
-        now = taken[0].lane.loop.time()
-        for pending, text in zip(taken, texts, strict=True):
+    def _write(self, taken: Sequence[tuple[Pending, str]], texts: Sequence[bytes]) -> None:
+        first, _ = taken[0]
+        next_id, opening, now = self._front.ids.next, self._opening_of(first.lane), first.lane.loop.time()
+        for (pending, oip_id), text in zip(taken, texts, strict=True):
             lane = pending.lane
-            if self._is_oip and pending.oip_id:
-                text = oip_row.with_id(version, text, pending.oip_id)  # noqa: PLW2901
+            if oip_id:
+                text = self._form.with_id(text, oip_id)  # noqa: PLW2901
             head = b"%b%d\r\nx-request-id: %b\r\n\r\n" % (opening, len(text), next_id().encode())
             try:
                 lane.transport.write(head + text)
@@ -183,14 +178,14 @@ class TurnBatch:
     def _opening_of(self, lane: "FastLane") -> bytes:
         headers = lane.server_state.default_headers
         if headers is not self._opening_has:  # uvicorn makes them anew every second
-            self._opening_has, self._opening = headers, lane.opening()
+            self._opening_has, self._opening = headers, lane.opening(self._form.headers)
         return self._opening
 
-    def _count(self, taken: Sequence[Pending], began: float, encoded: float, computed: float) -> None:
+    def _count(self, started: Sequence[float], began: float, encoded: float, computed: float) -> None:
         """Count what was answered: a request waited while others were read, and until all of them were written."""
-        metrics, now, requests = self._front.metrics, time.perf_counter(), len(taken)
+        metrics, now, requests = self._front.metrics, time.perf_counter(), len(started)
         own_s = (encoded - began) / requests
-        seconds = [now - pending.started for pending in taken]
+        seconds = [now - one for one in started]
         metrics.answered_together(self._version, seconds, encoded - began, requests * (now - computed))
-        waited_s = [encoded - own_s - pending.started for pending in taken]
+        waited_s = [encoded - own_s - one for one in started]
         metrics.batch(self._version, requests, computed - encoded, waited_s)

@@ -53,9 +53,9 @@ def write(version: Version, request: Request, answers: Answers) -> tuple[bytes, 
     outputs: list[dict[str, Any]] = []
     chunks: list[bytes] = []
     specs = outputs_by_name(version)
-    checked = _checked(version, answers)
+    values_of = checked(version, answers)
     for wanted in request.wanted or [Wanted(name) for name in specs]:
-        values, shape = _output(version, wanted, checked)
+        values, shape = _output(version, wanted, values_of)
         datatype = "BYTES" if isinstance(values, list) else specs[wanted.name].datatype
         output: dict[str, Any] = {"name": wanted.name, "datatype": datatype, "shape": shape}
         if request.binary if wanted.binary is None else wanted.binary:
@@ -72,7 +72,7 @@ def write(version: Version, request: Request, answers: Answers) -> tuple[bytes, 
     return (b"".join((text, *chunks)), len(text)) if chunks else (text, None)
 
 
-def _checked(version: Version, answers: Answers) -> Answers:
+def checked(version: Version, answers: Answers) -> Answers:
     """The same numbers, little-endian and in C order, all of which may leave: even a label means nothing among NaN."""
     classes = version.manifest.classes
     if classes is None:
@@ -83,13 +83,13 @@ def _checked(version: Version, answers: Answers) -> Answers:
     }
 
 
-def _output(version: Version, wanted: Wanted, checked: Answers) -> tuple[npt.NDArray[Any] | list[str], Sequence[int]]:
+def _output(version: Version, wanted: Wanted, values_of: Answers) -> tuple[npt.NDArray[Any] | list[str], Sequence[int]]:
     """The values of one output, one after the other, and their shape: numbers, or texts."""
     if wanted.name == CLASS:
         names = class_names(version)
-        texts = [names[number] for number in checked["label"].tolist()]
+        texts = [names[number] for number in values_of["label"].tolist()]
         return texts, [len(texts)]
-    values = checked[wanted.name]
+    values = values_of[wanted.name]
     if wanted.classification:
         return _most_likely(values, wanted.classification, class_names(version))
     return values.ravel(), values.shape

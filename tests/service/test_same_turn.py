@@ -139,6 +139,84 @@ def test_a_row_of_the_open_inference_protocol_is_answered_in_its_turn_and_its_id
     assert plain([first]) == plain([second])
 
 
+MIDDLES = st.one_of(
+    st.lists(st.floats(width=32) | st.integers() | st.none() | st.booleans() | st.text(max_size=2), max_size=3).map(
+        lambda values: json.dumps(values).encode()[1:-1]
+    ),
+    st.sampled_from([b"1e999,2", b"3e38,4e38", b"01,2", b"1,2 ", b"", b",", b"[1],2", b'1],"data":[1,2', b"1,2]}]} "]),
+)
+
+
+@given(middle=MIDDLES, shape=st.sampled_from([b"[1,2]", b"[2,1]", b"[2]"]), data_first=st.booleans())
+@ONCE
+def test_any_data_between_what_is_always_the_same_are_answered_as_the_application_answers_them(  # noqa: PLR0917
+    front, app, sessions, middle, shape, data_first
+):
+    def body(data, shape=b"[1,2]"):
+        fields = [b'"shape":' + shape, b'"data":[' + data + b"]"]
+        fields = fields[::-1] if data_first else fields
+        return b'{"inputs":[{"name":"features","datatype":"FP32",' + b",".join(fields) + b"}]}"
+
+    bodies = [body(b"2.5,3"), body(b"1.5,-4.25"), body(b"1,2"), body(middle), body(b"1,2", shape), body(middle, shape)]
+    raw = [request(one, path="/v2/models/pair/infer") for one in bodies]
+    slow = one_after_the_other(front, app, *raw, fast=False)
+    runs = len(sessions.runs)
+    assert plain(one_after_the_other(front, app, *raw)) == plain(slow)
+    assert len(sessions.runs) > runs
+
+
+def binary(values, outputs, **parameters):
+    """A row of raw numbers, and the outputs that it asks for, each as raw bytes or not; none: all."""
+    raw = np.array(values, "<f4").tobytes()
+    tensor = {"name": "features", "datatype": "FP32", "shape": [1, len(values)]}
+    tensor["parameters"] = {"binary_data_size": len(raw)}
+    wanted = [{"name": name, "parameters": {"binary_data": is_binary}} for name, is_binary in outputs.items()]
+    head = json.dumps({"inputs": [tensor], **({"outputs": wanted} if wanted else {}), **parameters}).encode()
+    return head + raw, f"Inference-Header-Content-Length: {len(head)}"
+
+
+ANY_FLOAT = st.floats(width=32)
+
+
+@given(values=st.lists(st.tuples(ANY_FLOAT, ANY_FLOAT), min_size=3, max_size=3))
+@ONCE
+def test_rows_of_raw_numbers_are_answered_as_the_application_answers_them(front, app, sessions, values):
+    raw = [
+        request(body, head, path="/v2/models/pair/infer")
+        for body, head in (binary(row, {"prediction": True}) for row in [(1.0, 2.0), *values, (3.0, 4.0), (5.0, 6.0)])
+    ]
+    slow = one_after_the_other(front, app, *raw, fast=False)
+    runs = len(sessions.runs)
+    assert plain(one_after_the_other(front, app, *raw)) == plain(slow)
+    assert len(sessions.runs) > runs
+
+
+@pytest.mark.parametrize(
+    ("model", "outputs", "parameters", "in_its_turn"),
+    [
+        ("line", {"prediction": True}, {}, True),
+        ("line", {}, {"parameters": {"binary_data_output": True}}, True),
+        ("coin", {"label": True, "probabilities": True}, {}, True),
+        ("coin", {"probabilities": True}, {"parameters": {"binary_data_output": False}}, True),
+        ("coin", {"probabilities": True, "label": False}, {}, False),
+        ("coin", {"class": True}, {}, False),
+        ("coin", {}, {"parameters": {"binary_data_output": True}}, False),
+        ("line", {"prediction": True}, {"id": "7"}, False),
+        ("line", {"prediction": True}, {"parameters": {"timeout": 1000000}}, False),
+        ("line", {"prediction": True}, {"parameters": {"priority": 1}}, False),
+        ("line", {"prediction": True}, {"parameters": {"interval": 0.9}}, False),
+    ],
+)
+def test_raw_numbers_are_answered_in_their_turn_where_that_is_all_there_is(  # noqa: PLR0917
+    front, app, sessions, model, outputs, parameters, in_its_turn
+):
+    bodies = (binary([value], outputs, **parameters) for value in (3, -4, 5))
+    raw = [request(body, head, path=f"/v2/models/{model}/infer") for body, head in bodies]
+    slow = one_after_the_other(front, app, *raw, fast=False)
+    assert plain(one_after_the_other(front, app, *raw)) == plain(slow)
+    assert len(sessions.runs) == (2 if in_its_turn else 0)
+
+
 async def known(front, app, number):
     """Connections whose next request may be answered in its turn."""
     connections = [Connection(front, app) for _ in range(number)]

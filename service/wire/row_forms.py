@@ -1,0 +1,183 @@
+"""The forms in which requests of one row are read and answered many at once, see service/same_turn.py.
+
+What a form does not read, or may not, is no error here: the request is read again by what reads everything.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
+
+import numpy as np
+import orjson
+
+from models.proof import Answers
+from models.repository import Version
+from models.schema import Matrix
+from service.wire import oip, oip_answer, oip_row, oip_signature, plain
+from service.wire.oip_signature import CLASS, PACKED
+
+_JSON = b"content-type: application/json\r\n"
+_DATA = re.compile(rb'"data"\s*:\s*\[\Z')
+
+
+class RowForm(Protocol):
+    """How rows come and answers go.
+
+    Attributes:
+        headers: of an answer, those that say what it is.
+    """
+
+    headers: bytes
+
+    def read(self, body: bytes) -> tuple[Any, str] | None:
+        """A line for `matrix`, and the id that comes back with the answer; None for a body that is read otherwise.
+
+        Raises:
+            orjson.JSONDecodeError: it is no JSON.
+        """
+        ...
+
+    def matrix(self, lines: Sequence[Any]) -> Matrix:
+        """The matrix of lines, [N, F], N from 1.
+
+        Raises:
+            ValueError, RowcastError: one of them is no row.
+        """
+        ...
+
+    def write(self, answers: Answers) -> list[bytes]:
+        """The body of each row's answer, for a request without id.
+
+        Raises:
+            ModelFailed: one of them cannot be written.
+        """
+        ...
+
+    def with_id(self, text: bytes, request_id: str) -> bytes:
+        """What `write` wrote, for a request that has an id."""
+        ...
+
+
+class PlainRows:
+    """`{"instances": [[5.1, 3.5]]}`."""
+
+    headers = _JSON
+
+    def __init__(self, version: Version) -> None:
+        self._version, self._line_of, self.matrix = version, version.schema.line_of, version.schema.stack
+
+    def read(self, body: bytes) -> tuple[Any, str] | None:
+        line = self._line_of(plain.only_row(orjson.loads(body)))
+        return None if line is None else (line, "")
+
+    def write(self, answers: Answers) -> list[bytes]:
+        return plain.write_rows(self._version, answers)
+
+    def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
+        return text
+
+
+class OipRows:
+    """One row of the Open Inference Protocol in JSON."""
+
+    headers = _JSON
+
+    def __init__(self, version: Version) -> None:
+        self._version, self.matrix = version, version.schema.stack
+        self._around = b"", b""  # what stood before and after the numbers of the last request
+
+    def read(self, body: bytes) -> tuple[Any, str] | None:
+        before, after = self._around
+        if before and body.startswith(before) and body.endswith(after) and len(body) > len(before) + len(after):
+            values = orjson.loads(b"[%b]" % body[len(before) : -len(after)])
+            line = oip_row.packed_line_of(values, self._version.schema)
+            return None if line is None else (line, "")
+        found = oip_row.line_of(orjson.loads(body), self._version)
+        if found is None:
+            return None
+        request_id, line = found
+        if not request_id:
+            self._learn(body)
+        return line, request_id
+
+    def _learn(self, body: bytes) -> None:
+        """Have all but the numbers of a packed row known again."""
+        start = body.rfind(b"[") + 1
+        end = body.find(b"]", start)
+        if _DATA.search(body, 0, start) and body.count(b'"data"') == 1 and self._version.schema.is_all_numbers:
+            self._around = body[:start], body[end:]
+
+    def write(self, answers: Answers) -> list[bytes]:
+        return oip_row.write_rows(self._version, answers)
+
+    def with_id(self, text: bytes, request_id: str) -> bytes:
+        return oip_row.with_id(self._version, text, request_id)
+
+
+class OipBinaryRows:
+    """One row of the Open Inference Protocol as raw bytes, behind a JSON that is always the same."""
+
+    def __init__(self, version: Version, asked: oip.Request, head: bytes, wanted: Sequence[str]) -> None:
+        self._version, self._head, self._outputs = version, head, wanted
+        self._length = len(head) + np.dtype("<f4").itemsize * len(version.schema.columns)
+        answer, json_bytes = oip_answer.write(version, asked, _zeros(version))
+        self._answer_head = answer[:json_bytes]
+        self.headers = b"inference-header-content-length: %d\r\ncontent-type: application/octet-stream\r\n" % (
+            len(self._answer_head)
+        )
+
+    @classmethod
+    def of(cls, version: Version, body: bytes, head_bytes: int) -> Self | None:
+        """The form of requests like this one, which was read; None where one has more than a row of numbers."""
+        schema = version.schema
+        asked = oip.read(body, str(head_bytes))
+        outputs = asked.wanted or [oip.Wanted(name) for name in oip_signature.outputs_by_name(version)]
+        is_bare = not asked.id and asked.parameters.keys() <= {"binary_data_output"}
+        if not is_bare or len(asked.inputs) != 1 or not schema.is_all_numbers or schema.datatype != "FP32":
+            return None
+        (tensor,) = asked.inputs
+        is_packed = (tensor.name, tensor.datatype, tuple(tensor.shape)) == (PACKED, "FP32", (1, len(schema.columns)))
+        if not is_packed or not isinstance(tensor.data, memoryview):
+            return None
+        for one in outputs:
+            is_binary = asked.binary if one.binary is None else one.binary
+            if not is_binary or one.classification or one.name == CLASS:
+                return None
+        return cls(version, asked, body[:head_bytes], [one.name for one in outputs])
+
+    def read(self, body: bytes) -> tuple[Any, str] | None:
+        if len(body) != self._length or not body.startswith(self._head):
+            return None
+        return body[len(self._head) :], ""
+
+    def matrix(self, lines: Sequence[Any]) -> Matrix:
+        matrix: Matrix = np.frombuffer(b"".join(lines), np.float32).reshape(
+            len(lines), len(self._version.schema.columns)
+        )
+        if np.isinf(matrix).any():
+            raise ValueError("a number is infinite")
+        return matrix
+
+    def write(self, answers: Answers) -> list[bytes]:
+        checked = oip_answer.checked(self._version, answers)
+        rows = len(next(iter(checked.values())))
+        parts = [checked[name].reshape(rows, -1).view(np.uint8) for name in self._outputs]
+        raw, size = np.hstack(parts).tobytes(), sum(part.shape[1] for part in parts)
+        return [self._answer_head + raw[start : start + size] for start in range(0, rows * size, size)]
+
+    def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
+        return text
+
+
+def _zeros(version: Version) -> Answers:
+    """An answer to one row."""
+    if version.manifest.classes is None:
+        return {"prediction": np.zeros((1, len(version.manifest.targets)), np.float32)}
+    return {"probabilities": np.zeros((1, len(version.manifest.classes)), np.float32), "label": np.zeros(1, np.int64)}
+
+
+def form_of(version: Version, body: bytes, *, is_oip: bool, oip_length: str | None) -> RowForm | None:
+    """The form of requests like this one, which was read and has one row; None where there is none."""
+    if oip_length is None:
+        return OipRows(version) if is_oip else PlainRows(version)
+    return OipBinaryRows.of(version, body, int(oip_length))
