@@ -92,7 +92,7 @@ def test_a_timeout_shortens_the_deadline_and_never_lengthens_it(client, front):
     waited = []
     answering = front.coalescer.predict
 
-    async def predict(version, matrix, deadline_s):
+    async def predict(version, matrix, deadline_s, **_):
         waited.append(deadline_s)
         return await answering(version, matrix, 1)
 
