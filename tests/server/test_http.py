@@ -157,7 +157,8 @@ def test_numbers_are_not_compressed(client):
 
 def test_what_the_openapi_document_gives_as_example_is_answered(client):
     posts = {path: one["post"] for path, one in client.get("/openapi.json").json()["paths"].items() if "post" in one}
-    for path in posts.keys() - {"/predict", "/invocations"}:
+    posts = {path: post for path, post in posts.items() if path.endswith(":predict")}
+    for path in posts:
         example = posts[path]["requestBody"]["content"]["application/json"]["example"]
         assert client.post(path, json=example).status_code == 200
 

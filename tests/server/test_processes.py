@@ -141,6 +141,7 @@ def test_a_deadline_is_kept_while_nothing_is_computed(start):
     server = start(deadline_s=0.5, hang_s=600, inline_s=0)
     (worker,) = server.workers
     os.kill(worker, signal.SIGSTOP)
+    until(lambda: [one.state for one in server.family() if one.pid == worker] == ["T"])  # not at once, with threads
     began = time.monotonic()
     answer = server.ask(1.0)
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_passed")
