@@ -101,7 +101,7 @@ lock: $(VENV)/.pip  ## Write requirements.lock anew: the newest versions that py
 	mv build/lock/requirements.lock requirements.lock
 
 clean:  ## Remove the virtual environment and every cache; published models stay
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis .coverage
 
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -55,6 +55,15 @@ def test_the_pace_is_that_of_the_last_batches():
     assert not is_let_in(one, waiting=251)
 
 
+def test_a_batch_or_two_that_were_held_up_refuse_nobody():
+    one = admission()
+    for seconds in (0.001,) * 14 + (1.0, 2.0):
+        one.learn("line", 1, seconds)
+    assert is_let_in(one, waiting=400)
+    one.learn("line", 1, 1.5)
+    assert not is_let_in(one, waiting=400)
+
+
 def test_a_burst_after_small_quick_batches_is_taken_to_go_eight_times_as_fast_and_grows_in_steps():
     one = admission(rows=1, seconds=0.001)
     assert is_let_in(one, waiting=3999)
