@@ -38,6 +38,7 @@ class What(IntEnum):
     OPEN = 1
     RETIRE = 2  # no API process that says so gives the version to new requests
     SHADOW = 3  # a process is wanted that computes shadows
+    GREET = 4  # whether somebody is there; the reply has no outputs
 
 
 class Status(IntEnum):

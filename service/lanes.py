@@ -18,7 +18,7 @@ from models.schema import Matrix
 from service.frames import LENGTH, BadFrame, Reply, Status, What, read_reply, request_bytes
 
 LANES_PER_WORKER = 2
-_TRY_AGAIN_S = 0.05  # also after a loss: Linux closes a dead process's connections before the socket it listened on
+_TRY_AGAIN_S = 0.05
 _NO_ROWS = np.empty((0, 0), dtype=np.float32)
 
 Done = Callable[[Reply | None], None]
@@ -54,13 +54,15 @@ class Lane(asyncio.Protocol):
 
     def run(self, version: Version, matrix: Matrix, done: Done) -> None:
         """Send a batch [N, F]; `done` is called later, never from here."""
-        self._send(What.PREDICT, version, matrix, done)
+        self._send(What.PREDICT, version.key, matrix, done)
 
     async def open(self, version: Version) -> Reply | None:
         """What the worker says to a new version; None when it was lost before it said anything."""
-        reply: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
-        self._send(What.OPEN, version, _NO_ROWS, lambda answer: None if reply.done() else reply.set_result(answer))
-        return await reply
+        return await self._ask(What.OPEN, version.key)
+
+    async def greet(self) -> bool:
+        """Whether the worker lives: Linux closes a dead one's connections before the socket on which it listened."""
+        return await self._ask(What.GREET, "") is not None
 
     def retire(self, version: Version) -> None:
         """Say that a version is no longer given to requests, whatever else is under way; there is no reply."""
@@ -78,12 +80,17 @@ class Lane(asyncio.Protocol):
             self._transport.abort()
             self._transport = None
 
-    def _send(self, what: What, version: Version, matrix: Matrix, done: Done) -> None:
+    async def _ask(self, what: What, key: str) -> Reply | None:
+        reply: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        self._send(what, key, _NO_ROWS, lambda answer: None if reply.done() else reply.set_result(answer))
+        return await reply
+
+    def _send(self, what: What, key: str, matrix: Matrix, done: Done) -> None:
         assert self._transport is not None
         assert self._done is None
         self._done = done
         self._sent = time.monotonic()
-        self._transport.writelines(request_bytes(what, version.key, matrix))
+        self._transport.writelines(request_bytes(what, key, matrix))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
@@ -218,5 +225,10 @@ class Lanes:
         while True:
             with contextlib.suppress(OSError):
                 _, lane = await loop.create_unix_connection(lambda: Lane(worker, on_idle), str(path))
-                return lane
+                try:
+                    if lane.is_connected and await lane.greet():
+                        return lane
+                except asyncio.CancelledError:
+                    lane.close()
+                    raise
             await asyncio.sleep(_TRY_AGAIN_S)
