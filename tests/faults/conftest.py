@@ -16,7 +16,7 @@ RUNS = int(os.environ.get("FAULT_RUNS", "3"))
 BODIES = int(os.environ.get("FAULT_BODIES", "20000"))
 """How many bodies nobody wrote are sent; a million take some minutes."""
 
-SOAK_S = 60 * float(os.environ.get("FAULT_SOAK_MIN", "3"))
+SOAK_S = 60 * float(os.environ.get("FAULT_SOAK_MIN", "10"))
 """How long the server is used at half its capacity while workers die."""
 
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

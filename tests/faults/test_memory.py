@@ -1,17 +1,22 @@
 """Memory ends: whose request wants too much of it is told so, whoever is killed for it is replaced."""
 
+import contextlib
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.faults.accounting import Load
 from tests.faults.conftest import FAULT_S
-from tests.faults.measured import living
+from tests.faults.measured import hit_every_two_seconds, living
+from tests.faults.test_processes_under_load import ok_counted
 from tests.server.conftest import START_S, until
 from tests.service import hostile, tiny
 
@@ -44,7 +49,7 @@ def test_a_row_that_wants_more_memory_than_a_worker_may_have_fails_alone(start, 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_the_kernel_kills_whenever_it_grows_fails_nobody_else(start, greedy, workers):
     """As the kernel does it: SIGKILL to the process that has the most, here by our hand at 300 MB."""
-    server = start(greedy, workers=workers, deadline_s=20)
+    server = start(greedy, workers=workers, deadline_s=20, max_wait_s=10)
     with Load(server, rate=100) as load, ThreadPoolExecutor(2) as clients:
         guilty = [clients.submit(server.ask, 1.5e8) for _ in range(2)]
         while not all(one.done() for one in guilty):
@@ -56,6 +61,86 @@ def test_a_worker_that_the_kernel_kills_whenever_it_grows_fails_nobody_else(star
     assert {one.result().status_code for one in guilty} <= {200, 500, 504}  # 200: it was quicker than we
     assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
     until(lambda: len(server.workers) == workers, START_S)
+
+
+@pytest.fixture
+def group():
+    """A control group, where this machine lets us make one: `limit` bounds the memory of who is in it."""
+    for folder, most in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        path = Path(folder, f"rowcast-{os.getpid()}")
+        with contextlib.suppress(OSError):
+            path.mkdir()
+        if (path / most).exists():
+            break
+        with contextlib.suppress(OSError):
+            path.rmdir()
+    else:
+        pytest.skip("this machine makes no control groups of memory")
+    yield Group(path, path / most)
+    until(lambda: not (path / "cgroup.procs").read_text(), what="nobody is left in the group")
+    path.rmdir()
+
+
+@dataclass
+class Group:
+    path: Path
+    most: Path
+
+    @property
+    def before(self):
+        """What starts a process within it."""
+        return ("sh", "-c", f'echo $$ > {self.path}/cgroup.procs && exec "$@"', "sh")
+
+    def limit(self, more_mb):
+        """So much more than it has now."""
+        used = self.path / ("memory.usage_in_bytes" if "limit" in self.most.name else "memory.current")
+        self.most.write_text(str(int(used.read_text()) + more_mb * 2**20))
+
+
+def test_the_kernel_ends_a_busy_worker_for_memory_and_only_the_guilty_notice(group, start, greedy):
+    server = start(greedy, workers=2, before=group.before, deadline_s=20, max_wait_s=10)
+    until(lambda: living(server) == 2, START_S)
+    group.limit(250)
+    with Load(server, rate=100) as load:
+        guilty = server.ask(2.5e8)  # a gigabyte
+        until(lambda: living(server) == 2, START_S)
+        time.sleep(1)
+    deaths = server.said().count("died by signal 9")
+    print(f"\nmemory ended {deaths} busy workers: {load.books}; the guilty one {guilty.text[:100]}")
+    assert guilty.status_code in (500, 504)
+    assert deaths
+    assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+    assert "API process" not in server.said()
+    until(lambda: ok_counted(server) == load.books.answered, what="the server counts as the client does")
+
+
+HOG = """
+import pathlib, sys
+taken = []
+while pathlib.Path("/proc", sys.argv[1], "cmdline").read_bytes():  # empty once it is killed
+    taken.append(b"x" * 2**20)
+"""
+
+
+def test_the_kernel_ends_an_idle_worker_for_memory_and_nobody_notices(group, start):
+    server = start(workers=2, inline_s=0, before=group.before, max_wait_s=10)
+    until(lambda: living(server) == 2, START_S)
+    group.limit(150)
+    with Load(server) as load:
+        for _ in range(3):
+            until(lambda: living(server) == 2, START_S)
+            time.sleep(1)
+            before = server.workers
+            command = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', group.path, sys.executable, "-c", HOG]
+            subprocess.run([*command, str(before[0])], check=False, capture_output=True, timeout=60)
+        until(lambda: living(server) == 2, START_S)
+        time.sleep(1)
+    deaths = server.said().count("died by signal 9")
+    print(f"\nmemory ended {deaths} workers: {load.books}")
+    assert deaths >= 3
+    assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+    assert "API process" not in server.said()
+    until(lambda: ok_counted(server) == load.books.answered, what="the server counts as the client does")
 
 
 def resident_mb(pid):
@@ -75,13 +160,9 @@ def test_the_kernel_takes_a_worker_before_any_other_process(start):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
 def test_a_worker_that_is_hit_under_saturation_fails_no_request(start, number):
     """As many at a time as there are clients, each asking again at once."""
-    server = start(workers=2, inline_s=0)
+    server = start(workers=2, inline_s=0, max_wait_s=10)
     with Load(server, rate=1_000_000) as load:
-        until_s = time.monotonic() + FAULT_S
-        while time.monotonic() < until_s:
-            time.sleep(2)
-            until(lambda: living(server) == 2, START_S)
-            os.kill(min(server.workers), number)
+        hit_every_two_seconds(server, number, 2, FAULT_S)
     print(f"\nsaturated, {number.name}: {load.books}")
     assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
     assert load.books.p(0.99) < 1

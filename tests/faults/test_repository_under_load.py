@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import time
 
@@ -92,9 +93,14 @@ def test_hostile_files_are_refused_while_what_served_serves_on(start, tmp_path):
         until(lambda: server.metric("rowcast_model_load_failures") == len(files), START_S)
     print(f"\nhostile files: {load.books}")
     assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+    until(lambda: ok_counted(server) == load.books.answered, what="the server counts as the client does")
     assert set(load.books.right) == {"1"}
     assert load.books.p(0.99) < 1
     assert set(server.workers) == workers
+    reasons = "computes for longer|kills the process|needs more than|cannot be opened|not finite"
+    for number in range(2, 2 + len(files)):
+        (said,) = [line for line in server.said().splitlines() if f"refused: line/{number}: " in line]
+        assert re.search(reasons, said)
 
 
 def test_what_is_done_to_live_files_behind_the_servers_back_changes_no_answer(start, tmp_path):
@@ -124,7 +130,7 @@ def test_what_is_done_to_live_files_behind_the_servers_back_changes_no_answer(st
                     graph.unlink()
                     graph.symlink_to(tmp_path / "secret")
             if turn == 20:
-                os.kill(min(server.workers), 9)  # the next one opens what is there now
+                os.kill(server.workers[0], 9)  # the next one opens what is there now
             time.sleep(0.1)
             if turn % 4 > 1:
                 graph.unlink()
@@ -159,3 +165,4 @@ def test_hard_links_and_flipped_bits_are_refused_live(start, tmp_path):
         until(lambda: server.metric("rowcast_model_load_failures") >= expected / 2, START_S)
     print(f"\n20 links and flipped bits: {load.books}")
     assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+    until(lambda: ok_counted(server) == load.books.answered, what="the server counts as the client does")

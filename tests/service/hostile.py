@@ -91,6 +91,19 @@ def greedy_for_large_x() -> bytes:
     return model(nodes, [numpy_helper.from_array(value, key) for key, value in constants.items()])
 
 
+def raises_for_large_x() -> bytes:
+    """It is `line`, and looks up what is not there, where x is above a million: the session raises."""
+    nodes = [
+        helper.make_node("ReduceMax", ["filled"], ["largest"], keepdims=0),
+        helper.make_node("Greater", ["largest", "million"], ["is_large"]),
+        helper.make_node("Cast", ["is_large"], ["place"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["only_one", "place"], ["nothing"]),
+        helper.make_node("Add", ["line", "nothing"], ["prediction"]),
+    ]
+    constants = {"million": np.array(1e6, np.float32), "only_one": np.zeros(1, np.float32)}
+    return model(nodes, [numpy_helper.from_array(value, key) for key, value in constants.items()])
+
+
 def deep(levels: int = 3000) -> bytes:
     """Functions that call one another, each the next."""
     opset = [helper.make_opsetid("", 20), helper.make_opsetid("deep", 1)]
