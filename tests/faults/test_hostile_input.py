@@ -265,20 +265,27 @@ HOSTILE = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_what_was_made_to_hurt_is_refused_in_a_short_sentence(server, what):
+    """Half a second of the clock or, where the machine has others to serve, of the server's own processor time."""
     path, raw, headers = HOSTILE[what]
-    before, most, took = memory_mb(server), 0.0, math.inf
+    before, most, took, cost = memory_mb(server), 0.0, math.inf, math.inf
     for _ in range(2):
-        began = time.monotonic()
+        began, began_cpu = time.monotonic(), cpu_s(server)
         pairs = dict(header.split(": ") for header in headers)
         answer = server.client.post(path, content=raw, headers=pairs)
-        took = min(took, time.monotonic() - began)
+        took, cost = min(took, time.monotonic() - began), min(cost, cpu_s(server) - began_cpu)
         most = max(most, memory_mb(server) - before)
-    print(f"\n{what}: {answer.status_code} {answer.json()['code']} in {took:.2f} s, {most:.0f} MB more")
+    code = answer.json()["code"]
+    print(f"\n{what}: {answer.status_code} {code} in {took:.2f} s, {cost:.2f} s of a core, {most:.0f} MB more")
     assert 400 <= answer.status_code < 500
     assert len(answer.content) < 4096
-    assert took < 0.5 + len(raw) / 50e6  # and what it takes to send so much
+    assert min(took, cost) < 0.5 + len(raw) / 50e6  # and what it takes to send so much
     assert most < 400
     assert server.answers()
+
+
+def cpu_s(server):
+    """Processor time of all its processes, in seconds."""
+    return sum(one.cpu_s for one in server.family())
 
 
 def test_schemathesis_finds_nothing(server):
