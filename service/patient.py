@@ -9,15 +9,15 @@ import contextlib
 from types import FrameType
 from typing import Any
 
-from litserve import server as litserves
+import uvicorn
 
 from service.waking import next_turn
 
 _TICK_S = 1.0  # how often uvicorn must set the date of its headers
 
 
-class PatientServer(litserves._Server):  # type: ignore[misc]  # noqa: SLF001 - LitServe ships no types and hides it
-    """uvicorn's server as LitServe starts it, which sleeps until it is told to end."""
+class PatientServer(uvicorn.Server):
+    """uvicorn's server, which sleeps until it is told to end."""
 
     _loop: asyncio.AbstractEventLoop | None = None
     _told: asyncio.Event
@@ -47,8 +47,3 @@ class NoQueue:
     async def areceive(self, *_: Any) -> None:
         """Wait for ever."""
         await asyncio.get_running_loop().create_future()
-
-
-def start_patient_servers() -> None:
-    """Have LitServe start API processes of this kind."""
-    litserves._Server = PatientServer  # noqa: SLF001 - it has no option for it

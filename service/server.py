@@ -13,7 +13,9 @@ What LitServe lacks stands in `Server` and in service/watch.py.
 
 import asyncio
 import contextlib
+import copy
 import logging
+import multiprocessing
 import os
 import socket
 import threading
@@ -23,8 +25,9 @@ from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
+import uvicorn
 from fastapi import FastAPI
 from litserve import LitServer
 from litserve.connector import check_cuda_with_nvidia_smi
@@ -42,7 +45,7 @@ from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.inline import OpenSession
 from service.metrics_port import answering, listen
-from service.patient import NoQueue, start_patient_servers
+from service.patient import NoQueue, PatientServer
 from service.platforms import OtherPaths
 from service.routes import add_routes
 from service.settings import BadSettings, Settings
@@ -70,7 +73,6 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
     tls = Tls(settings) if settings.tls_certificate is not None else None
     front = _add_what_is_ours(server, settings, tls)
     lane = FastLane if tls is None else TlsLane  # uvicorn's "httptools", answering predictions by itself
-    start_patient_servers()
     process.share_what_is_there()
     try:
         server.run(
@@ -268,14 +270,26 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         kind: str,
         **kwargs: Any,
     ) -> dict[int, BaseProcess]:
-        """Start the API processes, each in a slot of its own. LitServe never replaces one that died."""
+        """Start the API processes, each in a slot of its own.
+
+        LitServe never replaces one that died, and its processes wake ten times a second for nothing.
+        """
+        assert kind == "process"
 
         def start(slot: int) -> BaseProcess:
             metrics.forget_process(f"api-{slot}")
             self.tally.leave(slot)
             self.slot = slot  # the child finds it here
-            started = super(Server, self)._start_server(port, 1, log_level, sockets, kind, **kwargs)
-            return cast("BaseProcess", started[0])
+            self.app.response_queue_id = 0
+            app = copy.copy(self.app)
+            self._prepare_app_run(app)
+            grace_s = self.uvicorn_graceful_timeout
+            known = {"port": port, "log_level": log_level, "timeout_graceful_shutdown": grace_s, **kwargs}
+            config = uvicorn.Config(app, **known)
+            fork = multiprocessing.get_context("fork")
+            started = fork.Process(target=PatientServer(config).run, args=(sockets,), name=f"API process {slot}")
+            started.start()
+            return started
 
         self._start_api_process = start
         self._listeners = [*sockets, self.metrics_listener] if self.metrics_listener else sockets

@@ -9,13 +9,14 @@ import pickle
 import re
 
 import pytest
+import uvicorn
 from litserve import LitAPI, LitServer
 from litserve import server as litserves
 from litserve.loops import inference_worker
 from litserve.loops.base import LitLoop
 from starlette.middleware.gzip import GZipMiddleware
 
-from service import api, patient
+from service import api
 from service.server import Server, _remove_what_hurts
 from service.settings import Settings
 
@@ -92,13 +93,13 @@ def test_the_accelerator_is_never_left_to_litserve(server):
     assert [path.name for path in server.worker_sockets] == ["worker-0.sock", "worker-1.sock"]
 
 
-def test_api_processes_are_started_by_a_name_that_can_be_replaced(monkeypatch):
-    """uvicorn looks ten times a second whether it should end; ours is told."""
-    assert "server = _Server(config=uvicorn_config)" in inspect.getsource(LitServer._start_server)
-    assert "asyncio.sleep(0.1)" in inspect.getsource(litserves._Server.main_loop)
-    monkeypatch.setattr(litserves, "_Server", litserves._Server)  # put back afterwards
-    patient.start_patient_servers()
-    assert litserves._Server is patient.PatientServer
+def test_an_api_process_is_uvicorns_server_on_a_copy_of_the_application():
+    """`Server._start_server` does the same, with a server that is told to end and need not look ten times a second."""
+    source = inspect.getsource(LitServer._start_server)
+    assert "app: FastAPI = copy.copy(self.app)" in source
+    assert "self._prepare_app_run(app)" in source
+    assert "timeout_graceful_shutdown=self.uvicorn_graceful_timeout" in source
+    assert "asyncio.sleep(0.1)" in inspect.getsource(uvicorn.Server.main_loop)
 
 
 def test_litserve_asks_for_answers_once_a_second_and_of_one_object():
