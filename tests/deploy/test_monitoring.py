@@ -14,7 +14,7 @@ import yaml
 
 from service import problems
 from tests.server.conftest import free_port, until
-from tests.service import tiny
+from tests.service import hostile, tiny
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus/rules.yaml"
@@ -105,6 +105,7 @@ class Prometheus:
 def prometheus(start, repository, tmp_path):
     """A Prometheus, and the server that it scrapes."""
     tiny.publish(repository, "coin")
+    tiny.publish(repository, "line", hostile.raises_for_large_x(), called="raising")
     server = start()
     running = Prometheus(tmp_path, server.port)
     yield running, server
@@ -116,7 +117,7 @@ def ask_everything(server):
     for model in ("line", "coin"):
         rows = [{"x": (7 * place) % 13 - 6} for place in range(150)]
         assert server.client.post(f"/v1/models/{model}:predict", json={"instances": rows}).status_code == 200
-    assert server.ask(3e38).status_code == 500
+    assert server.client.post("/v1/models/raising:predict", json={"instances": [[2e6]]}).status_code == 500
     assert server.ask("wide").status_code == 400
     assert server.client.post("/v1/models/nobody:predict", json={"instances": []}).status_code == 404
 
