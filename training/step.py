@@ -72,8 +72,8 @@ class Stepper:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
-    def __call__(self, x: Tensor, y: Tensor, rate: float) -> Tensor:
-        """Move every network once, and say its loss before.
+    def __call__(self, x: Tensor, y: Tensor, rate: float, agree: Callable[[Tensor], object] = lambda _: None) -> Tensor:
+        """Move every network once, and say its loss before; `agree` may change the gradients [K, P] on the way.
 
         Shape:
             x: [K, N, inputs]; y: [K, N, outputs] of a regression, class codes [K, N] of a classification -> [K]
@@ -83,6 +83,7 @@ class Stepper:
         losses, d = self._objective.gradients(x, y, self._plan.label_smoothing)
         for layer in reversed(self._layers):
             d = layer.backward(d)
+        agree(self._gradient)
         self._update(rate)
         return losses
 
@@ -197,7 +198,7 @@ class _Dropout(_Rule):
         return x * self._mask
 
     def backward(self, d: Tensor) -> Tensor:
-        return d * self._mask
+        return d.mul_(self._mask)
 
 
 class _Activation(_Rule):
@@ -213,14 +214,16 @@ class _Activation(_Rule):
 
 
 _DERIVATIVES: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
-    nn.ReLU: (torch.relu, lambda d, _, out: _aten.threshold_backward(d, out, 0)),
-    nn.Tanh: (torch.tanh, lambda d, _, out: _aten.tanh_backward(d, out)),
-    nn.Sigmoid: (torch.sigmoid, lambda d, _, out: _aten.sigmoid_backward(d, out)),
-    nn.GELU: (torch.nn.functional.gelu, lambda d, x, _: _aten.gelu_backward(d, x)),
-    nn.SiLU: (torch.nn.functional.silu, lambda d, x, _: _aten.silu_backward(d, x)),
-    Sine: (torch.sin, lambda d, x, _: d * torch.cos(x)),
+    nn.ReLU: (torch.relu_, lambda d, _, out: _aten.threshold_backward.grad_input(d, out, 0, grad_input=d)),
+    nn.Tanh: (torch.tanh, lambda d, _, out: _aten.tanh_backward.grad_input(d, out, grad_input=d)),
+    nn.Sigmoid: (torch.sigmoid, lambda d, _, out: _aten.sigmoid_backward.grad_input(d, out, grad_input=d)),
+    nn.GELU: (torch.nn.functional.gelu, lambda d, x, _: _aten.gelu_backward.grad_input(d, x, grad_input=d)),
+    nn.SiLU: (torch.nn.functional.silu, lambda d, x, _: _aten.silu_backward.grad_input(d, x, grad_input=d)),
+    Sine: (torch.sin, lambda d, x, _: d.mul_(torch.cos(x))),
     nn.Identity: (lambda x: x, lambda d, _x, _out: d),
 }
+"""What an activation answers, and what becomes of a derivative in its own place: at these sizes the time of an operator
+is that of the memory it touches, and what a product has just written nobody else reads."""
 
 
 class _Masks:
