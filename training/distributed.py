@@ -1,8 +1,9 @@
 """Several processes that fit one network together: `torchrun --nproc-per-node 2 -m training ...`.
 
-Each process (rank) reads the table itself, takes its share of every minibatch, and nothing but gradients crosses
-(PyTorch's DistributedDataParallel, Li et al. 2020). The minibatches are those that one process would take, so the
-weights are the same up to rounding, however many ranks there are. Rank 0 alone speaks, keeps checkpoints and publishes.
+Each process (rank) reads the table itself, takes its share of every minibatch, and nothing but gradients crosses, those
+of all weights in one buffer (all-reduce, as in Li et al. 2020). The minibatches are those that one process would take,
+so the weights are the same up to rounding, however many ranks there are. Rank 0 alone speaks, keeps checkpoints and
+publishes.
 """
 
 import os
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed
 
 _T = TypeVar("_T")
 
@@ -37,9 +38,11 @@ class Team:
         """What a rank's mean loss is multiplied by, so that the mean over the ranks is the mean over all rows."""
         return len(range(self.rank, rows, self.size)) * self.size / rows
 
-    def joined(self, net: nn.Module) -> nn.Module:
-        """The network with gradients that are the mean over the ranks."""
-        return net if self.size == 1 else nn.parallel.DistributedDataParallel(net)
+    def agree(self, gradient: Tensor, share: float) -> None:
+        """Make the gradient of this rank's mean loss that of the mean over all ranks' rows; `share` as above."""
+        if self.size > 1:
+            gradient.mul_(share / self.size) if share else gradient.zero_()  # a mean over no rows is no number
+            distributed.all_reduce(gradient)
 
     def total(self, value: float) -> float:
         """The sum of every rank's value."""

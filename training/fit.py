@@ -167,7 +167,7 @@ def fit_together(
     generators = [torch.Generator(job.train[0].device).manual_seed(job.seed) for job in jobs]
     learned, trains, validations = zip(*(_without_expansion(job) for job in jobs), strict=True)
     step = Stepper(learned, plan, objective, generators[0])
-    courses = [_Course(plan) for _ in jobs]
+    courses = [Course(plan) for _ in jobs]
     if (kept := checkpoint.load(jobs[0].key)) is not None:
         _restore(kept, step, courses, generators)
     with _flushing_denormals():
@@ -193,7 +193,7 @@ def fit_together(
     ]
 
 
-def _state(step: Stepper, courses: Sequence["_Course"], generators: Sequence[torch.Generator]) -> State:
+def _state(step: Stepper, courses: Sequence["Course"], generators: Sequence[torch.Generator]) -> State:
     return {
         "step": step.state(),
         "courses": [course.state() for course in courses],
@@ -201,7 +201,7 @@ def _state(step: Stepper, courses: Sequence["_Course"], generators: Sequence[tor
     }
 
 
-def _restore(state: State, step: Stepper, courses: Sequence["_Course"], generators: Sequence[torch.Generator]) -> None:
+def _restore(state: State, step: Stepper, courses: Sequence["Course"], generators: Sequence[torch.Generator]) -> None:
     step.restore(state["step"])
     for course, kept in zip(courses, state["courses"], strict=True):
         course.restore(kept, step.weights.device)
@@ -254,16 +254,26 @@ def mean_loss(net: nn.Module, rows: Rows, objective: Callable[[Tensor, Tensor], 
     return total / max(len(x), 1)
 
 
-class _Course:
-    """The epochs of one network: which was best and with what weights, and whether there is hope of a better one."""
+class Course:
+    """The epochs of one network: which was best and with what weights, and whether there is hope of a better one.
+
+    Attributes:
+        history: every epoch so far.
+    """
 
     def __init__(self, plan: FitPlan) -> None:
+        """Nothing has been fitted yet."""
         self._plan = plan
         self.history: list[Epoch] = []
         self._best = Epoch(0, math.inf, math.inf, 0.0)
         self._best_weights: Tensor | None = None
 
     def take(self, epoch: Epoch, weights: Tensor) -> None:
+        """Take note of an epoch, and of the weights [P] that it ended with.
+
+        Raises:
+            Diverged: a loss is not finite.
+        """
         for name, loss in (("training loss", epoch.train_loss), ("validation loss", epoch.validation_loss)):
             if not math.isfinite(loss):
                 raise Diverged(epoch.number, f"{name} is {loss}")
@@ -273,23 +283,28 @@ class _Course:
             self._best_weights = weights.clone() if self._plan.keep == "best" else None
 
     def state(self) -> dict[str, Any]:
+        """All that `restore` needs."""
         return {"history": [asdict(e) for e in self.history], "best": asdict(self._best), "weights": self._best_weights}
 
     def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from a state."""
         self.history = [Epoch(**fields) for fields in state["history"]]
         self._best = Epoch(**state["best"])
         self._best_weights = None if state["weights"] is None else state["weights"].to(device)
 
     @property
     def is_over(self) -> bool:
+        """Whether the patience is at its end."""
         patience = self._plan.patience
         return patience > 0 and len(self.history) - self._best.number >= patience
 
     @property
     def kept(self) -> Epoch:
+        """The epoch whose weights are kept."""
         return self._best if self._plan.keep == "best" else self.history[-1]
 
     def weights(self, last: Tensor) -> Tensor:
+        """The weights that are kept, given the last."""
         return last if self._best_weights is None else self._best_weights
 
 

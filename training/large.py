@@ -10,11 +10,12 @@ with the rows.
 
 import contextlib
 import copy
+import functools
 import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.errors import shown
 from models.manifest import Calibration, Task
@@ -33,12 +33,14 @@ from training.columns import Data, read_batch, read_columns, targets_of
 from training.distributed import Team
 from training.encoders import Preprocessing, encode, learn_schema
 from training.evaluate import answers_of
-from training.fit import SCHEDULES, Diverged, Epoch, Member, choose_device
+from training.fit import SCHEDULES, Course, Epoch, Member, choose_device, mean_loss
 from training.linear import solve_linear
+from training.losses import LOSSES, objective_of
 from training.net import Averaged, Net, make_member
 from training.plan import BadPlan, FitPlan, Plan
 from training.source import Source
 from training.split import Split, part_of, split_in_pieces
+from training.step import Stepper
 
 BLOCK_ROWS = 4096
 """Rows that lie together in the file and are read together."""
@@ -46,7 +48,6 @@ BUFFER_BLOCKS = 16
 """Blocks from all over the file whose rows are shuffled together (CorgiPile: Xu et al. 2022, section 4)."""
 
 Report = Callable[[str], object]
-Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -183,76 +184,45 @@ def fit_streamed(
     """
     fit = plan.fit.for_rows(sampled.spool.rows)
     assert fit.epochs is not None
+    preprocessing, device = sampled.preprocessing, choose_device()
     torch.manual_seed(fit.seed)
-    preprocessing, outputs = sampled.preprocessing, outputs_of(sampled.data)
-    net = make_member(plan.net, preprocessing.width, preprocessing.sizes, outputs).to(choose_device())
-    optimizer = _optimizer(fit, net)
-    one_pass = _Pass(fit, sampled, scale, team, team.joined(net), optimizer)
-    best, best_weights = Epoch(0, math.inf, math.inf, 0.0), copy.deepcopy(net.state_dict())
-    history: list[Epoch] = []
+    net = make_member(plan.net, preprocessing.width, preprocessing.sizes, outputs_of(sampled.data)).to(device)
+    objective = objective_of(LOSSES[sampled.data.task])
+    random = torch.Generator(device).manual_seed(fit.seed)
+    step, course = Stepper([net], fit, objective, random), Course(fit)
     if (kept := team.of_leader(checkpoint.load("large"))) is not None:
-        net.load_state_dict(kept["weights"])
-        optimizer.load_state_dict(kept["optimizer"])
-        history = [Epoch(**fields) for fields in kept["history"]]
-        best, best_weights = Epoch(**kept["best"]), kept["best_weights"]
-    while len(history) < fit.epochs and not (fit.patience and len(history) - best.number >= fit.patience):
+        step.restore(kept["step"])
+        course.restore(kept["course"], device)
+    for number in range(len(course.history) + 1, fit.epochs + 1):
+        if course.is_over:
+            break
         start = time.perf_counter()
-        train_loss = one_pass.run(len(history) + 1)
+        random.manual_seed(fit.seed + 1_000_003 * number + 15_485_863 * team.rank)  # a run that resumes draws the same
+        train_loss = _one_pass(step, fit, sampled, scale, team, number=number)
         rate = sampled.spool.rows / (time.perf_counter() - start)
-        epoch = Epoch(len(history) + 1, train_loss, _mean_loss(net, validation, one_pass.objective), rate)
-        history.append(epoch)
+        epoch = Epoch(number, train_loss, mean_loss(net, validation, objective), rate)
         report(epoch)
-        _check(epoch)
-        if epoch.validation_loss < best.validation_loss:
-            best, best_weights = epoch, copy.deepcopy(net.state_dict())
+        course.take(epoch, step.weights[0])
         if team.leads:
-            state: dict[str, Any] = {
-                "weights": net.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "best": asdict(best),
-            }
-            state |= {"history": [asdict(one) for one in history], "best_weights": best_weights}
-            checkpoint.save("large", lambda state=state: state)  # type: ignore[misc]  # mypy cannot infer it
-    if fit.keep == "best":
-        net.load_state_dict(best_weights)
-    return Member(net.eval(), tuple(history), (best if fit.keep == "best" else history[-1]).validation_loss)
+            checkpoint.save("large", lambda: {"step": step.state(), "course": course.state()})
+    step.weights[0] = course.weights(step.weights[0])
+    return Member(net.eval(), tuple(course.history), course.kept.validation_loss)
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """What one pass over the training rows needs; `fit` is a plan for the number of these rows."""
-
-    fit: FitPlan
-    sampled: Sampled
-    scale: _Scale
-    team: Team
-    net: nn.Module
-    optimizer: torch.optim.Optimizer
-
-    @property
-    def objective(self) -> Objective:
-        return objective_of(self.sampled.data.task)
-
-    def run(self, number: int) -> float:
-        """A step for each minibatch, of which this rank takes its share; the mean loss over all rows of all ranks."""
-        fit, rows, device = self.fit, self.sampled.spool.rows, choose_device()
-        assert fit.epochs is not None
-        # of dropout; a run that resumes draws the same
-        torch.manual_seed(fit.seed + 1_000_003 * number + 15_485_863 * self.team.rank)
-        total = torch.zeros((), device=device)
-        self.net.train()
-        for done, x, y in minibatches(self.sampled.spool, fit.batch or rows, fit.seed + number):
-            rate = fit.learning_rate * SCHEDULES[fit.schedule]((number - 1 + done / rows) / fit.epochs)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            own = self.team.own(len(x))
-            raw = self.net(self.sampled.preprocessing(x[own]).to(device))
-            loss = self.objective(raw, self.scale.of_targets(y[own]).to(device)) * self.team.share(len(x))
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            self.optimizer.step()
-            total += loss.detach() * len(x)
-        return self.team.total(float(total)) / (self.team.size * rows)
+@torch.inference_mode()
+def _one_pass(step: Stepper, fit: FitPlan, sampled: Sampled, scale: _Scale, team: Team, *, number: int) -> float:
+    """A step for each minibatch, of which this rank takes its share; the mean loss over all rows of all ranks."""
+    rows, device = sampled.spool.rows, choose_device()
+    assert fit.epochs is not None
+    total = torch.zeros((), device=device)
+    for done, x, y in minibatches(sampled.spool, fit.batch or rows, fit.seed + number):
+        rate = fit.learning_rate * SCHEDULES[fit.schedule]((number - 1 + done / rows) / fit.epochs)
+        own, share = team.own(len(x)), team.share(len(x))
+        inputs, targets = sampled.preprocessing(x[own]).to(device), scale.of_targets(y[own]).to(device)
+        (loss,) = step(inputs[None], targets[None], rate, functools.partial(team.agree, share=share))
+        if share:
+            total += loss * (share * len(x))
+    return team.total(float(total)) / (team.size * rows)
 
 
 @contextlib.contextmanager
@@ -264,12 +234,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _check(epoch: Epoch) -> None:
-    for name, value in (("training loss", epoch.train_loss), ("validation loss", epoch.validation_loss)):
-        if not math.isfinite(value):
-            raise Diverged(epoch.number, f"{name} is {value}")
 
 
 def minibatches(spool: Spool, batch: int, seed: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -300,35 +264,6 @@ def outputs_of(data: Data) -> int:
     return len(data.targets) if data.classes is None else 1 if data.task == "binary" else len(data.classes)
 
 
-def objective_of(task: Task) -> Objective:
-    """The task's own loss, of raw outputs [N, outputs] and targets."""
-    if task == "regression":
-        return functional.mse_loss
-    if task == "multiclass":
-        return functional.cross_entropy
-    return lambda raw, y: functional.binary_cross_entropy_with_logits(raw[:, 0], y.to(raw.dtype))
-
-
-def _optimizer(fit: FitPlan, net: nn.Module) -> torch.optim.Optimizer:
-    weights = list(net.parameters())
-    if fit.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=fit.learning_rate, momentum=fit.momentum)
-    decay = fit.weight_decay if fit.optimizer == "adamw" else 0.0
-    groups: list[dict[str, Any]] = [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},  # biases are spared
-    ]
-    return torch.optim.AdamW(groups, lr=fit.learning_rate, betas=(0.9, fit.beta2), fused=True)
-
-
-def _mean_loss(net: nn.Module, rows: tuple[Tensor, Tensor], objective: Objective, most: int = 1 << 16) -> float:
-    x, y = rows
-    net.eval()
-    with torch.no_grad():
-        parts = zip(torch.split(x, most), torch.split(y, most), strict=True)
-        return sum(float(objective(net(some), truth)) * len(some) for some, truth in parts) / max(len(x), 1)
-
-
 # ------------------------------------------------------------------------------------------------ the network
 
 
@@ -353,12 +288,11 @@ def fit_large(
         BadPlan: the plan asks for what only a table in memory can have.
         RowcastError: the table or the fit is bad.
     """
-    own = {"regression": "mse", "binary": "binary_cross_entropy", "multiclass": "cross_entropy"}
     with tempfile.TemporaryDirectory(prefix="rowcast-rows-") as folder:
         sampled = read_in_pieces(plan, Path(folder), report if team.leads else lambda _: None)
         data = sampled.data
-        if plan.fit.loss not in (None, own[data.task]):
-            raise BadPlan(plan.name, f"a table in pieces is fitted by {own[data.task]}, not by {plan.fit.loss}")
+        if plan.fit.loss not in (None, LOSSES[data.task]):
+            raise BadPlan(plan.name, f"a table in pieces is fitted by {LOSSES[data.task]}, not by {plan.fit.loss}")
         checkpoint.open(plan, data.sha256, choose_device().type)
         scale = _Scale.of(data.y[sampled.split.train], plan, data.task)
         x, y = _tensors(sampled, sampled.split.validation, scale)
@@ -366,13 +300,13 @@ def fit_large(
         with _one_thread():
             member = fit_streamed(plan, sampled, validation, scale, epochs, team=team, checkpoint=checkpoint)
     member.net.cpu()
-    objective = objective_of(data.task)
+    objective = objective_of(LOSSES[data.task])
     train = _tensors(sampled, sampled.split.train, scale)
     sizes, outputs = sampled.preprocessing.sizes, outputs_of(data)
     linear = solve_linear(train[0].numpy(), train[1].numpy(), sizes, data.task, outputs=outputs, strength=1.0)
-    line = Member(linear, (), _mean_loss(linear, (x, y), objective))
+    line = Member(linear, (), mean_loss(linear, (x, y), objective))
     ways = [[member]] if not plan.fit.linear else [[member], [line], [member, line]]
-    losses = [_mean_loss(Averaged([one.net for one in way], data.task), (x, y), objective) for way in ways]
+    losses = [mean_loss(Averaged([one.net for one in way], data.task), (x, y), objective) for way in ways]
     chosen = ways[int(np.argmin(losses))]
 
     def net(temperature: float) -> Net:

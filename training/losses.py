@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.manifest import Task
 from training.plan import Loss
 
+LOSSES: dict[Task, Loss] = {"regression": "mse", "binary": "binary_cross_entropy", "multiclass": "cross_entropy"}
+"""The loss of a task where a plan names none."""
 Gradients = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 

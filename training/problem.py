@@ -24,7 +24,7 @@ from training.fit import Diverged, Epoch, Job, Member, choose_device, fit_all, m
 from training.fit import Rows as TensorRows
 from training.folds import Fold, fitted_on
 from training.linear import STRENGTHS, solve_linear
-from training.losses import Objective, objective_of
+from training.losses import LOSSES, Objective, objective_of
 from training.net import Averaged, Net, make_member
 from training.plan import BadPlan, Loss, Plan
 from training.split import Rows
@@ -171,17 +171,12 @@ def _loss(plan: Plan, data: Data) -> Loss:
     Raises:
         BadPlan: the loss measures another task.
     """
-    own: dict[Task, Loss] = {
-        "regression": "mse",
-        "binary": "binary_cross_entropy",
-        "multiclass": "cross_entropy",
-    }
     fitting: dict[Task, tuple[Loss, ...]] = {
         "regression": ("mse", "l1"),
         "binary": ("binary_cross_entropy", "cross_entropy", "probability_l1"),
         "multiclass": ("cross_entropy", "probability_l1"),
     }
-    loss = plan.fit.loss or own[data.task]
+    loss = plan.fit.loss or LOSSES[data.task]
     if loss not in fitting[data.task]:
         reason = f"fit.loss {loss} does not measure a {data.task}; use {' or '.join(fitting[data.task])}"
         raise BadPlan(plan.name, reason)
