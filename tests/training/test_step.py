@@ -112,6 +112,25 @@ def test_the_update_is_that_of_torch(plan, make):
         torch.testing.assert_close(got.data, right.data, rtol=1e-4, atol=1e-5)
 
 
+def test_two_that_agree_on_their_gradients_move_as_one_that_has_all_rows():
+    (whole,), (half,) = nets_of(NetPlan(hidden=(6,)), 1, 1), nets_of(NetPlan(hidden=(6,)), 1, 1)
+    plan, objective = FitPlan(optimizer="sgd"), objective_of("mse")
+    x, y = rows(1, "mse")
+    others = torch.empty(0)
+
+    def keep(gradient: Tensor) -> None:
+        nonlocal others
+        others = gradient.clone()
+
+    rest = nets_of(NetPlan(hidden=(6,)), 1, 1)
+    Stepper(rest, plan, objective, torch.Generator())(x[None, 1::2], y[None, 1::2], 0.1, keep)
+    step = Stepper([half], plan, objective, torch.Generator())
+    step(x[None, ::2], y[None, ::2], 0.1, lambda gradient: gradient.add_(others).div_(2))
+    Stepper([whole], plan, objective, torch.Generator())(x[None], y[None], 0.1)
+    for got, right in zip(half.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(got.data, right.data)
+
+
 def test_dropout_drops_its_share_makes_up_for_it_and_is_the_same_on_the_way_back():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(400, 400), nn.Dropout(0.25))
