@@ -10,7 +10,7 @@ export async function showDocs(view, signal) {
   say(all.not_ready);
   const groups = new Map();
   for (const [path, methods] of Object.entries(document_.paths)) {
-    for (const [method, operation] of Object.entries(methods)) {
+    for (const [method, operation] of Object.entries(methods).filter(([, { responses }]) => responses)) { // not what they share
       const group = /^\/v1\/models\/([\w.-]+)/.exec(path)?.[1] ?? "Server"; // a model's paths stand together
       groups.set(group, [...(groups.get(group) ?? []), { path, method, operation }]);
     }
@@ -26,7 +26,7 @@ export async function showDocs(view, signal) {
 }
 
 function operationOf({ path, method, operation }, whole) {
-  const body = operation.requestBody?.content["application/json"];
+  const body = operation.requestBody?.content?.["application/json"];
   return el("details", { class: "operation" },
     el("summary", {}, el("span", { class: `method ${method}` }, method.toUpperCase()), el("code", { class: "path" }, name(path)), el("span", { class: "quiet" }, name(operation.summary ?? ""))),
     el("div", { class: "inside" },
