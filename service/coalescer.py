@@ -24,6 +24,7 @@ from models.repository import Version
 from models.schema import Matrix
 from service.admission import Admission
 from service.frames import Reply, Status
+from service.gathering import Gathering
 from service.inline import Inline
 from service.lanes import Done
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
@@ -159,6 +160,8 @@ class _Queue:
         jobs, urgent: ordinary and urgent ones, each kind by arrival.
         rows, urgent_rows: of all that wait, and of the urgent ones among them.
         urgent_in_a_row: how many batches with urgent rows went out, one after the other.
+        returned: when a batch came back the last time, by `time.perf_counter`.
+        look: goes off at `look_at`, when a batch has waited long enough for more rows.
     """
 
     sure_rows: int
@@ -169,6 +172,9 @@ class _Queue:
     rows: int = 0
     urgent_rows: int = 0
     urgent_in_a_row: int = 0
+    returned: float = 0.0
+    look: asyncio.TimerHandle | None = None
+    look_at: float = 0.0
 
     @property
     def first(self) -> Job:
@@ -208,6 +214,7 @@ class Coalescer:
         self._urgent_until: dict[str, float] = {}  # by version: as long as batches are kept short
         self._max_batch_rows = max_batch_rows
         self._admission = admission
+        self._gathering = Gathering()
         self._say_in_flight = say_in_flight
         self._said_in_flight = 0
         self._queues: dict[str, _Queue] = {}  # of versions with jobs waiting or out, whose turn it is first
@@ -386,11 +393,35 @@ class Coalescer:
             lane = self._lanes.idle() if len(queue.out) < max(1, self._lanes.living) else None
             if lane is None:
                 break
-            batch = self._take(queue, self._most_rows(_version(first).key))
+            most_rows = self._most_rows(_version(first).key)
+            if self._waits_for_more(queue, first, most_rows):
+                break
+            batch = self._take(queue, most_rows)
             if batch is not None:
                 self._send(lane, queue, batch)
                 has_sent = True
         return has_sent
+
+    def _waits_for_more(self, queue: _Queue, first: Job, most_rows: int) -> bool:
+        """Whether a batch that could go now had better wait; it is looked at again in time."""
+        if queue.again or queue.urgent:
+            return False
+        now, key = time.perf_counter(), _version(first).key
+        since_s, returned_s = now - first.arrived, now - queue.returned
+        wait_s = self._gathering.wait_s(
+            key, queue.rows, most_rows, is_out=bool(queue.out), since_s=since_s, returned_s=returned_s
+        )
+        if not wait_s or first.deadline - now < 2 * wait_s + _SWEEP_S:
+            return False
+        if queue.look is None or queue.look_at > now + wait_s:
+            if queue.look is not None:
+                queue.look.cancel()
+            queue.look, queue.look_at = asyncio.get_running_loop().call_later(wait_s, self._look, queue), now + wait_s
+        return True
+
+    def _look(self, queue: _Queue) -> None:
+        queue.look = None
+        self.wake()
 
     def _most_rows(self, key: str) -> int:
         """How many rows a batch that goes to a worker may have."""
@@ -470,6 +501,9 @@ class Coalescer:
 
         def done(reply: Reply | None) -> None:
             queue.out.remove(batch)
+            queue.returned = time.perf_counter()
+            if reply is not None:
+                self._gathering.learn(batch.version.key, batch.rows, reply.seconds)
             self._rows_out -= batch.rows
             self._receive(batch, reply)
 

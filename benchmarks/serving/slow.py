@@ -30,7 +30,7 @@ def measure_once(port: int, seconds: int, tell: Callable[[str], None] = print) -
     row = with_key(plain_json(texts(numbers(1))))
     batches, beside = [], []
     for most in BATCHES:
-        with rowcast(BESIDE, port, _SLOW, row, max_batch_rows=most, max_wait_s=10) as process:
+        with rowcast(BESIDE, port, _SLOW, row, workers=2, max_batch_rows=most, max_wait_s=10) as process:
             batches.append({"most_rows": most} | _throughput(process, port, most, 2 * seconds))
             tell(f"slow, at most {most} rows: {batches[-1]}")
             if most == BATCHES[-1]:

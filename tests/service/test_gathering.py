@@ -1,0 +1,116 @@
+import asyncio
+
+import pytest
+
+from service.frames import Reply, Status
+from service.gathering import Gathering
+from tests.service.test_coalescer import Doubling, coalescer_of, rows, start, turns
+
+FLAT = [(1, 0.05), (31, 0.05)]
+
+
+def learned(*batches):
+    gathering = Gathering()
+    for number, seconds in batches:
+        gathering.learn("key", number, seconds)
+    return gathering
+
+
+def wait_s(gathering, number=3, most_rows=4096, *, is_out=False, since_s=0.0, returned_s=1.0):
+    return gathering.wait_s("key", number, most_rows, is_out=is_out, since_s=since_s, returned_s=returned_s)
+
+
+def test_a_batch_waits_where_few_rows_take_as_long_as_many():
+    assert wait_s(learned(*FLAT)) == pytest.approx(0.0025)
+    assert wait_s(learned(*FLAT), since_s=0.001) == pytest.approx(0.0015)
+    assert wait_s(learned(*FLAT), since_s=0.03, returned_s=0.001) == pytest.approx(0.0015)
+    assert wait_s(learned(*FLAT), is_out=True, since_s=0.03) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"number": 31}, {"number": 16, "most_rows": 16}, {"since_s": 0.1}, {"is_out": True, "since_s": 0.06}],
+    ids=["as many as ever", "as many as may be", "long enough", "as long as a batch takes"],
+)
+def test_and_goes_once_that_is_enough(asked):
+    assert wait_s(learned(*FLAT), **asked) == 0
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [[], [(1, 0.01), (30, 0.3)], [(1, 0.001), (30, 0.001)], [(30, 0.05)] * 16, [*FLAT, *[(20, 0.0001)] * 16]],
+    ids=[
+        "nothing is known",
+        "rows cost what they cost",
+        "batches are short",
+        "all are alike",
+        "they have become short",
+    ],
+)
+def test_and_does_not_wait_where_nothing_is_gained(batches):
+    assert wait_s(learned(*batches)) == 0
+
+
+def test_where_all_batches_are_alike_what_was_known_before_holds():
+    assert wait_s(learned(*FLAT, *[(31, 0.05)] * 16)) > 0
+
+
+def reply(lanes, seconds=0.05):
+    """Answer the oldest batch that is out."""
+    _, matrix, done = lanes.out.pop(0)
+    done(Reply(Status.OK, seconds, answers={"prediction": matrix * 2}))
+
+
+def test_those_who_ask_again_go_together(versions):
+    async def ask():
+        lanes = Doubling()
+        coalescer = coalescer_of(lanes)
+        jobs = start(coalescer, versions["line"], rows(1))
+        await turns()
+        jobs += start(coalescer, versions["line"], *[rows(value) for value in range(8)])
+        await turns()
+        reply(lanes)
+        await turns()
+        reply(lanes)  # now it is known that eight rows take as long as one
+        jobs += start(coalescer, versions["line"], rows(1))
+        await turns()
+        assert len(lanes.sent) == 2
+        jobs += start(coalescer, versions["line"], *[rows(value) for value in range(7)])
+        await turns()
+        assert [len(matrix) for matrix in lanes.sent] == [1, 8, 8]
+        reply(lanes)
+        jobs += start(coalescer, versions["line"], rows(1))
+        async with asyncio.timeout(5):
+            while len(lanes.sent) < 4:  # noqa: ASYNC110 - the lanes are a list
+                await asyncio.sleep(0.001)
+        reply(lanes)
+        await asyncio.gather(*jobs)
+        return [len(matrix) for matrix in lanes.sent]
+
+    assert asyncio.run(ask()) == [1, 8, 8, 1]
+
+
+def test_a_batch_that_is_out_for_too_long_keeps_nobody(versions):
+    async def ask():
+        lanes = Doubling(lanes=2)
+        coalescer = coalescer_of(lanes)
+        jobs = start(coalescer, versions["line"], rows(1))
+        await turns()
+        jobs += start(coalescer, versions["line"], *[rows(value) for value in range(8)])
+        await turns()
+        reply(lanes, 0.02)
+        reply(lanes, 0.02)
+        jobs += start(coalescer, versions["line"], *[rows(value) for value in range(8)])
+        await turns()
+        assert len(lanes.out) == 1  # and never comes back
+        jobs += start(coalescer, versions["line"], rows(1))
+        await turns()
+        assert len(lanes.out) == 1
+        async with asyncio.timeout(5):
+            while len(lanes.out) < 2:  # noqa: ASYNC110 - the lanes are a list
+                await asyncio.sleep(0.001)
+        while lanes.out:
+            reply(lanes)
+        await asyncio.gather(*jobs)
+
+    asyncio.run(ask())
