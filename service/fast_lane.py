@@ -48,6 +48,7 @@ from service.problems import ClientGone, ModelFailed, TooSlow
 from service.same_turn import LONGEST, NOBODY, Pending, TurnBatch
 from service.wire import forms, oip_row, plain
 from service.wire.json_text import read_json
+from service.wire.record_rows import RecordRows
 
 if TYPE_CHECKING:
     from models.repository import Version
@@ -411,9 +412,11 @@ class FastLane(Connection):
     def _read_plain(self, exchange: Exchange, body: bytes) -> plain.Request | None:
         """What a plain body asks; None where it is one plain row, which is the exchange's line now."""
         front = self._front
-        request = plain.read_numbers(body)
+        request = plain.read_rows(body, exchange.version)
         if request is not None:
-            return request
+            if isinstance(request.rows, RecordRows) and request.key == "instances" and not front.catalog.has_shadows:
+                exchange.line = request.rows.line()
+            return request if exchange.line is None else None
         asked = read_json(body)
         row = None if front.catalog.has_shadows else plain.only_row(asked)  # a shadow encodes it by itself
         if row is not None:

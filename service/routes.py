@@ -107,7 +107,7 @@ class _Routes:
             ledger.version = find(front, request.path_params, ledger.routing_key)
         raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
         if body.kind == "json":
-            asked = await aside(len(raw), lambda: plain.read_bytes(raw))
+            asked = await aside(len(raw), lambda: plain.read_bytes(raw, ledger.version))
             version = ledger.version = find(front, whom(request.path_params, asked), ledger.routing_key)
             question = await aside(len(raw), lambda: plain_question(front.settings, version, asked))
         else:
@@ -122,7 +122,7 @@ class _Routes:
         ledger.is_prediction = True
         ledger.version = find(front, request.path_params)
         raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
-        asked = await aside(len(raw), lambda: plain.read_bytes(raw))
+        asked = await aside(len(raw), lambda: plain.read_bytes(raw, ledger.version))
         version = ledger.version = find(front, whom(request.path_params, asked))
         return Response(await explain(front, ledger, version, asked), media_type="application/json")
 

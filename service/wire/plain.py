@@ -22,10 +22,11 @@ from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix, Schema
 from service.problems import BadBody, TooLarge
-from service.wire import number_rows
+from service.wire import number_rows, record_rows
 from service.wire.answers import class_labels, class_numbers, finite
 from service.wire.json_text import read_json, texts_of_numbers, texts_of_rows
 from service.wire.number_rows import NumberRows
+from service.wire.record_rows import RecordRows
 
 _KEYS = ("instances", "inputs", "model", "version", "label", "signature_name", "parameters")
 _MOST_DIGITS = 18
@@ -37,13 +38,14 @@ class Request:
 
     Attributes:
         key: where its rows stand, "instances" or "inputs".
-        rows: a list of rows, one row, or columns; what it is depends on the schema, see `encode`. Or rows of numbers.
+        rows: a list of rows, one row, or columns; what it is depends on the schema, see `encode`. Or rows that
+            are read already.
         model, version, label: whom it asks, where it says so.
         parameters: what it asks for beside the predictions; unknown ones are ignored.
     """
 
     key: str
-    rows: list[Any] | dict[str, Any] | NumberRows
+    rows: list[Any] | dict[str, Any] | NumberRows | RecordRows
     model: str | None = None
     version: int | None = None
     label: str | None = None
@@ -58,7 +60,7 @@ class Request:
             TooLarge: N is above `most_rows`; nothing was encoded.
             BadRow: as for `Schema.encode` and `Schema.encode_columns`.
         """
-        if isinstance(self.rows, NumberRows):
+        if isinstance(self.rows, NumberRows | RecordRows):
             _check_rows(len(self.rows), most_rows)
             return self.rows.encode(schema)
         if isinstance(self.rows, dict):
@@ -75,24 +77,26 @@ class Request:
         return schema.encode(rows)
 
 
-def read_numbers(raw: bytes) -> Request | None:
-    """What a body asks for that is nothing but several rows of numbers; None for every other body.
+def read_rows(raw: bytes, version: Version | None) -> Request | None:
+    """What a body asks for that is nothing but several rows of numbers, or plain records; None for every other body.
+
+    `version` is that whose rows they will be, if that is known.
 
     Raises:
         TooLarge: as `read_json` does.
     """
-    found = number_rows.read(raw)
+    found = record_rows.read(raw, version) or number_rows.read(raw)
     return None if found is None else Request(*found)
 
 
-def read_bytes(raw: bytes) -> Request:
-    """What a body asks for.
+def read_bytes(raw: bytes, version: Version | None = None) -> Request:
+    """What a body asks for; `version` is that whose rows they will be, if that is known.
 
     Raises:
         BadBody: it is no JSON object of this grammar.
         TooLarge: as `read_json` does.
     """
-    return read_numbers(raw) or read(read_json(raw))
+    return read_rows(raw, version) or read(read_json(raw))
 
 
 def only_row(body: object) -> object:

@@ -13,7 +13,7 @@ import orjson
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
-from service.wire import oip, oip_answer, oip_row, oip_signature, plain
+from service.wire import oip, oip_answer, oip_row, oip_signature, plain, record_rows
 from service.wire.oip_signature import CLASS, PACKED
 
 _JSON = b"content-type: application/json\r\n"
@@ -59,7 +59,7 @@ class RowForm(Protocol):
 
 
 class PlainRows:
-    """`{"instances": [[5.1, 3.5]]}`."""
+    """`{"instances": [[5.1, 3.5]]}`, or a record."""
 
     headers = _JSON
 
@@ -67,7 +67,8 @@ class PlainRows:
         self._version, self._line_of, self.matrix = version, version.schema.line_of, version.schema.stack
 
     def read(self, body: bytes) -> tuple[Any, str] | None:
-        line = self._line_of(plain.only_row(orjson.loads(body)))
+        found = record_rows.read(body, self._version)
+        line = self._line_of(plain.only_row(orjson.loads(body))) if found is None else found[1].line()
         return None if line is None else (line, "")
 
     def write(self, answers: Answers) -> list[bytes]:

@@ -76,6 +76,14 @@ def test_a_request_like_the_one_before_it_is_answered_in_its_turn(front, app, se
     assert front.open_requests == 0
 
 
+@pytest.mark.parametrize("second", [{"x": 4}, {"x": None}, {"x": 4.0, "y": 1}, {"x": "4"}])
+def test_a_record_is_answered_in_its_turn_as_the_application_answers_it(front, app, sessions, second):
+    bodies = [request(json.dumps({"instances": [record]}).encode()) for record in ({"x": 3}, second)]
+    said = one_after_the_other(front, app, *bodies)
+    assert plain(said) == plain(one_after_the_other(front, app, *bodies, fast=False))
+    assert len(sessions.runs) == (said[-1][0] == 200)
+
+
 def test_bodies_may_be_of_any_length(front, app, sessions):
     values = (3, 44, 5.25, -1e-7, 12345.678)
     said = one_after_the_other(front, app, *[request(row(value), "Accept: */*") for value in values])

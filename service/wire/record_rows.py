@@ -1,0 +1,161 @@
+"""Rows as records in JSON, read by a parser that knows their features.
+
+A parser that knows nothing makes a dict of every row, and taking those apart costs more than making them. So each
+version has a decoder of its own: a row is a struct with one slot per feature, and a category's text is looked up while
+it is parsed, as a member of an enum that is the float of its index. What is left is to lay floats side by side.
+
+What is not exactly such rows, right or wrong (another key, a number as a category, a moment, NaN), is read as every
+other body is. docs/decisions/0019 has the measurements.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Sequence
+from enum import Enum
+from functools import lru_cache
+from itertools import chain, starmap
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from models.repository import Version
+from models.schema import BooleanFeature, CategoryFeature, Feature, Matrix, NumberFeature, Schema
+from service.wire.json_text import check_values
+
+_MOST_FEATURES = 200
+"""The slots of a struct are tried one after the other where a client has another order of keys."""
+_MOST_CATEGORIES = 5000
+"""A member of an enum takes 7 µs to make, while requests wait."""
+
+_BLANKS = rb"[ \t\r\n]*"
+_OPENING = re.compile(rb'_\{_"(instances|inputs)"_:_(?=\[_\{)'.replace(b"_", _BLANKS))
+_CLOSING = re.compile(rb"\]_\}_".replace(b"_", _BLANKS))
+
+_astuple = msgspec.structs.astuple
+
+
+class RecordRows:
+    """Rows that the decoder of a schema has read."""
+
+    def __init__(self, rows: Sequence[msgspec.Struct], schema: Schema, text: bytes | memoryview) -> None:
+        self._rows, self._schema, self._text = rows, schema, text
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def line(self) -> list[Any] | None:
+        """What `Schema.line_of` gives for the only row; None where there are several."""
+        return list(_astuple(self._rows[0])) if len(self._rows) == 1 else None
+
+    def encode(self, schema: Schema) -> Matrix:
+        """The matrix that the graph reads, [N, F].
+
+        Raises:
+            BadRow: as for `Schema.encode`.
+        """
+        if schema is self._schema:
+            with np.errstate(over="ignore"):
+                kind = np.float32 if schema.datatype == "FP32" else np.float64
+                matrix: Matrix = _floats(self._rows).astype(kind, order="C")
+            if not np.isinf(matrix).any():
+                return matrix
+        return schema.encode(orjson.loads(self._text))
+
+
+def read(raw: bytes, version: Version | None) -> tuple[str, RecordRows] | None:
+    """The key and the rows of a body that is nothing but plain records of this version; None for every other body.
+
+    Raises:
+        TooLarge: as `read_json` does.
+    """
+    opening = None if version is None else _OPENING.match(raw)
+    if opening is None:
+        return None
+    assert version is not None
+    end = raw.rfind(b"]")
+    decoder = _decoder_of(version)
+    if decoder is None or _CLOSING.fullmatch(raw, end) is None:
+        return None
+    check_values(raw)
+    text = memoryview(raw)[opening.end() : end + 1]
+    try:
+        rows = decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return opening[1].decode(), RecordRows(rows, version.schema, text)
+
+
+def _floats(rows: Sequence[msgspec.Struct]) -> npt.NDArray[np.float64]:
+    """The values of rows, [N, F]."""
+    width = len(rows[0].__struct_fields__)
+    try:  # None is no float: where there is none, which the first rows tell, this is the fastest way
+        packed = b"".join(starmap(struct.Struct(f"{width}d").pack, map(_astuple, rows)))
+    except struct.error:
+        values = list(chain.from_iterable(map(_astuple, rows)))
+        packed = b"".join([_packed(values[place::width]) for place in range(width)])
+        return np.frombuffer(packed, np.float64).reshape(width, len(rows)).T
+    return np.frombuffer(packed, np.float64).reshape(len(rows), width)
+
+
+def _packed(column: Sequence[float | None]) -> bytes:
+    form = f"{len(column)}d"
+    try:
+        return struct.pack(form, *column)
+    except struct.error:
+        return struct.pack(form, *[math.nan if value is None else value for value in column])
+
+
+# ---------------------------------------------------------------------------------------- a decoder for each version
+
+
+@lru_cache(maxsize=256)
+def _decoder_of(version: Version) -> "msgspec.json.Decoder[list[msgspec.Struct]] | None":
+    """The decoder of a list of rows; None for a version whose rows are read otherwise."""
+    features = version.schema.features
+    categories = [len(one.categories) for one in features if isinstance(one, CategoryFeature)]
+    if len(features) > _MOST_FEATURES or sum(categories) > _MOST_CATEGORIES or 0 in categories:
+        return None
+    kinds = [_kind(feature) for feature in features]
+    if None in kinds:
+        return None
+    fields = [(f"_{place}", kind) for place, kind in enumerate(kinds)]
+    names = {f"_{place}": feature.name for place, feature in enumerate(features)}
+    try:
+        row = msgspec.defstruct("Row", fields, rename=names, forbid_unknown_fields=True, gc=False)
+    except ValueError:  # a name with a quotation mark or the like
+        return None
+    return msgspec.json.Decoder(list[row])  # type: ignore[valid-type]  # it is made here
+
+
+def _kind(feature: Feature) -> Any:
+    """What stands in JSON for a feature; None for a moment, which takes reading."""
+    if isinstance(feature, NumberFeature):
+        return float | None
+    if isinstance(feature, BooleanFeature):
+        return bool | None
+    if isinstance(feature, CategoryFeature):
+        return _enum_of(feature.categories) | None
+    return None
+
+
+def _enum_of(categories: Sequence[str]) -> type[Enum]:
+    """Floats, the indices of categories, by their texts."""
+
+    class Category(float, Enum):
+        def __new__(cls, text: str, index: int) -> Self:
+            member = float.__new__(cls, index)
+            member._value_ = text
+            return member
+
+        @classmethod
+        def _missing_(cls, _: object) -> object:
+            return unknown
+
+    made: Any = Category
+    made = made("Category", {f"c{index}": (text, index) for index, text in enumerate(categories)})
+    unknown = float.__new__(made, len(categories))
+    return made  # type: ignore[no-any-return]
