@@ -263,7 +263,7 @@ class FastLane(Connection):
         exchange = self._exchange
         self._turn_batch = None
         is_admitted = exchange is not None and exchange.head is self._known is self._admitted
-        if exchange is not None and exchange.rows == 1 and is_admitted and self._version is not None:
+        if exchange is not None and exchange.rows and is_admitted and self._version is not None:
             head = exchange.head
             if exchange.line is not None or head.oip_length is not None:
                 self._turn_batch = self._front.turn_batches.of(

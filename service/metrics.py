@@ -166,11 +166,13 @@ class Metrics:
         if not kept.is_changed:
             self._changes(kept)
 
-    def answered_together(self, version: Version, seconds: Sequence[float], encode_s: float, write_s: float) -> None:
-        """Count requests of one row each; `seconds` are those of each, the others are added up."""
+    def answered_together(
+        self, version: Version, rows: int, seconds: Sequence[float], encode_s: float, write_s: float
+    ) -> None:
+        """Count requests with so many rows in all; `seconds` are those of each request, the others are added up."""
         kept = self._of_version.get(version.key) or self._children(version)
         kept.answered.extend(seconds)
-        kept.rows_answered += len(seconds)
+        kept.rows_answered += rows
         kept.encode_s += encode_s
         kept.write_s += write_s
         if not kept.is_changed:

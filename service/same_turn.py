@@ -1,4 +1,4 @@
-"""Requests of one row that are read, computed and written in the turn of the event loop that brought them.
+"""Requests of one row, or of raw numbers, that are read, computed and written in the turn that brought them.
 
 Most clients send one row after the other, each behind the very same head. For these a job, a queue and a deadline cost
 more than the prediction. So a connection whose last request was such a row puts the next one here, and once all that
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from models.repository import Version
-from service.inline import Inline, InlineSession
+from service.inline import MOST_TOGETHER, Inline, InlineSession
 from service.wire.row_forms import RowForm, form_of
 
 if TYPE_CHECKING:
@@ -122,11 +122,14 @@ class TurnBatch:
     def _answer(self, session: InlineSession, waiting: list[Pending]) -> Sequence[Pending]:
         """Answer requests; return those that are not answered."""
         front, version = self._front, self._version
-        most = min(session.most_rows, front.settings.max_batch_rows)
+        most = min(session.most_rows, front.settings.max_batch_rows) // self._form.rows
+        most = min(most, max(1, MOST_TOGETHER // self._form.rows))
         began = time.perf_counter()
-        if began - waiting[0].started > front.settings.deadline_s / 2:
-            return waiting  # too late to be sure of it
-        taken, lines, left = [], [], waiting[most:]
+        if not most or began - waiting[0].started > min(front.settings.deadline_s / 2, front.settings.max_wait_s):
+            return waiting  # somebody must be refused, or a worker asked
+        if len(waiting) > most:
+            self._next_turn(waiting[most:])
+        taken, lines, left = [], [], []
         for pending in waiting[:most]:
             found = self._read(pending)
             if found is None:
@@ -141,15 +144,22 @@ class TurnBatch:
             encoded = time.perf_counter()
             answers = session.run(matrix)
             computed = time.perf_counter()
-            if any(len(values) != len(lines) for values in answers.values()):
-                return waiting
+            if any(len(values) != len(matrix) for values in answers.values()):
+                return waiting[:most]
             texts = self._form.write(answers)
         except Exception:  # noqa: BLE001 - the coalescer finds out what it is, and whose
-            return waiting
+            return waiting[:most]
         self._write(taken, texts)
         front.drift.sample(version, matrix, answers)
         self._count([pending.started for pending, _ in taken], began, encoded, computed)
         return left
+
+    def _next_turn(self, waiting: list[Pending]) -> None:
+        """Answer these after the event loop has looked at its sockets once more."""
+        self._front.open_requests += len(waiting)
+        if not self._waiting:
+            waiting[0].lane.loop.call_soon(self.answer)
+        self._waiting[:0] = waiting
 
     def _read(self, pending: Pending) -> tuple[Any, str] | None:
         """Its line and id; None when it holds anything else than one row, or its connection is about to be closed."""
@@ -186,6 +196,7 @@ class TurnBatch:
         metrics, now, requests = self._front.metrics, time.perf_counter(), len(started)
         own_s = (encoded - began) / requests
         seconds = [now - one for one in started]
-        metrics.answered_together(self._version, seconds, encoded - began, requests * (now - computed))
+        rows = requests * self._form.rows
+        metrics.answered_together(self._version, rows, seconds, encoded - began, requests * (now - computed))
         waited_s = [encoded - own_s - one for one in started]
-        metrics.batch(self._version, requests, computed - encoded, waited_s)
+        metrics.batch(self._version, rows, computed - encoded, waited_s)

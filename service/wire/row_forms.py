@@ -1,4 +1,4 @@
-"""The forms in which requests of one row are read and answered many at once, see service/same_turn.py.
+"""The forms in which small requests are read and answered many at once, see service/same_turn.py.
 
 What a form does not read, or may not, is no error here: the request is read again by what reads everything.
 """
@@ -25,9 +25,11 @@ class RowForm(Protocol):
 
     Attributes:
         headers: of an answer, those that say what it is.
+        rows: of each request.
     """
 
     headers: bytes
+    rows: int
 
     def read(self, body: bytes) -> tuple[Any, str] | None:
         """A line for `matrix`, and the id that comes back with the answer; None for a body that is read otherwise.
@@ -38,7 +40,7 @@ class RowForm(Protocol):
         ...
 
     def matrix(self, lines: Sequence[Any]) -> Matrix:
-        """The matrix of lines, [N, F], N from 1.
+        """The matrix of lines, [N, F], N from 1 and `rows` for each.
 
         Raises:
             ValueError, RowcastError: one of them is no row.
@@ -46,7 +48,7 @@ class RowForm(Protocol):
         ...
 
     def write(self, answers: Answers) -> list[bytes]:
-        """The body of each row's answer, for a request without id.
+        """The body of each request's answer, for one without id.
 
         Raises:
             ModelFailed: one of them cannot be written.
@@ -61,7 +63,7 @@ class RowForm(Protocol):
 class PlainRows:
     """`{"instances": [[5.1, 3.5]]}`, or a record."""
 
-    headers = _JSON
+    headers, rows = _JSON, 1
 
     def __init__(self, version: Version) -> None:
         self._version, self._line_of, self.matrix = version, version.schema.line_of, version.schema.stack
@@ -81,7 +83,7 @@ class PlainRows:
 class OipRows:
     """One row of the Open Inference Protocol in JSON."""
 
-    headers = _JSON
+    headers, rows = _JSON, 1
 
     def __init__(self, version: Version) -> None:
         self._version, self.matrix = version, version.schema.stack
@@ -116,12 +118,12 @@ class OipRows:
 
 
 class OipBinaryRows:
-    """One row of the Open Inference Protocol as raw bytes, behind a JSON that is always the same."""
+    """Rows of the Open Inference Protocol as raw bytes, behind a JSON that is always the same."""
 
-    def __init__(self, version: Version, asked: oip.Request, head: bytes, wanted: Sequence[str]) -> None:
-        self._version, self._head, self._outputs = version, head, wanted
-        self._length = len(head) + np.dtype("<f4").itemsize * len(version.schema.columns)
-        answer, json_bytes = oip_answer.write(version, asked, _zeros(version))
+    def __init__(self, version: Version, asked: oip.Request, rows: int, head: bytes, wanted: Sequence[str]) -> None:
+        self._version, self.rows, self._head, self._outputs = version, rows, head, wanted
+        self._length = len(head) + np.dtype("<f4").itemsize * rows * len(version.schema.columns)
+        answer, json_bytes = oip_answer.write(version, asked, _zeros(version, rows))
         self._answer_head = answer[:json_bytes]
         self.headers = b"inference-header-content-length: %d\r\ncontent-type: application/octet-stream\r\n" % (
             len(self._answer_head)
@@ -129,7 +131,7 @@ class OipBinaryRows:
 
     @classmethod
     def of(cls, version: Version, body: bytes, head_bytes: int) -> Self | None:
-        """The form of requests like this one, which was read; None where one has more than a row of numbers."""
+        """The form of requests like this one, which was read; None where one has more than rows of numbers."""
         schema = version.schema
         asked = oip.read(body, str(head_bytes))
         outputs = asked.wanted or [oip.Wanted(name) for name in oip_signature.outputs_by_name(version)]
@@ -137,14 +139,14 @@ class OipBinaryRows:
         if not is_bare or len(asked.inputs) != 1 or not schema.is_all_numbers or schema.datatype != "FP32":
             return None
         (tensor,) = asked.inputs
-        is_packed = (tensor.name, tensor.datatype, tuple(tensor.shape)) == (PACKED, "FP32", (1, len(schema.columns)))
-        if not is_packed or not isinstance(tensor.data, memoryview):
+        is_packed = (tensor.name, tensor.datatype, len(tensor.shape)) == (PACKED, "FP32", 2)
+        if not is_packed or not tensor.shape[0] or not isinstance(tensor.data, memoryview):
             return None
         for one in outputs:
             is_binary = asked.binary if one.binary is None else one.binary
             if not is_binary or one.classification or one.name == CLASS:
                 return None
-        return cls(version, asked, body[:head_bytes], [one.name for one in outputs])
+        return cls(version, asked, tensor.shape[0], body[:head_bytes], [one.name for one in outputs])
 
     def read(self, body: bytes) -> tuple[Any, str] | None:
         if len(body) != self._length or not body.startswith(self._head):
@@ -152,33 +154,35 @@ class OipBinaryRows:
         return body[len(self._head) :], ""
 
     def matrix(self, lines: Sequence[Any]) -> Matrix:
-        matrix: Matrix = np.frombuffer(b"".join(lines), np.float32).reshape(
-            len(lines), len(self._version.schema.columns)
-        )
+        matrix: Matrix = np.frombuffer(b"".join(lines), np.float32).reshape(len(lines) * self.rows, -1)
         if np.isinf(matrix).any():
             raise ValueError("a number is infinite")
         return matrix
 
     def write(self, answers: Answers) -> list[bytes]:
         checked = oip_answer.checked(self._version, answers)
-        rows = len(next(iter(checked.values())))
-        parts = [checked[name].reshape(rows, -1).view(np.uint8) for name in self._outputs]
-        raw, size = np.hstack(parts).tobytes(), sum(part.shape[1] for part in parts)
-        return [self._answer_head + raw[start : start + size] for start in range(0, rows * size, size)]
+        requests = len(next(iter(checked.values()))) // self.rows
+        texts = [self._answer_head] * requests
+        for name in self._outputs:
+            raw = checked[name].tobytes()
+            size = len(raw) // requests
+            texts = [text + raw[number * size : (number + 1) * size] for number, text in enumerate(texts)]
+        return texts
 
     def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
         return text
 
 
-def _zeros(version: Version) -> Answers:
-    """An answer to one row."""
+def _zeros(version: Version, rows: int) -> Answers:
+    """An answer to so many rows."""
     if version.manifest.classes is None:
-        return {"prediction": np.zeros((1, len(version.manifest.targets)), np.float32)}
-    return {"probabilities": np.zeros((1, len(version.manifest.classes)), np.float32), "label": np.zeros(1, np.int64)}
+        return {"prediction": np.zeros((rows, len(version.manifest.targets)), np.float32)}
+    probabilities = np.zeros((rows, len(version.manifest.classes)), np.float32)
+    return {"probabilities": probabilities, "label": np.zeros(rows, np.int64)}
 
 
 def form_of(version: Version, body: bytes, *, is_oip: bool, oip_length: str | None) -> RowForm | None:
-    """The form of requests like this one, which was read and has one row; None where there is none."""
+    """The form of requests like this one, which was read; None where there is none."""
     if oip_length is None:
         return OipRows(version) if is_oip else PlainRows(version)
     return OipBinaryRows.of(version, body, int(oip_length))

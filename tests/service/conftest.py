@@ -162,6 +162,7 @@ def front(root, counts, limits):
         max_batch_rows=100,
         max_connections=100,
         deadline_s=5.0,
+        max_wait_s=0.5,
         receive_s=5.0,
         page=True,
         default_model=None,

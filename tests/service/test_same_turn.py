@@ -173,10 +173,10 @@ def test_any_data_between_what_is_always_the_same_are_answered_as_the_applicatio
     assert len(sessions.runs) > runs
 
 
-def binary(values, outputs, **parameters):
-    """A row of raw numbers, and the outputs that it asks for, each as raw bytes or not; none: all."""
+def binary(values, outputs, rows=1, **parameters):
+    """Rows of raw numbers, and the outputs that they ask for, each as raw bytes or not; none: all."""
     raw = np.array(values, "<f4").tobytes()
-    tensor = {"name": "features", "datatype": "FP32", "shape": [1, len(values)]}
+    tensor = {"name": "features", "datatype": "FP32", "shape": [rows, len(values) // rows]}
     tensor["parameters"] = {"binary_data_size": len(raw)}
     wanted = [{"name": name, "parameters": {"binary_data": is_binary}} for name, is_binary in outputs.items()]
     head = json.dumps({"inputs": [tensor], **({"outputs": wanted} if wanted else {}), **parameters}).encode()
@@ -197,6 +197,41 @@ def test_rows_of_raw_numbers_are_answered_as_the_application_answers_them(front,
     runs = len(sessions.runs)
     assert plain(one_after_the_other(front, app, *raw)) == plain(slow)
     assert len(sessions.runs) > runs
+
+
+@given(st.lists(st.lists(st.floats(-9, 9, width=32), min_size=3, max_size=3), min_size=2, max_size=5))
+@ONCE
+def test_many_rows_of_raw_numbers_are_answered_as_the_application_answers_them(front, app, sessions, values):
+    bodies = (binary(three, {"label": True, "probabilities": True}, rows=3) for three in [[1.0, 2.0, 3.0], *values])
+    raw = [request(body, head, path="/v2/models/coin/infer") for body, head in bodies]
+    slow = one_after_the_other(front, app, *raw, fast=False)
+    before, runs = counted(front), len(sessions.runs)
+    assert plain(one_after_the_other(front, app, *raw)) == plain(slow)
+    assert [matrix.shape for matrix in sessions.runs[runs:]] == [(3, 1)] * len(values)
+    assert (counted(front) - before).total() == len(raw)
+
+
+def test_requests_of_many_rows_that_come_together_get_their_own_answers(front, app, sessions):
+    def raw(first):
+        body, head = binary([first, first + 1], {"label": True, "probabilities": True}, rows=2)
+        return request(body, head, path="/v2/models/coin/infer")
+
+    async def talk(fast):
+        connections, said = [Connection(front, app, fast=fast) for _ in range(3)], []
+        for connection in connections:
+            await connection.send(raw(0))
+            await connection.answers()
+        for number, connection in enumerate(connections):
+            connection.protocol.data_received(raw(3.0 * number - 4))
+        for connection in connections:
+            said += await connection.answers()
+        await close(connections)
+        return plain(said)
+
+    assert asyncio.run(talk(fast=True)) == asyncio.run(talk(fast=False))
+    assert [matrix.shape for matrix in sessions.runs] == [(6, 1)]
+    front.metrics.write_what_is_kept()
+    assert front.metrics._rows.collect()[0].samples[0].value == 2 * 6 * 2
 
 
 @pytest.mark.parametrize(
@@ -297,8 +332,22 @@ def test_no_more_are_taken_than_the_session_computes_in_time(front, app, session
 
     said = asyncio.run(talk())
     assert [json.loads(body)["predictions"] for _, _, body in said] == [[2.0 * value + 1] for value in range(5)]
-    assert [len(matrix) for matrix in sessions.runs] == [2]
-    assert len(front.coalescer.matrices) == 5 + 3
+    assert [len(matrix) for matrix in sessions.runs] == [2, 2, 1]
+    assert front.open_requests == 0
+
+
+def test_whoever_would_wait_for_too_long_asks_the_coalescer_which_may_refuse(front, app, sessions):
+    async def talk():
+        connections = await known(front, app, 3)
+        sessions.most_rows, front.settings.max_wait_s = 1, -1.0
+        for connection in connections:
+            connection.protocol.data_received(request(row(4)))
+        said = [(await connection.answers())[0] for connection in connections]
+        await close(connections)
+        return said
+
+    assert [status for status, _, _ in asyncio.run(talk())] == [200, 200, 200]
+    assert sessions.runs == []
 
 
 def test_a_client_that_leaves_is_not_answered_and_is_counted(front, app, sessions):
