@@ -25,7 +25,7 @@ from models.schema import Matrix
 from service.admission import Admission
 from service.frames import Reply, Status
 from service.gathering import Gathering
-from service.inline import MOST_TOGETHER, Inline
+from service.inline import Inline
 from service.lanes import Done
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
 
@@ -384,7 +384,7 @@ class Coalescer:
             first = queue.first
             session = self._inline.session(_version(first))
             if session is not None and first.rows <= session.most_rows:
-                batch = self._take(queue, min(session.most_rows, self._max_batch_rows, MOST_TOGETHER))
+                batch = self._take(queue, min(session.most_rows, self._max_batch_rows))
                 if batch is not None:
                     self._compute(batch, session.run)
                     return True  # the turn of the others, and of the event loop

@@ -19,10 +19,6 @@ from models.repository import Version
 from models.schema import Matrix
 from service.bounded import is_bounded
 
-MOST_TOGETHER = 1024
-"""Rows of several requests that are computed here at once: more fall out of the processor's cache. Measured with
-1000 rows in each request: 350 µs a request one by one, 405 four at a time."""
-
 _MOST_SESSIONS = 64
 _IN_USE = 100 * _MOST_SESSIONS
 """A session that was asked for among the last so many batches is kept: where more models are asked in turn than there

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from models.repository import Version
-from service.inline import MOST_TOGETHER, Inline, InlineSession
+from service.inline import Inline, InlineSession
 from service.wire.row_forms import RowForm, form_of
 
 if TYPE_CHECKING:
@@ -123,7 +123,6 @@ class TurnBatch:
         """Answer requests; return those that are not answered."""
         front, version = self._front, self._version
         most = min(session.most_rows, front.settings.max_batch_rows) // self._form.rows
-        most = min(most, max(1, MOST_TOGETHER // self._form.rows))
         began = time.perf_counter()
         if not most or began - waiting[0].started > min(front.settings.deadline_s / 2, front.settings.max_wait_s):
             return waiting  # somebody must be refused, or a worker asked
