@@ -20,7 +20,7 @@ from service.busy import longest_s
 
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 15.0
-_LOOK_S = 0.25  # how often processes are looked at that may hang
+_LOOK_S = 0.35  # how often processes are looked at that may hang
 _LOOK_AGAIN_S = 0.05  # and one that was stopped, which it may be for a moment
 
 log = logging.getLogger(__name__)
