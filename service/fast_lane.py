@@ -186,6 +186,7 @@ class FastLane(Connection):
         self._version: Version | None = None
         self._turn_batch: TurnBatch | None = None  # of the next request, if its head is known
         self._pending = Pending(self)
+        self._since = 0.0  # when the request came that is read again
         self._known: _Head | None = None  # the last head that came in one piece with its body
         self._known_bytes, self._known_length = b"", 0  # that head, and how long it was with its body
         self._known_around = b"", b""  # that head before and after the digits of its Content-Length
@@ -216,7 +217,8 @@ class FastLane(Connection):
         is_admitted = self._known is self._admitted and self._admitted_at == front.gate.looks + front.catalog.changes
         if batch is not None and is_admitted:
             pending = self._pending
-            pending.body, pending.started, pending.response_complete = body, time.perf_counter(), False
+            pending.head, pending.body = self._known_bytes, body
+            pending.started, pending.response_complete = time.perf_counter(), False
             self.cycle = pending  # type: ignore[assignment]  # it has what uvicorn looks at
             batch.add(pending)
             return True
@@ -233,14 +235,17 @@ class FastLane(Connection):
     def read_again(self, pending: Pending) -> None:
         """Read a request that was not answered in its turn."""
         pending.response_complete = True
-        self._parse(self._known_bytes + pending.body)
+        self._since = pending.started
+        self._parse(pending.head + pending.body)
+        self._since = 0.0
         if not pending.keep_alive and self.cycle is not None:
             self.cycle.keep_alive = False
 
     def _parse(self, data: bytes) -> None:
-        if not self._pending.response_complete:  # more comes in the same turn: answers keep the order of requests
+        if not self._pending.response_complete:  # more comes before its answer: requests keep their order
             assert self._pending.batch is not None
-            self._pending.batch.answer()
+            self._pending.batch.remove(self._pending)
+            self.read_again(self._pending)
         was_between, self._whole = self._is_between, None
         super().data_received(data)
         if self._whole is not None and was_between and self._is_between:
@@ -318,7 +323,7 @@ class FastLane(Connection):
         """Begin an exchange, unless the request is to be refused before its body: the application does that."""
         front = self._front
         if head is self._admitted and self._admitted_at == front.gate.looks + front.catalog.changes:
-            exchange = Exchange(self, head, front.ids.next(), time.perf_counter())
+            exchange = Exchange(self, head, front.ids.next(), self._since or time.perf_counter())
             exchange.routing_key, exchange.caller, exchange.version = exchange.id, self._caller, self._version
         elif (admitted := self._admit(head)) is None:
             return False
@@ -331,7 +336,7 @@ class FastLane(Connection):
     def _admit(self, head: _Head) -> Exchange | None:
         """An exchange that may begin, with all that is known of it before its body; None when it may not."""
         front, target = self._front, head.target
-        exchange = Exchange(self, head, "", time.perf_counter())
+        exchange = Exchange(self, head, "", self._since or time.perf_counter())
         read_headers(front, exchange, head.headers)
         is_lasting = head.is_bare and not head.is_urgent and front.open_trace is read_trace
         try:

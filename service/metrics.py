@@ -158,13 +158,7 @@ class Metrics:
         `seconds` from headers to answer, among them `encode_s` from the body to its matrix and `write_s` from the
         network's answers to the end.
         """
-        kept = self._of_version.get(version.key) or self._children(version)
-        kept.answered.append(seconds)
-        kept.rows_answered += rows
-        kept.encode_s += encode_s
-        kept.write_s += write_s
-        if not kept.is_changed:
-            self._changes(kept)
+        self.answered_together(version, rows, (seconds,), encode_s, write_s)
 
     def answered_together(
         self, version: Version, rows: int, seconds: Sequence[float], encode_s: float, write_s: float

@@ -46,16 +46,16 @@ class Pending:
     Attributes:
         lane: the connection.
         batch: where the request is.
-        body: of the request.
+        head, body: of the request.
         started: when it came, by `time.perf_counter`.
         response_complete, disconnected, message_event, keep_alive: what uvicorn looks at.
     """
 
-    __slots__ = ("batch", "body", "disconnected", "keep_alive", "lane", "response_complete", "started")
+    __slots__ = ("batch", "body", "disconnected", "head", "keep_alive", "lane", "response_complete", "started")
     message_event = NOBODY
 
     def __init__(self, lane: "FastLane") -> None:
-        self.lane, self.body, self.started = lane, b"", 0.0
+        self.lane, self.head, self.body, self.started = lane, b"", b"", 0.0
         self.batch: TurnBatch | None = None
         self.response_complete, self.disconnected, self.keep_alive = True, False, True
 
@@ -101,7 +101,7 @@ class TurnBatch:
             pending.lane.loop.call_soon(self.answer)
 
     def remove(self, pending: Pending) -> None:
-        """Its client is gone."""
+        """Its client is gone, or sends more before it has its answer."""
         self._waiting.remove(pending)
         self._front.open_requests -= 1
 

@@ -500,6 +500,32 @@ def test_what_comes_behind_it_in_the_same_turn_is_answered_behind_it(front, app,
     assert json.loads(second[2])["predictions"] == [11.0]
 
 
+@pytest.mark.parametrize("first", [b"{broken}", row(4)])
+@pytest.mark.parametrize("second", [row(123.5), row(5)])
+@pytest.mark.parametrize("cut", [0, 5, 40])
+def test_a_request_of_another_length_may_come_behind_one_that_is_not_answered_yet(  # noqa: PLR0917
+    front, app, sessions, first, second, cut
+):
+    async def talk():
+        connections = await known(front, app, 2)
+        sessions.most_rows = 1  # the second connection waits for another turn of the event loop
+        raw = request(second)
+        for connection in connections:
+            connection.protocol.data_received(request(first))
+        await asyncio.sleep(0)
+        for connection in connections:
+            connection.protocol.data_received(raw[: len(raw) - cut])
+            connection.protocol.data_received(raw[len(raw) - cut :])
+        said = [await connection.answers(2) for connection in connections]
+        await close(connections)
+        return said
+
+    for one, other in asyncio.run(talk()):
+        assert one[0] == (400 if first.startswith(b"{b") else 200)
+        assert json.loads(other[2])["predictions"] == [2 * json.loads(second)["instances"][0][0] + 1]
+    assert front.open_requests == 0
+
+
 def test_a_connection_that_cannot_be_written_to_takes_nothing_from_the_others(front, app, sessions):
     async def talk():
         broken, good = connections = await known(front, app, 2)
