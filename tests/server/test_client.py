@@ -181,7 +181,7 @@ def test_a_key_is_sent_and_never_shown(start):
 
 
 def test_what_is_shed_is_asked_again_when_the_server_says(start):
-    server = start(max_rows=10, max_waiting_rows=10, hang_s=600)
+    server = start(max_rows=10, max_waiting_rows=10, hang_s=600, inline_s=0)
     os.kill(server.workers[0], signal.SIGSTOP)
     with ThreadPoolExecutor(8) as pool, Client(url_of(server), patience_s=START_S) as client:
         asked = [pool.submit(client.predict, "line", [[float(x)]] * 10) for x in range(8)]
