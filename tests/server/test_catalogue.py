@@ -85,7 +85,7 @@ def test_an_unloaded_model_stays_so_through_the_death_of_any_process(server, thr
         "/v2/repository/index"
     ).json()
 
-    for victim in (server.forks[1], server.workers[0], server.main):
+    for victim in (server.apis[0], server.workers[0], server.main):
         os.kill(victim, signal.SIGKILL)
         until(lambda victim=victim: victim not in {one.pid for one in server.family()}, START_S)
         server.connect_anew()
