@@ -14,7 +14,7 @@ from models.repository import Repository
 from service import metrics
 from service.access.gate import Gate
 from service.access.limits import Limits
-from service.coalescer import Batch
+from service.batches import Batch
 from service.connections import Connections
 from service.drift import Drift
 from service.inline import Inline

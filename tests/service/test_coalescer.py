@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.admission import Admission
-from service.coalescer import MOST_LOSSES, Coalescer, Job
+from service.batches import Job
+from service.coalescer import MOST_LOSSES, Coalescer
 from service.frames import Reply, Status
 from service.inline import Inline, InlineSession
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
