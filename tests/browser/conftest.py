@@ -7,7 +7,7 @@ import pytest
 
 from models.repository import Repository
 from tests.browser import hostile
-from tests.server.conftest import START_S, Server, until
+from tests.server.conftest import PATIENT, Server, until
 from tests.service import tiny
 
 CHROMIUM = shutil.which("chromium")
@@ -45,9 +45,9 @@ def locked_site(tmp_path_factory):
 
 
 def serving(root, tmp_path_factory, **settings):
-    server = Server(root, tmp_path_factory.mktemp("log") / "server.log", **settings)
+    server = Server(root, tmp_path_factory.mktemp("log") / "server.log", **PATIENT, **settings)
     server.root = root
-    until(server.is_ready, START_S, "ready")
+    until(server.is_ready, what="ready")
     yield server
     server.close()
 

@@ -9,13 +9,13 @@ from collections import Counter
 import pytest
 
 from service.commands.bench import CannotMeasure, Seen, refuse_what_is_not_the_server_s, summarize
-from tests.server.conftest import CHECKOUT
+from tests.server.conftest import CHECKOUT, START_S
 
 
 def bench(*words):
     return subprocess.run(
         [sys.executable, "-m", "service", "bench", *map(str, words)],
-        cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, check=False, timeout=60,
+        cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, check=False, timeout=START_S,
     )  # fmt: skip
 
 

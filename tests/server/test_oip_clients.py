@@ -13,7 +13,7 @@ from open_inference.openapi.errors import BadRequestError
 from open_inference.openapi.types import InferenceRequest, RequestInput, RequestOutput, TensorData
 from tritonclient.utils import InferenceServerException
 
-from tests.server.conftest import START_S, Server, until
+from tests.server.conftest import PATIENT, START_S, Server, until
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
@@ -27,9 +27,9 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("oip")
     for name in ("line", "pair", "flowers", "line"):
         tiny.publish(folder / "published", name)
-    server = Server(folder / "published", folder / "server.log", api_processes=2, max_rows=1000)
+    server = Server(folder / "published", folder / "server.log", api_processes=2, max_rows=1000, **PATIENT)
     try:
-        until(server.is_ready, START_S, "ready")
+        until(server.is_ready, what="ready")
         yield server
         assert "Traceback" not in server.said()
     finally:
@@ -202,7 +202,7 @@ def test_triton_s_async_client_asks_many_at_once(url):
 
 
 def test_the_protocol_s_own_client_is_answered(url):
-    with httpx.Client() as over:
+    with httpx.Client(timeout=START_S) as over:
         client = oio.OpenInferenceClient(base_url=f"http://{url}", httpx_client=over)
         client.check_server_liveness()
         client.check_server_readiness()

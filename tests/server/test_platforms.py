@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from service.wire.arrow_stream import MEDIA_TYPE
-from tests.server.conftest import CHECKOUT, START_S, Server, free_port, until
+from tests.server.conftest import CHECKOUT, PATIENT, START_S, Server, free_port, until
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
@@ -26,9 +26,9 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("platforms")
     for name in ("line", "pair", "flowers"):
         tiny.publish(folder / "published", name)
-    server = Server(folder / "published", folder / "server.log", default_model="flowers")
+    server = Server(folder / "published", folder / "server.log", default_model="flowers", **PATIENT)
     try:
-        until(server.is_ready, START_S, "ready")
+        until(server.is_ready, what="ready")
         yield server
         assert "Traceback" not in server.said()
     finally:
@@ -60,7 +60,7 @@ def stream(columns):
 def test_clients_of_mlflow_pandas_and_pyarrow_get_the_right_answers(server, python_of_clients):
     client = Path(__file__).with_name("scoring_client.py")
     done = subprocess.run(
-        [python_of_clients, client, str(server.port)], capture_output=True, text=True, check=False, timeout=120
+        [python_of_clients, client, str(server.port)], capture_output=True, text=True, check=False, timeout=START_S
     )
     assert done.returncode == 0, done.stderr
     got = json.loads(done.stdout)
@@ -134,7 +134,7 @@ def at_port(server, port):
     """The server, once it is ready where the platform said."""
     server.port = port
     server.connect_anew()
-    until(server.is_ready, START_S, "ready")
+    until(server.is_ready, what="ready")
     return server.client
 
 

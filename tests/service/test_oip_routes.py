@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.problems import STATUS, NotReady
@@ -180,7 +180,7 @@ HEADERS = st.fixed_dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(max_examples=150)
 @given(
     model=st.sampled_from(["flowers", "pair", "coin"]),
     text=st.binary(max_size=80) | BODY.map(json.dumps).map(str.encode),

@@ -81,7 +81,7 @@ def test_ctrl_c_says_where_the_checkpoint_is(table: Path, tmp_path: Path):
     for _ in range(6):
         process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     (folder,) = (tmp_path / "r" / FOLDER).iterdir()
     assert process.returncode == 130
     assert errors.splitlines() == [

