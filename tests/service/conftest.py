@@ -159,7 +159,7 @@ def front(root, counts, limits):
         max_connections=100,
         deadline_s=1000.0,
         max_wait_s=0.5,
-        receive_s=1000.0,
+        receive_s=5.0,
         page=True,
         default_model=None,
         control=False,

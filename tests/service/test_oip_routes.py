@@ -97,13 +97,13 @@ def test_a_timeout_shortens_the_deadline_and_never_lengthens_it(client, front):
         return await answering(version, matrix, 1)
 
     front.coalescer.predict = predict
-    for microseconds in (2_000_000, 0, 10**15):
+    for microseconds in (200_000_000, 0, 10**15):
         assert (
             client.post(f"{LINE}/infer", json={"inputs": [X], "parameters": {"timeout": microseconds}}).status_code
             == 200
         )
-    assert 1 < waited[0] <= 2
-    assert all(4 < seconds <= 5 for seconds in waited[1:])
+    assert 100 < waited[0] <= 200
+    assert all(900 < seconds <= 1000 for seconds in waited[1:])
 
 
 def test_rows_answered_in_any_form_are_counted_once(client):
