@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tests.service import tiny
 
 pytestmark = pytest.mark.server
 
-PACKAGES = ["mlflow-skinny==3.17.2", "pandas==3.1.1", "scipy==1.17.1", "pyarrow==26.0.1"]  # its client needs scipy
+PACKAGES = ["mlflow-skinny==3.17.2"]  # its client needs pandas, scipy and pyarrow, too
 ENVIRONMENT = CHECKOUT / "build" / "scoring-clients"
 ARROW = {"content-type": MEDIA_TYPE}
 
@@ -37,10 +38,13 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def python_of_clients():
-    """Their environment, whose pins are not ours; made once."""
-    made, said = ENVIRONMENT / ".made", " ".join(PACKAGES)
+    """Their environment, whose pins are not ours: what it does not bring itself is taken from ours; made once."""
+    ours = sysconfig.get_path("purelib")
+    made, said = ENVIRONMENT / ".made", " ".join([*PACKAGES, ours])
     if not made.is_file() or made.read_text() != said:
         subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
+        (site,) = ENVIRONMENT.glob("lib/python*/site-packages")
+        (site / "ours.pth").write_text(ours)  # behind its own
         pip = [ENVIRONMENT / "bin" / "pip", "--disable-pip-version-check", "install", "--quiet", *PACKAGES]
         done = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=900)
         if done.returncode and "No matching distribution" in done.stderr:
