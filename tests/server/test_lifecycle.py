@@ -37,8 +37,7 @@ def in_flight(server, clients, count):
     return jobs
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("api_processes", [1, 2])
+@pytest.mark.parametrize(("number", "api_processes"), [(signal.SIGTERM, 2), (signal.SIGINT, 1)])
 def test_a_signal_lets_requests_in_flight_finish(start, number, api_processes):
     """Facts 1, 22, 23: LitServe dies at once, drains nothing and leaves its children."""
     server = start(api_processes=api_processes, **HELD)

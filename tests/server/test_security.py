@@ -293,7 +293,7 @@ scrape_configs:
         assert server.client.post(LINE, json={"instances": [["x"]]}, headers={"x-api-key": shop}).status_code == 400
         until(lambda: value('sum(rowcast_requests_total{model="line",code="ok"})') == 30, what="the answers")
         until(lambda: value('sum(rowcast_requests_total{code="bad_row"})') == 1, what="the refusal")
-        assert value("sum(rowcast_rows_total)") == 60
+        until(lambda: value("sum(rowcast_rows_total)") == 60, what="their rows")
         assert value("rowcast_ready") == 1
 
         def is_positive(query):
