@@ -178,11 +178,11 @@ def serving(root, tmp_path, end):
     until(path.exists)
     yield path
     end.tell()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
-def until(condition, seconds=5.0):
+def until(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -266,7 +266,7 @@ def test_a_worker_serves_with_more_descriptors_than_select_can_count(versions, r
         until(path.exists)
         test_a_batch_goes_to_a_worker_and_back(path, versions)
         end.tell()
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
 
 

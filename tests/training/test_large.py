@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.proof import prove
@@ -94,7 +94,7 @@ def test_a_split_by_time_is_refused(tmp_path: Path):
 
 
 @given(rows=st.integers(1, 3 * BLOCK_ROWS), batch=st.integers(1, 9000), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 def test_each_row_is_in_one_minibatch_and_its_target_with_it(tmp_path_factory, rows, batch, seed):
     spool = Spool(tmp_path_factory.mktemp("spool"), 2, np.float32, (1,))
     x = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
