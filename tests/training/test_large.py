@@ -75,6 +75,20 @@ def test_all_training_rows_are_fitted_on_although_a_sample_says_the_rest(tmp_pat
     assert 5800 < rows < 6200
 
 
+def test_a_sample_is_spread_evenly_and_neither_rows_nor_columns_make_it_larger(tmp_path: Path, monkeypatch):
+    pl.DataFrame({"row": range(1000), "b": [0] * 1000}).write_parquet(tmp_path / "t.parquet")
+    opened = source.Source.open(tmp_path / "t.parquet")
+    assert opened.sample().frame["row"].to_list() == list(range(1000))
+    monkeypatch.setattr(source, "_FEWEST_ROWS", 10)
+    for rows, cells, most in ((300, 10**6, 300), (999, 10**6, 999), (10**6, 600, 300), (10**6, 1, 10)):
+        monkeypatch.setattr(source, "SAMPLE_ROWS", rows)
+        monkeypatch.setattr(source, "SAMPLE_CELLS", cells)
+        sampled = opened.sample().frame["row"].to_numpy()
+        assert len(sampled) == most
+        steps = np.diff(sampled)
+        assert steps.max() - steps.min() <= 1
+
+
 @pytest.mark.usefixtures("in_pieces")
 def test_an_odd_value_beyond_the_sample_is_refused_with_its_row(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(source, "SAMPLE_ROWS", 100)
