@@ -11,6 +11,7 @@ other body is. docs/decisions/0019 has the measurements.
 import math
 import re
 import struct
+import threading
 from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
@@ -30,7 +31,9 @@ from service.wire.json_text import check_values
 _MOST_FEATURES = 200
 """The slots of a struct are tried one after the other where a client has another order of keys."""
 _MOST_CATEGORIES = 5000
-"""A member of an enum takes 7 µs to make, while requests wait."""
+_MOST_AT_ONCE = 50
+"""A member of an enum takes 7 µs to make and 0.8 kB: a decoder with more of them is made aside, and only for a version
+that is sent records. Until it is there, they are read as every other body is."""
 
 _BLANKS = rb"[ \t\r\n]*"
 _OPENING = re.compile(rb'_\{_"(instances|inputs)"_:_(?=\[_\{)'.replace(b"_", _BLANKS))
@@ -113,7 +116,7 @@ def read(raw: bytes, version: Version | None) -> tuple[str, RecordRows] | None:
         return None
     assert version is not None
     end = raw.rfind(b"]")
-    decoder = _decoder_of(version)
+    decoder = _decoding(version).decoder
     if decoder is None or _CLOSING.fullmatch(raw, end) is None:
         return None
     check_values(raw)
@@ -128,13 +131,36 @@ def read(raw: bytes, version: Version | None) -> tuple[str, RecordRows] | None:
 # ---------------------------------------------------------------------------------------- a decoder for each version
 
 
+class _Decoding:
+    """A version's decoder of a list of rows.
+
+    Attributes:
+        decoder: None while it is being made, and for a version whose rows are read otherwise.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        """Make it, or begin to."""
+        self.decoder: _Decoder | None = None
+        features = schema.features
+        categories = [len(one.categories) for one in features if isinstance(one, CategoryFeature)]
+        if len(features) > _MOST_FEATURES or sum(categories) > _MOST_CATEGORIES or 0 in categories:
+            return
+        if sum(categories) <= _MOST_AT_ONCE:
+            self._make(features)
+        else:
+            threading.Thread(target=self._make, args=[features], name="decoder", daemon=True).start()
+
+    def _make(self, features: Sequence[Feature]) -> None:
+        self.decoder = _decoder_of(features)
+
+
 @lru_cache(maxsize=256)
-def _decoder_of(version: Version) -> _Decoder | None:
-    """The decoder of a list of rows; None for a version whose rows are read otherwise."""
-    features = version.schema.features
-    categories = [len(one.categories) for one in features if isinstance(one, CategoryFeature)]
-    if len(features) > _MOST_FEATURES or sum(categories) > _MOST_CATEGORIES or 0 in categories:
-        return None
+def _decoding(version: Version) -> _Decoding:
+    return _Decoding(version.schema)
+
+
+def _decoder_of(features: Sequence[Feature]) -> _Decoder | None:
+    """The decoder of a list of rows; None where rows are read otherwise."""
     kinds = [_kind(feature) for feature in features]
     if None in kinds:
         return None

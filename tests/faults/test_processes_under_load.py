@@ -64,7 +64,7 @@ def test_a_hung_predict_costs_nobody_else_an_answer_and_readiness_tells_the_trut
     until(lambda: ok_counted(server) == load.books.answered, what="the server counts as the client does")
 
 
-@pytest.mark.parametrize("who", ["API process", "manager", "main"])
+@pytest.mark.parametrize("who", ["API process", "main"])
 def test_a_process_that_is_killed_breaks_its_connections_alone_and_is_replaced(start, who):
     began = time.monotonic()
     server = start(api_processes=2)
@@ -73,8 +73,8 @@ def test_a_process_that_is_killed_breaks_its_connections_alone_and_is_replaced(s
     for left in (2, 1, 0):  # the quickest of three: what else the machine does only ever delays
         with Load(server) as load:
             time.sleep(2)
-            before = server.forks if who == "API process" else [one.pid for one in server.family()]
-            victim = {"API process": server.forks[-1], "manager": server.forks[0], "main": server.main}[who]
+            before = server.apis if who == "API process" else [one.pid for one in server.family()]
+            victim = server.apis[-1] if who == "API process" else server.main
             gone = {victim} if who == "API process" else {*before} - {server.pid}
             os.kill(victim, signal.SIGKILL)
             killed = time.monotonic()
@@ -82,7 +82,7 @@ def test_a_process_that_is_killed_breaks_its_connections_alone_and_is_replaced(s
             server.connect_anew()
             until(server.answers, START_S)
             if who == "API process":
-                until(lambda: len(server.forks) == 3, START_S)
+                until(lambda: len(server.apis) == 2, START_S)
             until(lambda: is_up(server), START_S)
             back_s.append(time.monotonic() - killed)
             time.sleep(1)

@@ -46,10 +46,10 @@ class Process:
     state: str
 
     @property
-    def command(self) -> str:
-        """Empty for one that has ended since it was seen."""
+    def name(self) -> str:
+        """As `ps -e` shows it; empty for one that has ended since it was seen."""
         with contextlib.suppress(OSError):
-            return Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            return Path(f"/proc/{self.pid}/comm").read_text().strip()
         return ""
 
     @property
@@ -112,12 +112,12 @@ class Server:
 
     @property
     def workers(self) -> list[int]:
-        return [one.pid for one in self.children_of(self.main) if "spawn_main" in one.command]
+        return [one.pid for one in self.children_of(self.main) if one.name.startswith("worker-")]
 
     @property
-    def forks(self) -> list[int]:
-        """LitServe's manager, then the API processes, oldest first."""
-        return [one.pid for one in self.children_of(self.main) if "-m service" in one.command]
+    def apis(self) -> list[int]:
+        """API processes, oldest first."""
+        return [one.pid for one in self.children_of(self.main) if one.name.startswith("api-")]
 
     def ask(self, x: float) -> httpx.Response:
         return self.client.post("/v1/models/line:predict", json={"instances": [{"x": x}]})

@@ -85,7 +85,7 @@ def test_an_unloaded_model_stays_so_through_the_death_of_any_process(server, thr
         "/v2/repository/index"
     ).json()
 
-    for victim in (server.forks[1], server.workers[0], server.main):
+    for victim in (server.apis[0], server.workers[0], server.main):
         dying = {victim, *(one.pid for one in server.children_of(victim))}  # they may answer for a moment yet
         os.kill(victim, signal.SIGKILL)
         until(lambda dying=dying: not dying & {one.pid for one in server.family()})

@@ -78,9 +78,9 @@ def test_requests_that_take_too_long_do_not_hold_up_the_end(start):
     assert server.family() == []
 
 
-@pytest.mark.parametrize("processes", range(1, 7))
+@pytest.mark.parametrize("processes", range(1, 6))
 def test_a_signal_during_the_start_ends_it(start, processes):
-    """Whatever it is doing: supervisor, main, manager, tracker, worker, API process."""
+    """Whatever it is doing: supervisor, main, worker, what checks versions, API process."""
     server = start(wait=False)
     until(lambda: len(server.family()) >= processes and (processes > 1 or takes_signals(server.pid)))
     os.kill(server.pid, signal.SIGTERM)

@@ -117,7 +117,7 @@ def test_small_bodies_in_other_forms_pass_the_fast_lane(server):
 
 def test_damaged_streams_are_refused_and_nothing_dies(server):
     raw = stream({"a": [1.0, None, 3.0] * 9, "b": [1, 2, 3] * 9})
-    forks, dice = server.forks, random.Random(0)
+    apis, dice = server.apis, random.Random(0)
     for _ in range(400):
         damaged = bytearray(raw)
         for _ in range(dice.choice([1, 2, 8])):
@@ -127,7 +127,7 @@ def test_damaged_streams_are_refused_and_nothing_dies(server):
         assert answer.status_code in (200, 400, 413), answer.text
         if answer.status_code != 200:
             assert answer.json()["code"] in ("bad_body", "bad_row", "too_large")
-    assert server.forks == forks
+    assert server.apis == apis
     assert server.answers()
 
 

@@ -87,14 +87,15 @@ def test_a_wrong_file_stops_the_start_in_one_sentence(start, tmp_path):
 def test_a_process_that_starts_while_the_file_is_wrong_is_tried_again(start, make_key):
     shop = make_key("shop")
     server = start(api_keys_file=make_key.file, api_processes=2)
+    until(lambda: len(server.apis) == 2, 40, "both have read the file")
     good = make_key.file.read_text()
     make_key.file.write_text("[[key")
-    os.kill(server.forks[1], 9)
+    os.kill(server.apis[0], 9)
     until(lambda: "died with exit status 3" in server.said(), what="the process cannot start")
     server.connect_anew()
     assert status(server, shop) == 200
     make_key.file.write_text(good)
-    until(lambda: len(server.forks) == 3, what="the process is back")
+    until(lambda: len(server.apis) == 2, what="the process is back")
     assert "is no TOML" in server.said()
     assert "Traceback" not in server.said()
 
@@ -235,9 +236,9 @@ def test_the_second_port_has_metrics_and_probes_and_nothing_else(start, make_key
         for path in ("/", "/v1/models", "/openapi.json", "/metrics/", "/info"):
             assert client.get(path, headers={"x-api-key": shop}).status_code == 404
         assert client.post(LINE, json=BODY, headers={"x-api-key": shop}).status_code == 404
-    victim = server.forks[1]
+    victim = server.apis[0]
     os.kill(victim, 9)
-    until(lambda: len(server.forks) == 3 and victim not in server.forks, what="the process is replaced")
+    until(lambda: len(server.apis) == 2 and victim not in server.apis, what="the process is replaced")
     for _ in range(6):
         assert httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
     server.process.terminate()
@@ -386,7 +387,7 @@ def test_spans_of_every_stage_reach_a_collector(start, collector, monkeypatch):
     assert moments == sorted(moments)
     assert moments[-1] <= request.end_time_unix_nano
 
-    assert has_protobuf(server.forks[-1])
+    assert has_protobuf(server.apis[-1])
     (refused,) = (span for _, span in collector.spans if span.span_id.hex() in bad.headers["traceparent"])
     assert {one.key: one.value.string_value for one in refused.attributes}["error.type"] == "bad_row"
     assert refused.parent_span_id == b""
@@ -412,4 +413,4 @@ def has_protobuf(pid):
 def test_nothing_of_opentelemetrys_exporter_is_imported_where_nobody_asks(start):
     server = start()
     assert server.answers()
-    assert not any(has_protobuf(pid) for pid in [server.main, *server.forks, *server.workers])
+    assert not any(has_protobuf(pid) for pid in [server.main, *server.apis, *server.workers])

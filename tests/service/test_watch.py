@@ -32,14 +32,6 @@ def end():
 
 
 @pytest.fixture
-def manager():
-    """A process that lives."""
-    manager = started(time.sleep, 60)
-    yield manager
-    end_all([manager], 5)
-
-
-@pytest.fixture
 def dying(tmp_path):
     """A child whose process has ended with a status; `times` says when it was started again."""
 
@@ -55,19 +47,18 @@ def dying(tmp_path):
     return make
 
 
-def test_a_child_that_does_not_come_up_is_started_again_after_ever_longer_waits(dying, manager, end, tmp_path):
+def test_a_child_that_does_not_come_up_is_started_again_after_ever_longer_waits(dying, end, tmp_path):
     child, times = dying(1)
     (tmp_path / "served").touch()
-    outcome = []
     began = time.monotonic()
-    thread = threading.Thread(target=lambda: outcome.append(watch([child], manager, end, tmp_path / "served", HANG_S)))
+    thread = threading.Thread(target=watch, args=([child], end, tmp_path / "served", HANG_S))
     thread.start()
     while len(times) < 2:
         assert time.monotonic() < began + PATIENCE_S
         time.sleep(0.01)
     end_of(end)
     thread.join(PATIENCE_S)
-    assert outcome == [0]
+    assert not thread.is_alive()
     assert times[0] - began >= 0.4
     assert times[1] - times[0] >= 0.9
 
@@ -76,9 +67,9 @@ def end_of(end):
     end.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_child_that_was_up_is_started_again_at_once(dying, manager, end, tmp_path, caplog):
+def test_a_child_that_was_up_is_started_again_at_once(dying, end, tmp_path, caplog):
     child, times = dying(1)
-    thread = watching(child, manager, end, tmp_path)
+    thread = watching(child, end, tmp_path)
     until(lambda: times)
     end_of(end)
     thread.join(PATIENCE_S)
@@ -86,22 +77,22 @@ def test_a_child_that_was_up_is_started_again_at_once(dying, manager, end, tmp_p
     assert not child.up.exists()
 
 
-def test_a_child_that_dies_before_anything_was_served_ends_the_start(dying, manager, end, tmp_path):
+def test_a_child_that_dies_before_anything_was_served_ends_the_start(dying, end, tmp_path):
     child, _ = dying(1)
     with pytest.raises(CannotServe, match="died with exit status 1 as it started"):
-        watch([child], manager, end, tmp_path / "served", HANG_S)
+        watch([child], end, tmp_path / "served", HANG_S)
 
 
-def test_a_child_that_has_said_why_it_cannot_serve_is_not_talked_about(dying, manager, end, tmp_path):
+def test_a_child_that_has_said_why_it_cannot_serve_is_not_talked_about(dying, end, tmp_path):
     child, _ = dying(process.CANNOT_SERVE)
     with pytest.raises(CannotServe, match=r"^$"):
-        watch([child], manager, end, tmp_path / "served", HANG_S)
+        watch([child], end, tmp_path / "served", HANG_S)
 
 
-def watching(child, manager, end, tmp_path):
+def watching(child, end, tmp_path):
     (tmp_path / "served").touch()
     child.up.touch()
-    thread = threading.Thread(target=watch, args=([child], manager, end, tmp_path / "served", HANG_S))
+    thread = threading.Thread(target=watch, args=([child], end, tmp_path / "served", HANG_S))
     thread.start()
     return thread
 
@@ -124,11 +115,11 @@ def until(condition):
         time.sleep(0.01)
 
 
-def test_a_child_that_computes_one_batch_for_too_long_is_killed_and_replaced(sleeping, manager, end, tmp_path, caplog):
+def test_a_child_that_computes_one_batch_for_too_long_is_killed_and_replaced(sleeping, end, tmp_path, caplog):
     first = sleeping.process
     with Busy(sleeping.busy).place() as place, place:
         sleeping.began = time.monotonic()
-        thread = watching(sleeping, manager, end, tmp_path)
+        thread = watching(sleeping, end, tmp_path)
         until(lambda: first.exitcode is not None)
         assert time.monotonic() - sleeping.began > HANG_S - 0.1
     until(lambda: sleeping.process is not first)
@@ -139,9 +130,9 @@ def test_a_child_that_computes_one_batch_for_too_long_is_killed_and_replaced(sle
     assert re.search(r"inference worker 0 has been at one thing for \d+\.\d s; killed", caplog.text)
 
 
-def test_a_child_that_is_stopped_is_killed_and_replaced(sleeping, manager, end, tmp_path, caplog):
+def test_a_child_that_is_stopped_is_killed_and_replaced(sleeping, end, tmp_path, caplog):
     first = sleeping.process
-    thread = watching(sleeping, manager, end, tmp_path)
+    thread = watching(sleeping, end, tmp_path)
     os.kill(first.pid, signal.SIGSTOP)
     until(lambda: sleeping.process is not first)
     end_of(end)
@@ -184,10 +175,6 @@ def test_connections_beyond_all_places_are_served_unwatched(tmp_path):
             assert longest_s(tmp_path / "busy") == 0
     with busy.place() as place, place:
         assert longest_s(tmp_path / "busy") > 0
-
-
-def test_when_the_manager_dies_the_watch_gives_up(end, tmp_path):
-    assert watch([], started(os._exit, 0), end, tmp_path / "served", HANG_S) == process.FAILED
 
 
 def test_a_process_that_does_not_end_is_killed():
