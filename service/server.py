@@ -48,6 +48,7 @@ from service.metrics_port import answering, listen
 from service.patient import NoQueue, PatientServer
 from service.platforms import OtherPaths
 from service.routes import add_routes
+from service.scheduling import take_short_slices
 from service.settings import BadSettings, Settings
 from service.tls import Tls
 from service.tls_lane import TlsLane
@@ -114,6 +115,7 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
         up = server.api_is_up(server.slot)
         metrics.use_slot(f"api-{server.slot}")
         process.take_short_turns()
+        take_short_slices()
         server.tally.join(server.slot)
         gate = _or_end(lambda: Gate(settings, server.runtime / LIMITS))
         process.call_this(f"api-{server.slot}")
