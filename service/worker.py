@@ -253,11 +253,13 @@ def serve(
 
     `new_share` says how much of a core a new connection's thread asks for.
     """
-    path.unlink(missing_ok=True)  # a worker that died left it
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)  # a worker that died left it
     talks = _Talks(engine, Busy(busy_path(path)), end)
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as awaited:
-        listener.bind(str(path))
+        listener.bind(str(beside))
         listener.listen(128)
+        beside.replace(path)  # whoever sees it is let in
         for one in (listener, end.told):
             awaited.register(one, selectors.EVENT_READ)
         while not (end.is_told and not talks.connections):
