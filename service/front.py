@@ -120,6 +120,7 @@ async def open_front(
         inline.retire(version)
         lanes.retire(version)
         shadows.retire(version)
+        metrics.forget_gone({(name, str(number)) for name, versions in catalog.live().items() for number in versions})
 
     catalog = Catalog(
         Repository(settings.repository),

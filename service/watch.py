@@ -125,9 +125,10 @@ def check_that_all_live(processes: list[BaseProcess]) -> None:
         CannotServe: one has.
     """
     for one in processes:
-        if one.exitcode == process.CANNOT_SERVE:
+        code = one.exitcode  # once: it may end between two looks
+        if code == process.CANNOT_SERVE:
             raise CannotServe
-        if one.exitcode is not None:
+        if code is not None:
             raise CannotServe(f"{one.name} died {_how(one)} as it started")
 
 

@@ -15,6 +15,7 @@ from service.access.gate import Gate
 from service.access.limits import Limits
 from service.batches import Batch
 from service.connections import Connections
+from service.count_files import value_class
 from service.drift import Drift
 from service.inline import Inline
 from service.observing.tracing import read_trace
@@ -136,9 +137,8 @@ def counts(tmp_path, monkeypatch):
     folder = tmp_path / "counts"
     folder.mkdir()
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
-    monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue(lambda: "api-0"))
-    yield folder
-    values.close_all_multiprocess_files()
+    monkeypatch.setattr(values, "ValueClass", value_class(metrics.counts_folder, lambda: "api-0"))
+    return folder
 
 
 @pytest.fixture
