@@ -23,6 +23,7 @@ from models.repository import Repository, Version
 from service import process, worker
 from service.checking import Checker
 from service.control import Unloaded
+from service.scheduling import FullShare, Share
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class Loop(LitLoop):  # type: ignore[misc]  # LitServe ships no types
         end = worker.End()
         end.on_sigterm()
         path = worker.socket_path(lit_api.runtime, worker_number())
-        worker.serve(lit_api.engine, path, lit_api.settings.poll_s, end)
+        new_share = Share if lit_api.is_on_cpu else FullShare
+        worker.serve(lit_api.engine, path, lit_api.settings.poll_s, end, new_share)
         sys.exit(0)
 
 
@@ -62,6 +64,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
     """
 
     engine: worker.Engine
+    is_on_cpu: bool
 
     def __init__(self, settings: Settings, runtime: Path) -> None:
         super().__init__(loop=Loop(), spec=NoRoute())
@@ -80,6 +83,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
         process.start_logging(self.settings.log_level, self.settings.log_format)
         process.die_before_others(500)  # it is replaced, and what it had is computed elsewhere
         process.take_short_turns()
+        self.is_on_cpu = device == "cpu"
         try:
             repository = Repository(self.settings.repository.absolute())
             _stand_where_nothing_is(self.runtime / "nothing")

@@ -112,10 +112,10 @@ class FastLane(Connection):
         self._turn_batch = None
         is_admitted = exchange is not None and exchange.head is self._known.head is self._admitted
         if exchange is not None and exchange.rows and is_admitted and self._version is not None:
-            head = exchange.head
-            if exchange.line is not None or head.oip_length is not None:
+            head, begin = exchange.head, None if exchange.question is None else exchange.question.begin
+            if exchange.line is not None or head.oip_length is not None or begin is not None:
                 self._turn_batch = self._front.turn_batches.of(
-                    self._version, body, is_oip=head.target.is_oip, oip_length=head.oip_length
+                    self._version, body, is_oip=head.target.is_oip, oip_length=head.oip_length, begin=begin
                 )
 
     def on_message_begin(self) -> None:

@@ -48,6 +48,7 @@ from service.metrics_port import answering, listen
 from service.patient import NoQueue, PatientServer
 from service.platforms import OtherPaths
 from service.routes import add_routes
+from service.scheduling import take_short_slices
 from service.settings import BadSettings, Settings
 from service.tls import Tls
 from service.tls_lane import TlsLane
@@ -111,21 +112,23 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        up = server.api_is_up(server.slot)
         metrics.use_slot(f"api-{server.slot}")
         process.take_short_turns()
+        take_short_slices()
         server.tally.join(server.slot)
         gate = _or_end(lambda: Gate(settings, server.runtime / LIMITS))
         process.call_this(f"api-{server.slot}")
         async with (
             litserves(app),
-            beating(busy_path(server.api_is_up(server.slot))),
             _open_front(server, settings, gate, open_session) as front,
         ):
             fronts.append(front)
             async with attached(front, settings, tls), answering(server.metrics_listener, app):
                 process.keep_what_is_there()
-                _say_ready(server, settings, front)
-                yield
+                async with beating(busy_path(up)):  # not before: a start takes long on a busy machine, and hangs nobody
+                    _say_ready(server, settings, front)
+                    yield
             if front.open_requests:  # uvicorn waits for them no longer
                 (server.runtime / f"{server.slot}.cut").write_text(str(front.open_requests))
 

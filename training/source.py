@@ -13,7 +13,10 @@ from training.table import BadTable, Table, scan_csv
 LARGE_CELLS = 30_000_000
 """Values from which a table is read in pieces. Read whole, one takes about 60 bytes a value: 2 GB for so many."""
 SAMPLE_ROWS = 1 << 18
+SAMPLE_CELLS = LARGE_CELLS
+"""Values of the sample at most: of 5,000 columns it has 6,000 rows."""
 BATCH_CELLS = 1 << 22
+_FEWEST_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,21 @@ class Source:
             return cls(frame, str(path), rows, hashlib.file_digest(file, "sha256").hexdigest(), is_text=False)
 
     def sample(self) -> Table:
-        """Rows from all over the file, evenly spread."""
-        every = max(1, self.rows // SAMPLE_ROWS)
-        frame = self.frame.gather_every(every).collect(engine="streaming")
-        return Table(frame, self.sha256, self.place, self.is_text, self.notes)
+        """Rows from all over the file, evenly spread: all of them, or as many as a sample has."""
+        columns = self.frame.collect_schema().names()
+        most = min(SAMPLE_ROWS, max(_FEWEST_ROWS, SAMPLE_CELLS // len(columns)))
+        frame = self.frame
+        if self.rows > most:
+            row = "row" + "_" * max(map(len, columns))  # no column's name is as long
+            place = pl.col(row).cast(pl.Int64) * most
+            is_sampled = place // self.rows != (place - most) // self.rows
+            frame = frame.with_row_index(row).filter(is_sampled).drop(row)
+        return Table(frame.collect(engine="streaming"), self.sha256, self.place, self.is_text, self.notes)
 
     def batches(self, columns: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
         """All rows in order, some columns of them, with the number of the first row of each batch, from 1."""
         start = 1
-        size = max(1024, BATCH_CELLS // len(columns))
+        size = max(_FEWEST_ROWS, BATCH_CELLS // len(columns))
         for batch in self.frame.select(columns).collect_batches(chunk_size=size, maintain_order=True):
             for piece in batch.iter_slices(size):
                 yield start, piece

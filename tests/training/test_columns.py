@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.schema import DatetimeFeature
+from training import columns
 from training.columns import Data, read_columns
+from training.distinct import of_distinct
 from training.plan import Plan
 from training.table import BadTable, Table
 
@@ -178,3 +180,27 @@ def test_a_column_of_lists_is_refused():
     plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet"}}, "test")
     with pytest.raises(BadTable, match="column 'x' is List"):
         read_columns(table, plan)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["2020-01-05", "2020-02-30", None, "2021-12-31", "0000-01-01"],
+        ["2020-01-05T00:00:01", "2020-02-29 25:00:00", None, "2021-12-31 23:59:59", "2020-01-01T23:59:60"],
+        ["2020-01-05T00:00:01.1", "2020-02-20 05:00:00.123456", None],
+    ],
+)
+def test_moments_of_one_form_are_read_as_among_other_forms(texts):
+    alone = columns._read_datetimes(pl.Series(texts)).to_list()
+    assert alone[0] is not None
+    assert columns._read_datetimes(pl.Series([*texts, "2020-01-01T01:01Z"])).to_list()[:-1] == alone
+
+
+def test_what_is_done_once_for_each_distinct_value_is_done_for_all_rows():
+    asked = []
+    texts = pl.Series(["a", None, "b", "a"])
+    assert of_distinct(
+        texts, lambda values: asked.extend(values) or [value * 2 for value in values], pl.String
+    ).to_list() == ["aa", None, "bb", "aa"]
+    assert sorted(asked) == ["a", "b"]
+    assert of_distinct(pl.Series([None, None], dtype=pl.String), len, pl.Float64).to_list() == [None, None]

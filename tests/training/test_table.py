@@ -2,7 +2,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from training.table import BadTable, read_table
@@ -77,7 +77,6 @@ def test_a_parquet_file_keeps_its_types(tmp_path: Path):
 
 
 @given(content=st.binary(max_size=200))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_a_table_or_a_sentence(tmp_path: Path, content):
     path = tmp_path / "t.csv"
     path.write_bytes(b"a,b\n" + content)
@@ -94,7 +93,6 @@ cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_siz
 
 
 @given(rows=st.lists(st.tuples(cells, cells), min_size=1, max_size=8))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_what_is_read(tmp_path: Path, rows):
     frame = pl.DataFrame(rows, schema={"a": pl.String, "b": pl.String}, orient="row")
     path = tmp_path / "t.csv"
