@@ -97,7 +97,7 @@ def test_connections_are_spread_evenly_over_api_processes(start):
     apis = server.apis
 
     def connections():
-        return [connections_of(api, server.port) for api in apis]
+        return [sockets_of(api, server.port, ESTABLISHED) for api in apis]
 
     def share():
         """How many of 16 connections the first process takes."""
@@ -114,14 +114,17 @@ def test_connections_are_spread_evenly_over_api_processes(start):
     assert 6 <= statistics.median(share() for _ in range(7)) <= 10
 
 
-def connections_of(pid, port):
-    """How many connections to a port a process has."""
+ESTABLISHED, LISTENING = "01", "0A"
+
+
+def sockets_of(pid, port, *states):
+    """How many sockets of a port a process has in these states."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    established = {f"socket:[{line[9]}]" for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "01"}
+    wanted = {f"socket:[{line[9]}]" for line in lines if line[1].endswith(f":{port:04X}") and line[3] in states}
     count = 0
     for file in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
-            count += str(file.readlink()) in established
+            count += str(file.readlink()) in wanted
     return count
 
 
@@ -150,14 +153,11 @@ def test_only_those_that_speak_http_hold_the_port(start):
     """Workers are forks of main, which holds it too, and what they open may be hostile."""
     server = start(inline_s=0)
     assert server.answers()
-    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    ports = {fields[9] for fields in table if fields[1].endswith(f":{server.port:04X}")}
-
-    def holds(pid):
-        links = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
-        return not ports.isdisjoint(link.removeprefix("socket:[").removesuffix("]") for link in links)
-
-    holders = {one.name: holds(one.pid) for one in server.family() if one.pid not in {server.pid, server.main}}
+    holders = {
+        one.name: sockets_of(one.pid, server.port, LISTENING, ESTABLISHED) > 0
+        for one in server.family()
+        if one.pid not in {server.pid, server.main}
+    }
     assert holders == {"api-0": True, "worker-0": False, "checker": False}
 
 
