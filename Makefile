@@ -99,7 +99,7 @@ lock: $(VENV)/.pip  ## Write requirements.lock anew: the newest versions that py
 	build/lock/bin/pip install --quiet --group service --group training --group dev
 	build/lock/bin/pip install --quiet --no-deps --group tables
 	{ sed -n '/^#/p' requirements.lock; \
-	  build/lock/bin/pip freeze | sed -n -e 's/+cpu$$//' -e p -e 's/^onnxruntime-gpu==/onnxruntime==/p' | LC_ALL=C sort -f; \
+	  build/lock/bin/pip freeze | grep -v -e ^nvidia- -e ^cuda- -e ^triton== | sed -n -e 's/+cpu$$//' -e p -e 's/^onnxruntime-gpu==/onnxruntime==/p' | LC_ALL=C sort -f; \
 	} > build/lock/requirements.lock
 	mv build/lock/requirements.lock requirements.lock
 

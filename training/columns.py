@@ -41,6 +41,22 @@ FEW_WHOLE_NUMBERS = 20
 _ID_NAMES = {"id", "index", "row", "rowid", "row_id", "rownames", "uid", "uuid"}
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
 _CODE = r"^[+-]?0\d"
+_OTHER_FORMS = {
+    r"^[+-]?(\d{1,3}([ ,.'\u00a0\u2009\u202f]\d{3})+([.,]\d+)?|\d+,\d+)$": (
+        "numbers with a decimal comma or marks between thousands",
+        "them like 1234.5",
+    ),
+    r"^[+-]?\d+([.,]\d+)?\s?%$": ("percentages", "them as numbers without the sign"),
+    r"^[+-]?[$\u20ac\u00a3\u00a5]\s?[+-]?\d[\d.,]*$|^[+-]?\d[\d.,]*\s?[$\u20ac\u00a3\u00a5]$": (
+        "amounts of money",
+        "them as numbers without the sign",
+    ),
+    r"^(\d{4}[/.-]\d{1,2}[/.-]\d{1,2}|\d{1,2}[/.-]\d{1,2}[/.-]\d{4})([T ].*)?$": (
+        "dates",
+        "them like 2024-05-31 or 2024-05-31T09:30:00",
+    ),
+}
+"""What a CSV may hold that is meant as a number or a moment, and that no request could send as one."""
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -288,7 +304,24 @@ def _inferred(texts: pl.Series, rows: pl.Series, place: str) -> Kind:
             return kind
         if share >= MOSTLY:
             _refuse_odd_one(texts, kind, rows, place)
+    _refuse_other_forms(texts, values, rows, place)
     return "category"
+
+
+def _refuse_other_forms(texts: pl.Series, values: pl.Series, rows: pl.Series, place: str) -> None:
+    """Numbers and dates as people write them, which would be thousands of categories that say nothing."""
+    sample = values.head(1000)
+    for form, (what, instead) in _OTHER_FORMS.items():
+        if all(part.str.contains(form).sum() >= MOSTLY * part.len() for part in (sample, values)):
+            first = texts.str.contains(form).fill_null(value=False).arg_max()
+            assert first is not None
+            name = shown(texts.name)
+            raise BadTable(
+                place,
+                f"column {name} holds {what}, as {shown(texts[first])} in row {rows[first]}; write {instead}, or say "
+                f'that its texts are categories: kinds.{texts.name} = "category" in a plan, --kind '
+                f"{texts.name}=category in a command; --drop leaves it out",
+            )
 
 
 def _share_read(read: Callable[[pl.Series], pl.Series], values: pl.Series) -> float:
@@ -349,7 +382,9 @@ def _kind_of_dtype(column: pl.Series, place: str) -> Kind:
         return "number"
     if column.dtype in (pl.Date, pl.Datetime):
         return "datetime"
-    raise BadTable(place, f"column {shown(column.name)} is {column.dtype}, which is no kind of feature; drop it")
+    raise BadTable(
+        place, f"column {shown(column.name)} is {column.dtype}, which is no kind of feature; --drop leaves it out"
+    )
 
 
 def _without_spelled_missing(texts: pl.Series) -> pl.Series:

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from training.plan import Plan
-from training.table import BadTable, Table, scan_csv
+from training.table import BadTable, Table, check_names, not_read, scan_csv
 
 LARGE_CELLS = 30_000_000
 """Values from which a table is read in pieces. Read whole, one takes about 60 bytes a value: 2 GB for so many."""
@@ -46,10 +46,13 @@ class Source:
         if path.suffix.lower() != ".parquet":
             frame, rows, sha256, notes = scan_csv(path)
             return cls(frame, str(path), rows, sha256, is_text=True, notes=tuple(notes))
-        frame = pl.scan_parquet(path)
         rows = count_rows(path)
+        frame = pl.scan_parquet(path)
+        names, notes = check_names(frame.collect_schema().names(), str(path))
+        frame = frame.select(name for name in names if name)
         with path.open("rb") as file:
-            return cls(frame, str(path), rows, hashlib.file_digest(file, "sha256").hexdigest(), is_text=False)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(frame, str(path), rows, digest, is_text=False, notes=tuple(notes))
 
     def sample(self) -> Table:
         """Rows from all over the file, evenly spread: all of them, or as many as a sample has."""
@@ -82,8 +85,7 @@ def count_rows(path: Path) -> int:
     try:
         return int(pl.scan_parquet(path).select(pl.len()).collect().item())
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise BadTable(str(path), f"is not a whole Parquet file ({reason}); write it again") from None
+        raise not_read(path, error) from None
 
 
 def is_large(plan: Plan) -> bool:
