@@ -24,6 +24,7 @@ from service.request_ids import RequestIds
 from service.same_turn import TurnBatches
 from service.settings import Settings
 from service.shadow import Counts, Shadows
+from service.spinning import Spinning
 from service.vitals import Vitals
 from service.worker import shadow_path
 
@@ -66,6 +67,7 @@ class Front:
     open_requests: int = 0
     ids: RequestIds = field(default_factory=RequestIds)
     turn_batches: TurnBatches = field(init=False)
+    spinning: Spinning = field(init=False)
 
     def not_ready(self) -> str | None:
         """Why this process cannot predict now, in one sentence; None when it can."""
@@ -145,6 +147,7 @@ async def open_front(
             settings, catalog, coalescer, lanes, metrics, shadows, runtime, drift, vitals, gate, Connections(settings)
         )
         front.turn_batches = TurnBatches(front, inline)
+        front.spinning = Spinning(settings.spin_s)
         watches = (catalog.watch(settings.poll_s), front.connections.watch(), drift.keep_up(_FOLD_S))
         tasks = [asyncio.create_task(watch) for watch in watches]
         try:

@@ -155,6 +155,7 @@ class TurnBatch:
         except Exception:  # noqa: BLE001 - the coalescer finds out what it is, and whose
             return waiting[:most]
         self._write(taken, texts)
+        front.spinning.answered(waiting[0].started, waiting[0].lane)
         front.drift.sample(version, matrix, answers)
         self._count([pending.started for pending, _ in taken], began, encoded, computed)
         return left

@@ -24,6 +24,7 @@ from service.request_ids import RequestIds
 from service.routes import add_routes
 from service.same_turn import TurnBatches
 from service.settings import Settings
+from service.spinning import Spinning
 from service.vitals import Vitals
 from tests.service import tiny
 
@@ -181,6 +182,7 @@ def front(root, counts, limits):
         open_requests=0,
     )
     front.turn_batches = TurnBatches(front, Inline(None, 0.0))
+    front.spinning = Spinning(0.0)
     return front
 
 
