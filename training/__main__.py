@@ -6,6 +6,9 @@ import sys
 
 from training.collector import uncollected
 
+# before torch is imported: threads that wait for the next product in a loop burn up to as much as all else costs
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 with uncollected():
     from training.command import main
 
