@@ -7,6 +7,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # one intra-op thread a process: two cores are shared by a server, its workers and its clients
 TEST_ENV := OMP_NUM_THREADS=1
+# test files that run at a time; the tests of a file share servers and stay together, in the order of the listing
+JOBS ?= 2
+AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,13 +56,13 @@ imports: $(VENV)/.dev  ## training -> models <- service, and nothing else crosse
 	$(BIN)/lint-imports --no-logo
 
 test: $(VENV)/.dev  ## The tests: units, properties, real servers, README's commands
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not container and not faults"
+	$(TEST_ENV) $(BIN)/python -m pytest $(AT_ONCE) -m "not container and not faults"
 
 test-fast: $(VENV)/.dev  ## The tests that start no server, in seconds
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not container and not faults and not server"
+	$(TEST_ENV) $(BIN)/python -m pytest $(AT_ONCE) -m "not container and not faults and not server"
 
 coverage: $(VENV)/.dev  ## Which branches the tests never take
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not container and not faults" --cov --cov-report=term-missing:skip-covered
+	$(TEST_ENV) $(BIN)/python -m pytest $(AT_ONCE) -m "not container and not faults" --cov --cov-report=term-missing:skip-covered
 
 test-faults: $(VENV)/.dev  ## Kill, stop and corrupt what serves, under load, for minutes (what FAULT_... say: tests/faults/conftest.py)
 	$(TEST_ENV) $(BIN)/python -m pytest -m faults -s tests/faults
@@ -96,7 +99,7 @@ lock: $(VENV)/.pip  ## Write requirements.lock anew: the newest versions that py
 	build/lock/bin/pip install --quiet --group service --group training --group dev
 	build/lock/bin/pip install --quiet --no-deps --group tables
 	{ sed -n '/^#/p' requirements.lock; \
-	  build/lock/bin/pip freeze | sed -n -e 's/+cpu$$//' -e p -e 's/^onnxruntime-gpu==/onnxruntime==/p' | sort -f; \
+	  build/lock/bin/pip freeze | grep -v -e ^nvidia- -e ^cuda- -e ^triton== | sed -n -e 's/+cpu$$//' -e p -e 's/^onnxruntime-gpu==/onnxruntime==/p' | LC_ALL=C sort -f; \
 	} > build/lock/requirements.lock
 	mv build/lock/requirements.lock requirements.lock
 

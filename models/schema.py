@@ -188,6 +188,9 @@ class DatetimeFeature(_Feature):
     def lines(self, values: Values) -> Sequence[Line]:
         """The parts, four lines; dates and datetimes of Python and numpy are read like their text."""
         if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+            lines = _lines_of_moments(values)
+            if lines is not None:
+                return lines
             values = _python_datetimes(values)
         parts = [self._parts(row, value) for row, value in enumerate(values)]
         return list(zip(*parts, strict=True)) if parts else [()] * len(DATETIME_PARTS)
@@ -222,10 +225,24 @@ def _in_utc(value: object) -> datetime:
     return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
 
 
+def _lines_of_moments(values: npt.NDArray[Any]) -> list[npt.NDArray[np.float64]] | None:
+    """What `_datetime_parts` says of numpy's moments, of all at once; None where one is beyond the years 1 to 9999."""
+    days = values.astype("datetime64[D]")  # coarse, so that no year is too far to compare
+    if ((days < _FIRST_DAY) | (days > _LAST_DAY)).any():
+        return None
+    ordinal = days.astype(np.int64)  # from 1970-01-01, which was a Thursday
+    microseconds = (values.astype("datetime64[us]") - days).astype(np.int64)
+    second = microseconds // 1_000_000 + microseconds % 1_000_000 / 1e6
+    new_year = days.astype("datetime64[Y]").astype("datetime64[D]").astype(np.int64)
+    is_missing = np.isnat(days)
+    parts = (ordinal, second, (ordinal + 3) % 7, ordinal - new_year + 1)
+    return [np.where(is_missing, np.nan, part) for part in parts]
+
+
 def _python_datetimes(values: npt.NDArray[Any]) -> list[object]:
     """Moments of numpy as Python's datetimes; None for NaT, and a bare number, which is refused, beyond its years."""
     days = values.astype("datetime64[D]")  # coarse, so that no year is too far to compare
-    beyond = (days < np.datetime64("0001-01-01")) | (days > np.datetime64("9999-12-31"))
+    beyond = (days < _FIRST_DAY) | (days > _LAST_DAY)
     moments: list[object] = np.where(beyond, np.datetime64("NaT"), values).astype("datetime64[us]").tolist()
     return [int(days[row].astype(np.int64)) if beyond[row] else moment for row, moment in enumerate(moments)]
 
@@ -237,6 +254,7 @@ def _datetime_parts(moment: datetime) -> tuple[float, float, float, float]:
 
 
 _EPOCH = date(1970, 1, 1).toordinal()
+_FIRST_DAY, _LAST_DAY = np.datetime64("0001-01-01"), np.datetime64("9999-12-31")
 
 
 @cache  # the years 1 to 9999

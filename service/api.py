@@ -5,21 +5,25 @@ turns every request into a 500.
 """
 
 import logging
+import mmap
 import multiprocessing
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from litserve import LitAPI
 from litserve.loops import LitLoop
 from litserve.specs.base import LitSpec
+from litserve.utils import WorkerSetupStatus
 
 from models.proof import Session
 from models.repository import Repository, Version
 from service import process, worker
 from service.checking import Checker
 from service.control import Unloaded
+from service.scheduling import FullShare, Share
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,17 +51,20 @@ class Loop(LitLoop):  # type: ignore[misc]  # LitServe ships no types
         end = worker.End()
         end.on_sigterm()
         path = worker.socket_path(lit_api.runtime, worker_number())
-        worker.serve(lit_api.engine, path, lit_api.settings.poll_s, end)
+        new_share = Share if lit_api.is_on_cpu else FullShare
+        worker.serve(lit_api.engine, path, lit_api.settings.poll_s, end, new_share)
         sys.exit(0)
 
 
 class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
     """One API for all models: they come and go without a restart.
 
-    LitServe pickles it to its workers, so it holds settings and paths; what lives in a worker is made in `setup`.
+    Workers are forks of the process that makes it, so it holds settings and paths; what lives in a worker is made in
+    `setup`.
     """
 
     engine: worker.Engine
+    is_on_cpu: bool
 
     def __init__(self, settings: Settings, runtime: Path) -> None:
         super().__init__(loop=Loop(), spec=NoRoute())
@@ -71,9 +78,12 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
         """
         parent = multiprocessing.parent_process()
         process.end_with(parent.pid if parent else None)
+        process.leave_the_network()
+        process.call_this(f"worker-{worker_number()}")
         process.start_logging(self.settings.log_level, self.settings.log_format)
         process.die_before_others(500)  # it is replaced, and what it had is computed elsewhere
         process.take_short_turns()
+        self.is_on_cpu = device == "cpu"
         try:
             repository = Repository(self.settings.repository.absolute())
             _stand_where_nothing_is(self.runtime / "nothing")
@@ -82,6 +92,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
             def serve_shadows() -> None:
                 worker.serve(worker.Engine(repository, on_cpu), worker.shadow_path(self.runtime), 60.0, worker.End())
 
+            process.share_what_is_there()
             checker = Checker(on_cpu, self.runtime / "verdicts", serve_shadows=serve_shadows)
             self.engine = worker.Engine(
                 repository, opener(self.settings, device), checker.check, checker.start_shadow, checker.expect
@@ -98,6 +109,29 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
     def health(self) -> bool:
         """True: LitServe's /health says whether workers are ready, /health/ready whether predictions are."""
         return True
+
+
+class Statuses(Mapping[str, str]):
+    """How far the workers are, by LitServe's names for them: in memory that this process and its forks share."""
+
+    _WORDS: tuple[str, ...] = (WorkerSetupStatus.STARTING, WorkerSetupStatus.READY, WorkerSetupStatus.ERROR)
+
+    def __init__(self, workers: int) -> None:
+        """All are starting."""
+        self._places = {f"predict_{number}": number for number in range(workers)}  # of NoRoute's path
+        self._words = mmap.mmap(-1, workers)
+
+    def __getitem__(self, worker: str) -> str:
+        return self._WORDS[self._words[self._places[worker]]]
+
+    def __setitem__(self, worker: str, word: str) -> None:
+        self._words[self._places[worker]] = self._WORDS.index(word)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class BadDevice(Exception):  # noqa: N818 - it names the thing that is bad

@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.shadow import KEPT_ROWS
 from service.wire import certainty, forms, oip, oip_answer, oip_matrix, plain, scoring
 from service.wire.forms import Form
+from service.wire.row_forms import OipManyRows
 
 ASIDE_BYTES = 500_000
 """From this size on a body is read and encoded in a thread. Measured beside a client that sends 10 MB bodies: the
@@ -94,6 +95,7 @@ class Question:
         encode: its rows as another version reads them; None where they are many, and are not kept.
         level: at which the answer shall say how sure it is; None where it is not asked to.
         is_urgent: it asks to go before others.
+        begin: where its numbers begin in its body, if requests like it differ in these alone, see `OipManyRows`.
     """
 
     version: Version
@@ -103,6 +105,7 @@ class Question:
     encode: Callable[[Version], Matrix] | None = None
     level: float | None = None
     is_urgent: bool = False
+    begin: int | None = None
 
 
 def plain_question(settings: Settings, version: Version, asked: plain.Request) -> Question:
@@ -145,7 +148,8 @@ def oip_question(settings: Settings, version: Version, raw: bytes, header_length
     within_s = settings.deadline_s if asked.timeout_s is None else min(asked.timeout_s, settings.deadline_s)
     again = partial(_encode_oip, asked, settings.max_rows) if len(matrix) <= KEPT_ROWS else None
     write = partial(_write_oip, version, asked, level)
-    return Question(version, matrix, within_s, write, again, level, asked.is_urgent)
+    begin = None if header_length is not None else OipManyRows.begin(asked, raw, version)
+    return Question(version, matrix, within_s, write, again, level, asked.is_urgent, begin)
 
 
 def _encode_oip(asked: oip.Request, max_rows: int, version: Version) -> Matrix:

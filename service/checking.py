@@ -89,6 +89,7 @@ class Checker:
             try:
                 ours.close()
                 process.end_with(worker)
+                process.call_this("checker")
                 _check_what_comes(theirs, open_session, serve_shadows)
             finally:
                 os._exit(0)
@@ -206,6 +207,7 @@ def _fork_shadow(serve_shadows: Callable[[], None]) -> int:
     if child == 0:
         try:
             process.end_with(parent)
+            process.call_this("shadow")
             os.nice(_LEAST)
             Path("/proc/self/oom_score_adj").write_text("1000")
             serve_shadows()

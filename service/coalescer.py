@@ -10,24 +10,21 @@ that only the guilty one fails.
 import asyncio
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-import numpy as np
-
-from models.errors import BadRow, RowcastError
+from models.errors import RowcastError
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
 from service.admission import Admission
+from service.batches import Batch, Job, settle, version_of
 from service.frames import Reply, Status
 from service.gathering import Gathering
 from service.inline import Inline
 from service.lanes import Done
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
+from service.queues import Queue
 
 MOST_LOSSES = 3
 """How many workers may be lost under one job before it is blamed for it."""
@@ -36,90 +33,11 @@ _SWEEP_S = 0.05
 """How often deadlines are looked at: a timer for each job would cost as much as its encoding. Only a job that has
 less time than this gets a timer of its own."""
 
-_URGENT_IN_A_ROW = 8
-"""After so many batches with urgent rows, the oldest ordinary job of the version goes first."""
-
 _URGENT_LATELY_S = 10.0
 """For so long after an urgent job, batches of its version are kept short: the next one would have to wait for them."""
 
-WriteRows = Callable[[Version, Answers], list[bytes]]
-"""What writes, at once, an answer for each row of a batch, each as if its row were a request of its own."""
-
 Observer = Callable[[Version, int, float, list[float]], None]
 """Told of every batch: version, rows, seconds that the session ran, seconds that each job had waited."""
-
-
-class Job:
-    """One request's rows, encoded for one version. A subclass says what is done with what becomes of it.
-
-    Attributes:
-        version: None until it is submitted.
-        matrix: its rows [N, F]; None where `line` holds its only one.
-        line: the values of its only row, see `Schema.line_of`.
-        rows: N.
-        arrived, deadline: by `time.perf_counter`, in seconds.
-        alarm: goes off at its deadline, if that is near.
-        is_settled: it was told what became of it, or nobody waits for it any more.
-        is_urgent: it goes before those that are not.
-        is_alone: it goes without mates, since a batch with it was lost or failed.
-        losses: how many workers were lost while they had it.
-    """
-
-    version: Version | None = None  # defaults of the class: a job sets what it needs, which takes a third of the time
-    matrix: Matrix | None = None
-    line: list[Any] | None = None
-    rows = 0
-    arrived = deadline = 0.0
-    alarm: asyncio.TimerHandle | None = None
-    is_settled = False
-    is_urgent = False
-    is_alone = False
-    losses = 0
-
-    def answered(self, batch: "Batch", start: int) -> None:
-        """Its rows are those of the batch from `start` on. Called once, and never from within `submit`."""
-        raise NotImplementedError
-
-    def refused(self, problem: RowcastError) -> None:
-        """There is this problem in the place of answers. Called once, and never from within `submit`."""
-        raise NotImplementedError
-
-
-class Batch:
-    """Jobs of one version that are computed together, and what was answered to them.
-
-    Attributes:
-        sent, computed: when it went out and when its answers came, by `time.perf_counter`.
-    """
-
-    __slots__ = ("_written", "answers", "computed", "jobs", "matrix", "rows", "sent", "version")
-
-    def __init__(self, version: Version, jobs: Sequence[Job], rows: int) -> None:
-        self.version, self.jobs, self.rows = version, jobs, rows
-        self.sent = self.computed = 0.0
-        self.matrix: Matrix | None = None
-        self.answers: Answers = {}
-        self._written: dict[WriteRows, list[bytes] | None] = {}
-
-    def answers_of(self, start: int, rows: int) -> Answers:
-        """What was answered to some of its rows."""
-        if rows == self.rows:
-            return self.answers
-        return {name: values[start : start + rows] for name, values in self.answers.items()}
-
-    def written(self, write_rows: WriteRows) -> list[bytes] | None:
-        """An answer for each of its rows, written at once for all jobs that ask.
-
-        None where jobs have many rows, or where one of the rows cannot be written: that is its job's concern alone.
-        """
-        if self.rows != len(self.jobs):
-            return None
-        if write_rows not in self._written:
-            try:
-                self._written[write_rows] = write_rows(self.version, self.answers)
-            except ModelFailed:
-                self._written[write_rows] = None
-        return self._written[write_rows]
 
 
 UrgentObserver = Callable[[Version, float | None], None]
@@ -150,45 +68,6 @@ class Lanes(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Queue:
-    """The jobs of one version that wait, their rows, and its batches that are out.
-
-    Attributes:
-        sure_rows: as long as no more than so many rows wait in all, jobs are let in without a look.
-        again: jobs that go alone.
-        jobs, urgent: ordinary and urgent ones, each kind by arrival.
-        rows, urgent_rows: of all that wait, and of the urgent ones among them.
-        urgent_in_a_row: how many batches with urgent rows went out, one after the other.
-        returned: when a batch came back the last time, by `time.perf_counter`.
-        look: goes off at `look_at`, when a batch has waited long enough for more rows.
-    """
-
-    sure_rows: int
-    again: deque[Job] = field(default_factory=deque)
-    jobs: dict[Job, None] = field(default_factory=dict)  # a dict is an ordered set: a job may leave from the middle
-    urgent: dict[Job, None] = field(default_factory=dict)
-    out: list[Batch] = field(default_factory=list)
-    rows: int = 0
-    urgent_rows: int = 0
-    urgent_in_a_row: int = 0
-    returned: float = 0.0
-    look: asyncio.TimerHandle | None = None
-    look_at: float = 0.0
-
-    @property
-    def first(self) -> Job:
-        """The job that goes next, of those that wait."""
-        if self.again:
-            return self.again[0]
-        return next(iter(self.urgent if self.urgent and not self.is_ordinarys_turn else self.jobs))
-
-    @property
-    def is_ordinarys_turn(self) -> bool:
-        """Whether an ordinary job comes before the urgent ones."""
-        return bool(self.jobs) and self.urgent_in_a_row >= _URGENT_IN_A_ROW
-
-
 class Coalescer:
     """Makes batches of jobs of one version, and computes them here or sends them over whichever lane is free."""
 
@@ -217,7 +96,7 @@ class Coalescer:
         self._gathering = Gathering()
         self._say_in_flight = say_in_flight
         self._said_in_flight = 0
-        self._queues: dict[str, _Queue] = {}  # of versions with jobs waiting or out, whose turn it is first
+        self._queues: dict[str, Queue] = {}  # of versions with jobs waiting or out, whose turn it is first
         self._is_scheduled = False
         self._sweep_at: asyncio.TimerHandle | None = None
         self._rows_out = 0
@@ -267,15 +146,14 @@ class Coalescer:
             job.alarm = asyncio.get_running_loop().call_later(left_s, self._expire, job)
         if queue is None:
             queue = self._begin(key)
-        queue.jobs[job] = None
-        queue.rows += job.rows
+        queue.add(job)
         self.rows_waiting += job.rows
         if not self._is_scheduled:
             self.wake()
 
     def _submit_urgent(self, job: Job) -> None:
         """The same for an urgent job, which takes the place of ordinary ones where the queue is full."""
-        key = _version(job).key
+        key = version_of(job).key
         left_s = job.deadline - job.arrived
         check, waiting = self._admission.check, self._queues[key].urgent_rows if key in self._queues else 0
         check(key, job.rows, waiting, self._urgent_waiting, left_s, self._lanes.living)
@@ -286,16 +164,14 @@ class Coalescer:
             self._make_room(queue, job.rows, full)
         if left_s < _SWEEP_S:
             job.alarm = asyncio.get_running_loop().call_later(left_s, self._expire, job)
-        queue.urgent[job] = None
-        queue.rows += job.rows
-        queue.urgent_rows += job.rows
+        queue.add(job)
         self.rows_waiting += job.rows
         self._urgent_waiting += job.rows
         self._urgent_until[key] = job.arrived + _URGENT_LATELY_S
-        self._observe_urgent(_version(job), None)
+        self._observe_urgent(version_of(job), None)
         self.wake()
 
-    def _make_room(self, queue: _Queue, rows: int, full: Overloaded) -> None:
+    def _make_room(self, queue: Queue, rows: int, full: Overloaded) -> None:
         """Refuse ordinary jobs of so many rows, the latest first: those of this queue, then those of others."""
         others = [other for other in self._queues.values() if other is not queue]
         while rows > 0:
@@ -305,12 +181,12 @@ class Coalescer:
             last = next(reversed(fullest.jobs))
             rows -= last.rows
             self._leave(last)
-            if not _settle(last):
+            if not settle(last):
                 asyncio.get_running_loop().call_soon(last.refused, full)
 
     def withdraw(self, job: Job) -> None:
         """Nobody waits for the job any more: it is not computed unless it is out already, and it is told nothing."""
-        _settle(job)
+        settle(job)
         self._leave(job)
 
     def wake(self) -> None:
@@ -319,11 +195,11 @@ class Coalescer:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._send_all)
 
-    def _begin(self, key: str) -> _Queue:
+    def _begin(self, key: str) -> Queue:
         """The queue of a version that had none."""
         if self._sweep_at is None:
             self._sweep_at = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
-        queue = self._queues[key] = _Queue(self._admission.sure(key))
+        queue = self._queues[key] = Queue(self._admission.sure(key))
         return queue
 
     def _sweep(self) -> None:
@@ -340,24 +216,16 @@ class Coalescer:
 
     def _expire(self, job: Job) -> None:
         self._leave(job)
-        if not _settle(job):
+        if not settle(job):
             job.refused(DeadlinePassed(job.deadline - job.arrived))
 
     def _leave(self, job: Job) -> None:
         queue = self._queues.get(job.version.key) if job.version is not None else None
-        if queue is None:
-            return
-        if job in queue.jobs:
-            del queue.jobs[job]
-        elif job in queue.urgent:
-            del queue.urgent[job]
-            queue.urgent_rows -= job.rows
-            self._urgent_waiting -= job.rows
-        else:
-            return
-        queue.rows -= job.rows
-        self.rows_waiting -= job.rows
-        self._say()
+        if queue is not None and queue.remove(job):
+            self.rows_waiting -= job.rows
+            if job.is_urgent:
+                self._urgent_waiting -= job.rows
+            self._say()
 
     def _say(self) -> None:
         in_flight = self.rows_waiting + self._rows_out
@@ -373,16 +241,16 @@ class Coalescer:
         for key, queue in turns:
             if self._send_of(queue):
                 self._queues[key] = self._queues.pop(key)  # its next turn comes after the others'
-            if not (queue.again or queue.jobs or queue.urgent or queue.out):
+            if queue.is_empty and not queue.out:
                 del self._queues[key]
         self._say()
 
-    def _send_of(self, queue: _Queue) -> bool:
+    def _send_of(self, queue: Queue) -> bool:
         """Send what waits of one version, as far as that can be; whether anything was sent."""
         has_sent = False
-        while queue.again or queue.jobs or queue.urgent:
+        while not queue.is_empty:
             first = queue.first
-            session = self._inline.session(_version(first))
+            session = self._inline.session(version_of(first))
             if session is not None and first.rows <= session.most_rows:
                 batch = self._take(queue, min(session.most_rows, self._max_batch_rows))
                 if batch is not None:
@@ -393,7 +261,7 @@ class Coalescer:
             lane = self._lanes.idle() if len(queue.out) < max(1, self._lanes.living) else None
             if lane is None:
                 break
-            most_rows = self._most_rows(_version(first).key)
+            most_rows = self._most_rows(version_of(first).key)
             if self._waits_for_more(queue, first, most_rows):
                 break
             batch = self._take(queue, most_rows)
@@ -402,11 +270,11 @@ class Coalescer:
                 has_sent = True
         return has_sent
 
-    def _waits_for_more(self, queue: _Queue, first: Job, most_rows: int) -> bool:
+    def _waits_for_more(self, queue: Queue, first: Job, most_rows: int) -> bool:
         """Whether a batch that could go now had better wait; it is looked at again in time."""
         if queue.again or queue.urgent:
             return False
-        now, key = time.perf_counter(), _version(first).key
+        now, key = time.perf_counter(), version_of(first).key
         since_s, returned_s = now - first.arrived, now - queue.returned
         wait_s = self._gathering.wait_s(
             key, queue.rows, most_rows, is_out=bool(queue.out), since_s=since_s, returned_s=returned_s
@@ -419,7 +287,7 @@ class Coalescer:
             queue.look, queue.look_at = asyncio.get_running_loop().call_later(wait_s, self._look, queue), now + wait_s
         return True
 
-    def _look(self, queue: _Queue) -> None:
+    def _look(self, queue: Queue) -> None:
         queue.look = None
         self.wake()
 
@@ -432,57 +300,27 @@ class Coalescer:
             del self._urgent_until[key]
         return most
 
-    def _take(self, queue: _Queue, most_rows: int) -> Batch | None:
-        """The next batch; None when nobody waits for the jobs any more."""
-        if queue.again:
-            job = queue.again.popleft()
-            queue.rows -= job.rows
-            self.rows_waiting -= job.rows
-            return None if job.is_settled else Batch(_version(job), [job], job.rows)
-        if queue.urgent:
-            return self._take_urgent(queue, most_rows)
-        queue.urgent_in_a_row = 0
-        if queue.rows <= most_rows:
-            jobs, rows = list(queue.jobs), queue.rows
-            queue.jobs.clear()
-        else:
-            jobs, rows = [], 0
-            for job in queue.jobs:
-                if jobs and rows + job.rows > most_rows:
-                    break
-                jobs.append(job)
-                rows += job.rows
-            for job in jobs:
-                del queue.jobs[job]
-        queue.rows -= rows
-        self.rows_waiting -= rows
-        return Batch(_version(jobs[0]), jobs, rows) if jobs else None
-
-    def _take_urgent(self, queue: _Queue, most_rows: int) -> Batch:
-        """The next batch, in which urgent jobs come first and ordinary ones fill what is left."""
-        first = [queue.first] if queue.is_ordinarys_turn else []
-        queue.urgent_in_a_row = 0 if first else queue.urgent_in_a_row + 1
-        jobs: list[Job] = []
-        rows = 0
-        for job in dict.fromkeys(chain(first, queue.urgent, queue.jobs)):
-            if jobs and rows + job.rows > most_rows:
-                break
-            jobs.append(job)
-            rows += job.rows
-        now = time.perf_counter()
-        for job in jobs:
-            self._leave(job)
-            if job.is_urgent:
-                self._observe_urgent(_version(job), now - job.arrived)
-        return Batch(_version(jobs[0]), jobs, rows)
+    def _take(self, queue: Queue, most_rows: int) -> Batch | None:
+        """The next batch; None when nobody waits for its job any more."""
+        rows, urgent_rows = queue.rows, queue.urgent_rows
+        takes_urgent = bool(queue.urgent) and not queue.again
+        batch = queue.take(most_rows)
+        self.rows_waiting -= rows - queue.rows
+        if batch is not None and takes_urgent:
+            self._urgent_waiting -= urgent_rows - queue.urgent_rows
+            now = time.perf_counter()
+            for job in batch.jobs:
+                if job.is_urgent:
+                    self._observe_urgent(batch.version, now - job.arrived)
+        return batch
 
     def _compute(self, batch: Batch, run: Callable[[Matrix], Answers]) -> None:
         """Compute a batch in this very process."""
-        matrix = _matrix(batch)
+        matrix = batch.make_matrix()
         if matrix is None:
             self.wake()
             return
-        batch.matrix, batch.sent = matrix, time.perf_counter()
+        batch.sent = time.perf_counter()
         try:
             answers = run(matrix)
             reply = Reply(Status.OK, time.perf_counter() - batch.sent, answers=answers)
@@ -490,14 +328,14 @@ class Coalescer:
             reply = Reply(Status.FAILED, sentence=f"the session failed: {type(error).__name__}")
         self._receive(batch, reply)
 
-    def _send(self, lane: Lane, queue: _Queue, batch: Batch) -> None:
-        matrix = _matrix(batch)
+    def _send(self, lane: Lane, queue: Queue, batch: Batch) -> None:
+        matrix = batch.make_matrix()
         if matrix is None:
             self.wake()
             return
         queue.out.append(batch)
         self._rows_out += batch.rows
-        batch.matrix, batch.sent = matrix, time.perf_counter()
+        batch.sent = time.perf_counter()
 
         def done(reply: Reply | None) -> None:
             queue.out.remove(batch)
@@ -512,13 +350,13 @@ class Coalescer:
     def _receive(self, batch: Batch, reply: Reply | None) -> None:
         if reply is None:
             self._lost(batch)
-        elif reply.status is not Status.OK or not _fits(reply.answers, batch):
+        elif reply.status is not Status.OK or not batch.fits(reply.answers):
             self._failed(batch, reply)
         else:
             assert reply.answers is not None
             batch.answers = reply.answers
             batch.computed = time.perf_counter()
-            _scatter(batch)
+            batch.scatter()
             assert batch.matrix is not None
             self._sample(batch.version, batch.matrix, batch.answers)
             waited_s = [batch.sent - job.arrived for job in batch.jobs]
@@ -539,23 +377,22 @@ class Coalescer:
             job.losses += 1
             if job.losses < MOST_LOSSES:
                 self._again(job)
-            elif not _settle(job):
+            elif not settle(job):
                 job.refused(ModelFailed(str(job.version), "inference workers die under these rows"))
 
     def _failed(self, batch: Batch, reply: Reply) -> None:
         if len(batch.jobs) > 1:
             for job in batch.jobs:
                 self._again(job)
-        elif not _settle(batch.jobs[0]):
+        elif not settle(batch.jobs[0]):
             batch.jobs[0].refused(ModelFailed(str(batch.version), reply.sentence or _MISFIT))
 
     def _again(self, job: Job) -> None:
         if not job.is_settled:
-            key = _version(job).key
+            key = version_of(job).key
             queue = self._queues.get(key) or self._begin(key)
             job.is_alone = True
-            queue.again.append(job)
-            queue.rows += job.rows
+            queue.add(job)
             self.rows_waiting += job.rows
 
 
@@ -575,68 +412,3 @@ class _Awaited(Job):
     def refused(self, problem: RowcastError) -> None:
         if not self.outcome.done():
             self.outcome.set_exception(problem)
-
-
-def _version(job: Job) -> Version:
-    assert job.version is not None
-    return job.version
-
-
-def _settle(job: Job) -> bool:
-    """Whether it was settled already; it is now."""
-    was_settled, job.is_settled = job.is_settled, True
-    if job.alarm is not None:
-        job.alarm.cancel()
-    return was_settled
-
-
-def _matrix(batch: Batch) -> Matrix | None:
-    """The rows of all jobs, [N, F]; None when no job is left, since their rows hold what no graph can read."""
-    jobs = batch.jobs
-    if len(jobs) == 1 and jobs[0].matrix is not None:
-        return jobs[0].matrix
-    lines = [job.line for job in jobs if job.line is not None]
-    try:
-        if len(lines) == len(jobs):
-            return batch.version.schema.stack(lines)
-        return np.concatenate([own_matrix(job) for job in jobs])
-    except BadRow:
-        return _matrix_of_the_good(batch)
-
-
-def own_matrix(job: Job) -> Matrix:
-    """The rows of one job, [N, F]."""
-    if job.matrix is not None:
-        return job.matrix
-    assert job.line is not None
-    return _version(job).schema.stack([job.line])
-
-
-def _matrix_of_the_good(batch: Batch) -> Matrix | None:
-    """The same, one job after the other: those whose rows cannot be read are refused and leave the batch."""
-    good: list[Job] = []
-    parts: list[Matrix] = []
-    for job in batch.jobs:
-        try:
-            parts.append(own_matrix(job))
-            good.append(job)
-        except BadRow as error:
-            if not _settle(job):
-                job.refused(error)
-    batch.jobs, batch.rows = good, sum(job.rows for job in good)
-    return np.concatenate(parts) if parts else None
-
-
-def _fits(answers: Answers | None, batch: Batch) -> bool:
-    return answers is not None and all(len(values) == batch.rows for values in answers.values())
-
-
-def _scatter(batch: Batch) -> None:
-    start = 0
-    for job in batch.jobs:
-        if not job.is_settled:
-            job.is_settled = True
-            if job.alarm is not None:
-                job.alarm.cancel()
-            job.answered(batch, start)
-        start += job.rows

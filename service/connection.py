@@ -20,7 +20,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from models.errors import RowcastError
-from service import problems
+from service import accepting, problems
 from service.front import Front
 from service.ledger import Ledger, count
 from service.problems import BadHttp, HeadTooLarge, Overloaded, TooManyConnections, TooSlow
@@ -50,6 +50,7 @@ class Connection(HttpToolsProtocol):
         self._unread_since: tuple[float, int] | None = None
         self._refusal: RowcastError | None = None  # nothing more is read; it is written once all before it is answered
         self._close_at: float | None = None
+        self._idle_since = 0.0
 
     # ------------------------------------------------------------------------------------------- what comes
 
@@ -63,6 +64,9 @@ class Connection(HttpToolsProtocol):
                 self.turn_away(TooManyConnections(all_of_them.most))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        if accepting.tally is not None:
+            accepting.tally.add(-1)
         self._front.connections.remove(self)
         for cycle in self._cycles:  # uvicorn tells the last one alone, and the others write to what is closed
             cycle.disconnected = True
@@ -210,3 +214,38 @@ class Connection(HttpToolsProtocol):
     def _rest_of_a_body_comes(self) -> bool:
         """Whether the request was answered before its body was whole."""
         return self._begun is not None and self._begun is self.headers
+
+    # ------------------------------------------------------------------------------------------- the keep-alive timer
+
+    # uvicorn sets a timer after each answer and cancels it with each request. Here it runs on, and when it goes off
+    # looks at how long the connection has been idle.
+
+    def _unset_keepalive_if_required(self) -> None:
+        pass
+
+    def on_response_complete(self) -> None:
+        self.rests(self.loop.time())
+
+    def rests(self, since: float) -> None:
+        """Go on with the connection, whose last request is answered, after the time `since` of its event loop."""
+        self._idle_since = since
+        if self.timeout_keep_alive_task is None or self.pipeline or self.flow.read_paused:
+            self._stop_timer()
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # its answer sets the timer again
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _stop_timer(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None

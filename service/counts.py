@@ -1,29 +1,26 @@
 """The counts that all processes of a server keep in files, added up as `MultiProcessCollector` does, in less time.
 
-prometheus_client's collector reads every name of every series anew at each scrape. Files only ever grow at their end,
-so here a name is read once, and a scrape reads numbers. A version that is live no longer leaves the page after a while.
-Its counts stay in the files: where it comes back, they go on.
+prometheus_client's collector reads every name of every series anew at each scrape. A file grows at its end until
+another takes its place, so here a name is read once, and a scrape reads numbers. A version that is live no longer
+leaves the page after a while, and some time later the files (service/count_files.py); where it comes back before that,
+its counts go on.
 """
 
 import json
-import struct
+import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from prometheus_client.utils import floatToGoString
 
+from service.count_files import HEAD, LENGTH, Whose, value_place
+
 STAYS_S = 300.0
 """How long a version is on the page after it was last seen live: a worker closes it after 60 s, no request for it takes
 longer, and Prometheus shows what it last scraped for as long."""
-
-_USED = struct.Struct("<i")
-_FIRST = 8  # byte of a file where its series begin
-
-Whose = tuple[str, str]
-"""Model and version of a series; empty where it has none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,10 +48,14 @@ class Series:
 
 @dataclass(slots=True)
 class _File:
-    """What is known of a file: the series in it, and where their values lie, in units of 8 bytes."""
+    """What is known of a file: the series in it, and where their values lie, in units of 8 bytes.
 
-    inode: int
-    end: int = _FIRST
+    Attributes:
+        identity: its inode, and how often series were given up: a later file may get an inode again.
+    """
+
+    identity: tuple[int, int]
+    end: int = HEAD.size
     series: list[Series] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
 
@@ -67,16 +68,19 @@ class WrittenCounts:
         self._files: dict[Path, _File] = {}
         self._series: dict[tuple[str, str], Series] = {}
         self._sorted: list[Series] = []
+        self._is_sorted = True  # there was no other series since
         self._seen: dict[Whose, float] = {}  # when it was last live, or found here for the first time
 
     def totals(self) -> dict[Series, float]:
         """Every series with its value: sums over processes, and of a "gauge_max" the largest."""
         totals: dict[Series, float] = {}
+        gone = set(self._files)
         for path in sorted(self._folder.glob("*.db")):
             try:
                 values = self._read(path)
             except FileNotFoundError:  # of a process that has just died
                 continue
+            gone.discard(path)
             takes_largest = path.name.startswith("gauge_max_")
             for series, value in values:
                 before = totals.get(series)
@@ -84,37 +88,51 @@ class WrittenCounts:
                     totals[series] = value
                 else:
                     totals[series] = max(before, value) if takes_largest else before + value
+        for path in gone:
+            del self._files[path]
+            self._is_sorted = False
+        if not self._is_sorted:
+            self._series = {key: one for key, one in self._series.items() if one in totals}
         return totals
 
     def page(self, live: Collection[Whose]) -> bytes:
         """The series in Prometheus' text format, but for those of versions that are none of `live` for a while."""
         totals = self.totals()
-        if len(totals) != len(self._sorted):
-            self._sorted = sorted(totals, key=_order)
+        if not self._is_sorted:
+            self._sorted, self._is_sorted = sorted(totals, key=_order), True
         gone = self._gone(live)
         return "".join(_lines((one, totals[one]) for one in self._sorted if one.whose not in gone)).encode()
+
+    def last_live(self, gone: Mapping[Whose, float]) -> None:
+        """Know of versions when they were last live, by the clock; it may be called by any thread."""
+        for whose, when in gone.items():
+            self._seen.setdefault(whose, when)
 
     def _gone(self, live: Collection[Whose]) -> set[Whose]:
         now = self._clock()
         alive = {("", ""), *live, *((model, "") for model, _ in live)}
         found = {one.whose for one in self._sorted}
-        self._seen |= dict.fromkeys(found & alive, now)
+        seen = {one: when for one, when in list(self._seen.items()) if one in found}
+        self._seen = seen | dict.fromkeys(found & alive, now)
         return {one for one in found - alive if now - self._seen.setdefault(one, now) > STAYS_S}
 
     def _read(self, path: Path) -> Iterable[tuple[Series, float]]:
         """The series of one file, with their values."""
         with path.open("rb") as file:
-            raw = file.read(_FIRST)
-            used = _USED.unpack_from(raw)[0] if raw else 0
-            raw += file.read(max(0, used - _FIRST))
-            inode = path.stat().st_ino
+            raw = file.read(HEAD.size)
+            used, given_up = HEAD.unpack(raw) if raw else (0, 0)
+            raw += file.read(max(0, used - HEAD.size))
+            identity = os.fstat(file.fileno()).st_ino, given_up
         known = self._files.get(path)
-        if known is None or known.inode != inode:
-            known = self._files[path] = _File(inode)
+        if known is None or known.identity != identity:
+            known = self._files[path] = _File(identity)
+            self._is_sorted = False
+        if known.end < used:
+            self._is_sorted = False
         while known.end < used:
-            (length,) = _USED.unpack_from(raw, known.end)
-            start = known.end + _USED.size
-            value = start + length + 8 - (length + 4) % 8
+            (length,) = LENGTH.unpack_from(raw, known.end)
+            start = known.end + LENGTH.size
+            value = value_place(start, length)
             known.series.append(self._series_of(path.stem, raw[start : start + length].decode()))
             known.places.append(value // 8)
             known.end = value + 16

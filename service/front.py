@@ -24,6 +24,7 @@ from service.request_ids import RequestIds
 from service.same_turn import TurnBatches
 from service.settings import Settings
 from service.shadow import Counts, Shadows
+from service.spinning import Spinning
 from service.vitals import Vitals
 from service.worker import shadow_path
 
@@ -66,6 +67,7 @@ class Front:
     open_requests: int = 0
     ids: RequestIds = field(default_factory=RequestIds)
     turn_batches: TurnBatches = field(init=False)
+    spinning: Spinning = field(init=False)
 
     def not_ready(self) -> str | None:
         """Why this process cannot predict now, in one sentence; None when it can."""
@@ -120,6 +122,7 @@ async def open_front(
         inline.retire(version)
         lanes.retire(version)
         shadows.retire(version)
+        metrics.forget_gone({(name, str(number)) for name, versions in catalog.live().items() for number in versions})
 
     catalog = Catalog(
         Repository(settings.repository),
@@ -144,6 +147,7 @@ async def open_front(
             settings, catalog, coalescer, lanes, metrics, shadows, runtime, drift, vitals, gate, Connections(settings)
         )
         front.turn_batches = TurnBatches(front, inline)
+        front.spinning = Spinning(settings.spin_s)
         watches = (catalog.watch(settings.poll_s), front.connections.watch(), drift.keep_up(_FOLD_S))
         tasks = [asyncio.create_task(watch) for watch in watches]
         try:

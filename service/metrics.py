@@ -14,9 +14,10 @@ import platform
 import threading
 import time
 from collections import Counter as Counts
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
@@ -25,7 +26,8 @@ from prometheus_client.multiprocess import mark_process_dead
 from prometheus_client.registry import Collector
 
 from models.repository import Version
-from service.counts import WrittenCounts
+from service.count_files import SlotFiles, Whose, make_room, value_class
+from service.counts import STAYS_S, WrittenCounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OK = "ok"
@@ -44,11 +46,19 @@ KEPT_BACK_S = 0.005
 After a pause they are written in the same turn of the event loop; so a process that is killed loses the counts of its
 last 5 ms at most, and none of a request that came alone."""
 
-_ROOM = {"histogram": 2**20, "counter": 2**18, "gauge_max": 2**16, "gauge_livesum": 2**16, "gauge_liveall": 2**16}
-"""Bytes of the files of a slot, by kind: enough for 60 versions; more are mapped as they come."""
+_FORGOTTEN_S = 2 * STAYS_S
+"""How long after it was live a version's counts are given up: by then it is on no process's page, where the sum over
+processes would shrink as one after the other gives up its own."""
 
 _slot = "main"
-values.ValueClass = values.MultiProcessValue(lambda: _slot)  # type: ignore[no-untyped-call]  # has no annotations
+
+
+def counts_folder() -> Path:
+    """Where all processes of this server write their counts."""
+    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+
+
+values.ValueClass = value_class(counts_folder, lambda: _slot)
 
 
 def use_slot(slot: str) -> None:
@@ -58,26 +68,12 @@ def use_slot(slot: str) -> None:
     """
     global _slot  # noqa: PLW0603 - which files this process writes to is a fact about the process
     _slot = slot
-    _make_room(slot)
-
-
-def _make_room(slot: str) -> None:
-    """Take the room of the slot's files from the disk now: a mapped page for which none is left kills the process."""
-    for kind, size in _ROOM.items():
-        path = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / f"{kind}_{slot}.db"
-        if not path.exists():
-            with path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
+    make_room(counts_folder(), slot)
 
 
 def slot() -> str:
     """The slot of this process."""
     return _slot
-
-
-def counts_folder() -> Path:
-    """Where all processes of this server write their counts."""
-    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 
 
 def forget_process(slot: str) -> None:
@@ -91,7 +87,10 @@ class Metrics:
     PROMETHEUS_MULTIPROC_DIR must name the folder of the counts, the same for all processes of a server.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._files: SlotFiles = values.ValueClass.files
+        self._gone: dict[Whose, float] = {}  # since when
         self.registry = CollectorRegistry()
         of_version = ["model", "version"]
 
@@ -144,7 +143,7 @@ class Metrics:
         )
         started.set(time.time())
         self._in_flight.set(0)  # the slot's last process may have died with rows in flight
-        self._counts = WrittenCounts(counts_folder())
+        self._counts = WrittenCounts(counts_folder(), clock)
         self._reading = threading.Lock()
         self._is_scheduled = False
         self._changed: list[_OfVersion] = []  # since they were written
@@ -269,6 +268,32 @@ class Metrics:
         for collector in (_State(live, refused, is_ready=is_ready, is_readable=is_readable), *more):
             registry.register(collector)
         return counts + bytes(generate_latest(registry))
+
+    def forget_gone(self, live: Collection[Whose]) -> None:
+        """Give up the counts of versions that are none of `live`, once they have left the page of every process.
+
+        Called where requests are counted, whenever a version has gone. One that comes back later begins at 0.
+        """
+        now = self._clock()
+        alive = {("", ""), *live, *((model, "") for model, _ in live)}
+        self._gone = {whose: self._gone.get(whose, now) for whose in self._files.whose() - alive}
+        self._counts.last_live(self._gone)
+        long_gone = {whose for whose, since in self._gone.items() if now - since > _FORGOTTEN_S}
+        if not long_gone:
+            return
+        self.write_what_is_kept()
+        for metric in self._of_versions():
+            for labels in list(metric._metrics):  # noqa: SLF001 - a copy, since a page may add to it in its thread
+                if labels[:2] in long_gone:
+                    del metric._metrics[labels]  # noqa: SLF001 - `remove` warns that prometheus_client's files cannot
+        self._outcomes = {key: one for key, one in list(self._outcomes.items()) if key[:2] not in long_gone}
+        self._of_version = {key: one for key, one in self._of_version.items() if one.labels not in long_gone}
+        self._files.forget(long_gone)
+
+    def _of_versions(self) -> list[Any]:
+        """The metrics that are counted by model and version, and by more."""
+        metrics: list[Any] = list(self.registry._collector_to_names)  # noqa: SLF001 - nothing public names them
+        return [one for one in metrics if getattr(one, "_labelnames", ())[:2] == ("model", "version")]
 
     def _outcome(self, key: tuple[str, str, str]) -> Counter:
         outcome = self._outcomes.get(key)

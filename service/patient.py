@@ -1,7 +1,7 @@
 """What LitServe and uvicorn wake for in an API process that nobody asks, and need not.
 
-uvicorn looks ten times a second whether it should end, and LitServe once a second, by way of its manager, whether an
-answer has come by a queue; none ever does.
+uvicorn looks ten times a second whether it should end, and LitServe once a second whether an answer has come by a
+queue; none ever does.
 """
 
 import asyncio

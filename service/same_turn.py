@@ -69,14 +69,20 @@ class TurnBatches:
         self._batches: dict[tuple[str, Any], TurnBatch] = {}
         self._made_at = 0
 
-    def of(self, version: Version, body: bytes, *, is_oip: bool, oip_length: str | None) -> "TurnBatch | None":
-        """That of requests to a live version which are like this one; None where there is none."""
+    def of(
+        self, version: Version, body: bytes, *, is_oip: bool, oip_length: str | None, begin: int | None
+    ) -> "TurnBatch | None":
+        """That of requests to a live version which are like this one; None where there is none.
+
+        `begin` is where its numbers begin, if it is many rows in JSON.
+        """
         if self._made_at != self._front.catalog.changes:  # versions may be gone
             self._batches, self._made_at = {}, self._front.catalog.changes
-        key = version.key, is_oip if oip_length is None else body[: int(oip_length)]
+        end = begin if oip_length is None else int(oip_length)
+        key = version.key, is_oip if end is None else body[:end]
         batch = self._batches.get(key)
         if batch is None:
-            form = form_of(version, body, is_oip=is_oip, oip_length=oip_length)
+            form = form_of(version, body, is_oip=is_oip, oip_length=oip_length, begin=begin)
             if form is None or len(self._batches) >= _MOST_BATCHES:
                 return None
             batch = self._batches[key] = TurnBatch(self._front, self._inline, version, form)
@@ -149,6 +155,7 @@ class TurnBatch:
         except Exception:  # noqa: BLE001 - the coalescer finds out what it is, and whose
             return waiting[:most]
         self._write(taken, texts)
+        front.spinning.answered(waiting[0].started, waiting[0].lane)
         front.drift.sample(version, matrix, answers)
         self._count([pending.started for pending, _ in taken], began, encoded, computed)
         return left

@@ -4,7 +4,6 @@
 
     python -m service         service/supervisor.py: takes signals, starts the next line again if it dies
       LitServe's main         this file
-        manager               LitServe's; nothing of ours waits for it
         API processes         service/front.py behind service/fast_lane.py and service/routes.py
         inference workers     service/worker.py, started by service/api.py
 
@@ -31,6 +30,7 @@ import uvicorn
 from fastapi import FastAPI
 from litserve import LitServer
 from litserve.connector import check_cuda_with_nvidia_smi
+from litserve.loops import inference_worker
 from litserve.utils import WorkerSetupStatus
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,7 +38,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import accepting, metrics, process, worker
 from service.access.gate import Gate
 from service.access.limits import Limits
-from service.api import Rowcast, opener
+from service.api import Rowcast, Statuses, opener
 from service.attached import attached
 from service.busy import beating, busy_path
 from service.fast_lane import FastLane
@@ -48,6 +48,7 @@ from service.metrics_port import answering, listen
 from service.patient import NoQueue, PatientServer
 from service.platforms import OtherPaths
 from service.routes import add_routes
+from service.scheduling import take_short_slices
 from service.settings import BadSettings, Settings
 from service.tls import Tls
 from service.tls_lane import TlsLane
@@ -94,8 +95,6 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
     except CannotServe as error:
         _tell(error)
         return process.CANNOT_SERVE
-    except (EOFError, ConnectionError):  # the manager died, and the watch has said so
-        return process.FAILED
     return server.exit_status
 
 
@@ -113,21 +112,23 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        up = server.api_is_up(server.slot)
         metrics.use_slot(f"api-{server.slot}")
         process.take_short_turns()
-        server.expect_nothing_by_queue()
+        take_short_slices()
         server.tally.join(server.slot)
         gate = _or_end(lambda: Gate(settings, server.runtime / LIMITS))
+        process.call_this(f"api-{server.slot}")
         async with (
             litserves(app),
-            beating(busy_path(server.api_is_up(server.slot))),
             _open_front(server, settings, gate, open_session) as front,
         ):
             fronts.append(front)
             async with attached(front, settings, tls), answering(server.metrics_listener, app):
                 process.keep_what_is_there()
-                _say_ready(server, settings, front)
-                yield
+                async with beating(busy_path(up)):  # not before: a start takes long on a busy machine, and hangs nobody
+                    _say_ready(server, settings, front)
+                    yield
             if front.open_requests:  # uvicorn waits for them no longer
                 (server.runtime / f"{server.slot}.cut").write_text(str(front.open_requests))
 
@@ -251,9 +252,29 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         """The file that an API process makes when it is about to answer."""
         return self.runtime / f"api-{slot}.up"
 
-    def expect_nothing_by_queue(self) -> None:
-        """Called in an API process. LitServe asks its manager for answers once a second."""
+    def _init_manager(self, num_api_servers: int) -> None:  # noqa: ARG002 - LitServe passes it
+        """What processes tell each other. LitServe starts one more for this; those that are forked share memory."""
+        self.workers_setup_status = Statuses(len(self.worker_sockets))
+        self._shutdown_event = threading.Event()
         self._transport = NoQueue()
+
+    def launch_inference_worker(self, lit_api: Rowcast) -> list[BaseProcess]:
+        """Start all of them."""
+        return [self.launch_single_inference_worker(lit_api, number) for number in range(len(self.worker_sockets))]
+
+    def launch_single_inference_worker(self, lit_api: Rowcast, worker_id: int) -> BaseProcess:
+        """Start one as a fork, which shares what this process has imported; LitServe starts an interpreter of its own.
+
+        This process has no session and has not touched a GPU, so there is nothing that a fork would break.
+        """
+        device = self._inference_workers_config_for_api(lit_api.api_path)[worker_id]
+        if not isinstance(device, str):  # LitServe names a GPU by a list of one
+            (device,) = device
+        known = (lit_api, device, worker_id, None, self._transport, self.workers_setup_status, self._callback_runner)
+        name = f"inference worker {worker_id}"
+        started = multiprocessing.get_context("fork").Process(target=inference_worker, args=(*known, False), name=name)
+        started.start()
+        return started
 
     def verify_worker_status(self) -> None:
         """Wait until a worker is ready. LitServe waits for ever when all die before they report."""
@@ -297,7 +318,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         process.log_like_the_rest("litserve")  # `run` has given it a handler
         return {slot: start(slot) for slot in range(num_uvicorn_servers)}
 
-    def _start_worker_monitoring(self, manager: Any, uvicorn_workers: dict[int, BaseProcess]) -> None:
+    def _start_worker_monitoring(self, _: None, uvicorn_workers: dict[int, BaseProcess]) -> None:
         """Watch every process. LitServe's monitor sees workers alone, every 2 s, and restarts without backoff."""
         self._children = [
             Child(f"API process {slot}", one, partial(self._start_api_process, slot), up, busy=busy_path(up))
@@ -309,33 +330,31 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
             Child(f"inference worker {number}", one, partial(start_worker, number), path, busy=busy_path(path))
             for number, (one, path) in enumerate(zip(self.inference_workers, self.worker_sockets, strict=True))
         ]
-        threading.Thread(target=self._watch, args=[manager], name="watch", daemon=True).start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
-    def _watch(self, manager: Any) -> None:
+    def _watch(self) -> None:
         """What the watching thread does; `run` ends the rest once it is told.
 
         The thread itself stays until the end: the kernel ends with a thread what that thread started.
         """
         try:
-            process_of_manager = manager._process  # noqa: SLF001 - nothing public names it
             served = self.runtime / process.READY
-            self.exit_status = watch(self._children, process_of_manager, self._end, served, self._hang_s)
+            watch(self._children, self._end, served, self._hang_s)
         except CannotServe as error:
             _tell(error)
             self.exit_status = process.CANNOT_SERVE
         except Exception:
             log.exception("the watch over the processes failed; they are all started again")
             self.exit_status = process.FAILED
-        with contextlib.suppress(EOFError, OSError):  # the manager is dead: `run` has noticed by itself
-            self._shutdown_event.set()  # what LitServe's own POST /shutdown sets
+        self._shutdown_event.set()  # what LitServe's own POST /shutdown sets
         self._is_drained.wait()
 
-    def _perform_graceful_shutdown(self, manager: Any, *_: Any) -> None:
+    def _perform_graceful_shutdown(self, *_: Any) -> None:
         """Let the API processes finish what they have, then end the rest.
 
         LitServe ends one process after the other, each worker after up to 5 s.
         """
-        for listener in self._listeners:  # this process and the manager hold it open, and nobody would accept
+        for listener in self._listeners:  # this process holds it open, and nobody would accept
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
         apis = [child for child in self._children if child.up.suffix == ".up"]
@@ -349,8 +368,6 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
             self.exit_status = process.FAILED
         end_all([child.process for child in workers], 1.0)
         self._is_drained.set()
-        with contextlib.suppress(EOFError, OSError):
-            manager.shutdown()
 
 
 def _gpus() -> int:

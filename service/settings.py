@@ -112,6 +112,15 @@ class Settings(BaseSettings):
             "0: workers compute all of them.",
         ),
     ] = 0.001
+    spin_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=0.01,
+            description="How long an API process looks for the next request before it sleeps, while a client or two "
+            "send one after the other; 0: it sleeps at once, for where its share of a core is limited.",
+        ),
+    ] = 0.0002
     hang_s: Annotated[
         Seconds,
         Field(

@@ -20,7 +20,6 @@ from service.settings import Settings
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 _GRACE_S = 3.0  # beyond drain_s, for the processes that hold no request
 _LONGEST_BACKOFF_S = 15.0
-_LONGEST_FOLDER = 60  # the path of a unix socket has at most 107 bytes, and LitServe's manager puts one in there
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +75,7 @@ def _start_main(settings: Settings, runtime: Path) -> tuple[int, socket.socket]:
     try:
         ours.close()
         _become_main(parent)
-        if len(str(runtime)) <= _LONGEST_FOLDER:  # else what a killed process had in a temporary folder stays
-            os.environ["TMPDIR"] = tempfile.tempdir = str(runtime)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(runtime)  # else what a killed process had in one stays
         from service import server  # noqa: PLC0415 - LitServe belongs to the child
 
         status = server.serve(settings, runtime, theirs)

@@ -54,22 +54,15 @@ class CannotServe(Exception):  # noqa: N818 - it says what the matter is
     """The server cannot start; the sentence is empty when a process has logged it already."""
 
 
-def watch(children: list[Child], manager: BaseProcess, end: socket.socket, served: Path, hang_s: float) -> int:
-    """Keep the children alive until `end` is readable; the exit status that the server should have.
+def watch(children: list[Child], end: socket.socket, served: Path, hang_s: float) -> None:
+    """Keep the children alive until `end` is readable.
 
     A child that computes one thing for longer than `hang_s`, or is stopped for a fiftieth of it, is killed.
 
     Raises:
         CannotServe: a child died before anything was served, which is when `served` exists.
     """
-    while True:
-        happened = _sleep_until_something_happens(children, manager, end)
-        if end in happened:
-            return 0
-        if manager.sentinel in happened:
-            manager.join()
-            log.error("LitServe's manager died %s; all processes are started again", _how(manager))
-            return process.FAILED
+    while end not in _sleep_until_something_happens(children, end):
         for child in children:
             _look_after(child, served, hang_s)
 
@@ -132,18 +125,19 @@ def check_that_all_live(processes: list[BaseProcess]) -> None:
         CannotServe: one has.
     """
     for one in processes:
-        if one.exitcode == process.CANNOT_SERVE:
+        code = one.exitcode  # once: it may end between two looks
+        if code == process.CANNOT_SERVE:
             raise CannotServe
-        if one.exitcode is not None:
+        if code is not None:
             raise CannotServe(f"{one.name} died {_how(one)} as it started")
 
 
-def _sleep_until_something_happens(children: list[Child], manager: BaseProcess, end: socket.socket) -> list[Any]:
+def _sleep_until_something_happens(children: list[Child], end: socket.socket) -> list[Any]:
     alive = [child.process.sentinel for child in children if child.due is None]
     due = min((child.due for child in children if child.due is not None), default=math.inf)
     is_stopped = any(child.stopped is not None for child in children)
     patience = min(_LOOK_AGAIN_S if is_stopped else _LOOK_S, max(0.0, due - time.monotonic()))
-    return connection.wait([end, manager.sentinel, *alive], patience)
+    return connection.wait([end, *alive], patience)
 
 
 def _why_it_hangs(child: Child, hang_s: float) -> str | None:

@@ -6,6 +6,7 @@ a session releases the interpreter while it computes, and opening one version ne
 
 import contextlib
 import logging
+import queue
 import selectors
 import signal
 import socket
@@ -19,8 +20,9 @@ from models.errors import BadVersion, RowcastError
 from models.proof import Answers, Session, prove
 from models.repository import Repository, Version
 from models.schema import Matrix
-from service.busy import Busy, busy_path
+from service.busy import Busy, Place, busy_path
 from service.frames import LENGTH, BadFrame, Reply, Request, Status, What, read_request, reply_bytes
+from service.scheduling import FullShare, Share
 
 OpenSession = Callable[[Version], Session]
 _MOST_BYTES = 1 << 33  # of one frame; far above what the limits of an API process let through
@@ -244,49 +246,89 @@ class End:
         self._tell.close()
 
 
-def serve(engine: Engine, path: Path, look_every_s: float, end: End) -> None:
-    """Answer on a unix socket until `end` was told and the last API process has closed its connections."""
-    path.unlink(missing_ok=True)  # a worker that died left it
-    busy = Busy(busy_path(path))
-    connections: set[socket.socket] = set()
+def serve(
+    engine: Engine, path: Path, look_every_s: float, end: End, new_share: Callable[[], Share] = FullShare
+) -> None:
+    """Answer on a unix socket until `end` was told and the last API process has closed its connections.
+
+    `new_share` says how much of a core a new connection's thread asks for.
+    """
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)  # a worker that died left it
+    talks = _Talks(engine, Busy(busy_path(path)), end)
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as awaited:
-        listener.bind(str(path))
+        listener.bind(str(beside))
         listener.listen(128)
+        beside.replace(path)  # whoever sees it is let in
         for one in (listener, end.told):
             awaited.register(one, selectors.EVENT_READ)
-        while not (end.is_told and not connections):
+        while not (end.is_told and not talks.connections):
             ready = [key.fileobj for key, _ in awaited.select(look_every_s)]
             if end.told in ready:
                 end.told.recv(4096)
             if listener in ready:
-                connection, _ = listener.accept()
-                connections.add(connection)
-                arguments = (engine, connection, busy, connections, end)
-                threading.Thread(target=_talk, args=arguments, daemon=True).start()
+                talks.start(listener.accept()[0], new_share())
+            talks.go_on()
             if not ready:
                 engine.forget_retired()
     end.close()
 
 
-def _talk(engine: Engine, connection: socket.socket, busy: Busy, connections: set[socket.socket], end: End) -> None:
-    try:
-        with connection, busy.place() as place:
-            while frame := _next_frame(connection):
-                request = read_request(frame)
-                if request.what is What.RETIRE:
-                    engine.retire(request.key)
-                    continue
-                if request.what is What.SHADOW:
-                    engine.start_shadow()
-                    continue
-                with place if request.what is What.PREDICT else contextlib.nullcontext():
-                    reply = engine.answer(request)
-                connection.sendall(reply_bytes(reply))
-    except (OSError, BadFrame) as error:
-        log.debug("a connection ended: %s", error)
-    finally:
-        connections.discard(connection)
-        end.wake()
+class _Talks:
+    """The connections of a worker, a thread each."""
+
+    def __init__(self, engine: Engine, busy: Busy, end: End) -> None:
+        self.connections: set[socket.socket] = set()
+        self._engine, self._busy, self._end = engine, busy, end
+        self._handed: queue.SimpleQueue[tuple[socket.socket, Share]] = queue.SimpleQueue()
+
+    def start(self, connection: socket.socket, share: Share) -> None:
+        """Answer on a connection until it is closed."""
+        self.connections.add(connection)
+        threading.Thread(target=self._talk, args=(connection, share), daemon=True).start()
+
+    def go_on(self) -> None:
+        """Start the threads that are to take over; a new thread's share is that of the one that starts it."""
+        while not self._handed.empty():
+            self.start(*self._handed.get())
+
+    def _talk(self, connection: socket.socket, share: Share) -> None:
+        others: Share | None = None
+        try:
+            with self._busy.place() as place:
+                while others is None and (frame := _next_frame(connection)):
+                    others = self._take(read_request(frame), connection, place, share)
+        except (OSError, BadFrame) as error:
+            log.debug("a connection ended: %s", error)
+        finally:
+            if others is not None:
+                self._handed.put((connection, others))
+            else:
+                connection.close()
+                self.connections.discard(connection)
+            self._end.wake()
+
+    def _take(self, request: Request, connection: socket.socket, place: Place, share: Share) -> Share | None:
+        """Do what is asked; another thread's share, if one should go on with the next request."""
+        match request.what:
+            case What.RETIRE:
+                self._engine.retire(request.key)
+                return None
+            case What.SHADOW:
+                self._engine.start_shadow()
+                return None
+            case What.PREDICT:
+                share.begin()
+                with place:
+                    reply = self._engine.answer(request)
+                others = share.end()
+            case What.OPEN | What.EXPECT:
+                share.opens()
+                reply, others = self._engine.answer(request), None
+            case What.GREET:
+                reply, others = self._engine.answer(request), None
+        connection.sendall(reply_bytes(reply))
+        return others
 
 
 def _next_frame(connection: socket.socket) -> bytearray | None:

@@ -1,7 +1,7 @@
 """The networks that are tried where a plan names none, and the recipe that fits them.
 
 Few and different: validation chooses between them and averages what it likes. What each setting gains is in
-docs/decisions/0030-the-default-networks.md; the recipe follows RealMLP (Holzmüller et al. 2024) and the numeric
+docs/decisions/0030-default-networks.md; the recipe follows RealMLP (Holzmüller et al. 2024) and the numeric
 encodings of Gorishniy et al. 2022.
 """
 
@@ -44,7 +44,7 @@ def candidates_of(plan: Plan, rows: int) -> list[Candidate]:
     """
     if plan.net.hidden is not None or plan.fit.members is not None or plan.net.preprocessing == "none":
         return [Candidate("perceptron", plan.net, plan.fit)]
-    width = 128 if rows <= _FEW_ROWS else 256
+    width = 128 if rows <= _FEW_ROWS else 192
     return [
         # numbers cut at their quantiles: for what jumps and bends, as trees see it
         _candidate(plan, "steps", {"hidden": (128, 128), "expansion": "steps", "pieces": 48}),

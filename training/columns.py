@@ -12,8 +12,9 @@ number, boolean and datetime columns; in a category column they are categories l
 says "NA" means the same as the table did. Blanks around a value do not count.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ import polars as pl
 from models.errors import shown
 from models.manifest import ClassLabel, Task
 from models.schema import category_text
+from training.distinct import of_distinct
 from training.plan import Kind, Plan, nearest
 from training.table import BadTable, Table
 
@@ -38,6 +40,23 @@ FEW_WHOLE_NUMBERS = 20
 
 _ID_NAMES = {"id", "index", "row", "rowid", "row_id", "rownames", "uid", "uuid"}
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
+_CODE = r"^[+-]?0\d"
+_OTHER_FORMS = {
+    r"^[+-]?(\d{1,3}([ ,.'\u00a0\u2009\u202f]\d{3})+([.,]\d+)?|\d+,\d+)$": (
+        "numbers with a decimal comma or marks between thousands",
+        "them like 1234.5",
+    ),
+    r"^[+-]?\d+([.,]\d+)?\s?%$": ("percentages", "them as numbers without the sign"),
+    r"^[+-]?[$\u20ac\u00a3\u00a5]\s?[+-]?\d[\d.,]*$|^[+-]?\d[\d.,]*\s?[$\u20ac\u00a3\u00a5]$": (
+        "amounts of money",
+        "them as numbers without the sign",
+    ),
+    r"^(\d{4}[/.-]\d{1,2}[/.-]\d{1,2}|\d{1,2}[/.-]\d{1,2}[/.-]\d{4})([T ].*)?$": (
+        "dates",
+        "them like 2024-05-31 or 2024-05-31T09:30:00",
+    ),
+}
+"""What a CSV may hold that is meant as a number or a moment, and that no request could send as one."""
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -131,7 +150,8 @@ def read_batch(batch: pl.DataFrame, first: int, data: Data, plan: Plan, *, is_te
     """
     rows = pl.Series(range(first, first + batch.height))
     is_lost = batch.select(pl.any_horizontal(_is_missing(name, batch.schema[name]) for name in data.targets))
-    batch, rows = batch.filter(~is_lost.to_series()), rows.filter(~is_lost.to_series())
+    if is_lost.to_series().any():
+        batch, rows = batch.filter(~is_lost.to_series()), rows.filter(~is_lost.to_series())
     typed = []
     for name, dtype in data.frame.schema.items():
         wanted = plan.table.kinds.get(name)
@@ -148,15 +168,20 @@ def read_batch(batch: pl.DataFrame, first: int, data: Data, plan: Plan, *, is_te
     is_known = frame[data.targets[0]].is_in(
         pl.Series(list(data.classes), dtype=frame.schema[data.targets[0]]).to_list()
     )
-    return frame.filter(is_known), int((~is_known).sum())
+    return (frame, 0) if is_known.all() else (frame.filter(is_known), int((~is_known).sum()))
 
 
 def targets_of(frame: pl.DataFrame, data: Data) -> npt.NDArray[np.float64 | np.int64]:
     """The targets of typed rows as `Data.y` has them: float64 [N, K], or class codes int64 [N]."""
     if data.classes is None:
         return np.stack([frame[name].cast(pl.Float64).to_numpy() for name in data.targets], axis=1)
-    codes = {label: code for code, label in enumerate(data.classes)}
-    return np.array([codes[label] for label in frame[data.targets[0]].to_list()], dtype=np.int64)
+    return _codes(frame[data.targets[0]], data.classes)
+
+
+def _codes(labels: pl.Series, classes: Sequence[ClassLabel]) -> npt.NDArray[np.int64]:
+    """The place of each label among the classes, int64 [N]."""
+    codes = {label: code for code, label in enumerate(classes)}
+    return of_distinct(labels, lambda values: [codes[value] for value in values], pl.Int64).to_numpy(writable=True)
 
 
 def _kind_of_typed(dtype: pl.DataType) -> Kind:
@@ -215,14 +240,13 @@ def _why_dropped(name: str, kind: Kind, values: pl.Series, *, is_wanted: bool) -
     present = values.drop_nulls()
     if present.len() == 0:
         return "is empty"
-    distinct = present.n_unique()
-    if distinct == 1 and present.len() == values.len():
+    if present.len() == values.len() and (present == present[0]).all():
         return f"is {shown(_plain(present[0]))} in every row"
     if is_wanted:
         return None
-    if kind == "category" and distinct > ID_SHARE * present.len():
+    if kind == "category" and present.n_unique() > ID_SHARE * present.len():
         return "is distinct in nearly every row (an id or free text)"
-    if kind == "number" and name.lower() in _ID_NAMES and distinct == values.len() and _is_whole(present):
+    if kind == "number" and name.lower() in _ID_NAMES and present.n_unique() == values.len() and _is_whole(present):
         return "numbers the rows"
     return None
 
@@ -235,14 +259,34 @@ def _typed(
 ) -> tuple[Kind, pl.Series]:
     """The kind of a column and its values: Float64 or Int64, Boolean, String, or Datetime in UTC."""
     if column.dtype in _TEXTS:
-        texts = column.cast(pl.String).str.strip_chars()
-        texts = texts.set(texts == "", None)
-        kind = wanted or (_inferred(texts, rows, place) if is_text else "category")
+        texts = column.cast(pl.String)
+        if wanted == "number" or (wanted is None and is_text):
+            numbers = _plain_numbers(texts, is_certain=wanted is not None)
+            if numbers is not None:
+                return "number", _finite(numbers, rows, place)
+        kind = wanted or ("category" if not is_text else None)
+        if kind != "category":
+            texts = texts.str.strip_chars()
+            texts = texts.set(texts == "", None)
+            kind = kind or _inferred(texts, rows, place)
         if kind == "category":
             return kind, _category_texts(texts, is_text=is_text)
         return kind, _from_texts(texts, kind, rows, place, notes)
     kind = wanted or _kind_of_dtype(column, place)
     return kind, _from_values(column, kind, rows, place)
+
+
+def _plain_numbers(texts: pl.Series, *, is_certain: bool) -> pl.Series | None:
+    """The numbers of a column whose every cell is null or plainly one, which most columns of a CSV are; None of others.
+
+    What is said of cells below takes five passes over the texts; this is one.
+    """
+    if _read_numbers(texts.head(1000)).null_count() > texts.head(1000).null_count():
+        return None
+    if texts.null_count() == len(texts) or (not is_certain and texts.str.contains(_CODE).any()):
+        return None
+    numbers = _read_numbers(texts)
+    return numbers if numbers.null_count() == texts.null_count() else None
 
 
 def _inferred(texts: pl.Series, rows: pl.Series, place: str) -> Kind:
@@ -254,13 +298,30 @@ def _inferred(texts: pl.Series, rows: pl.Series, place: str) -> Kind:
         if _share_read(read, sample) == 0 and sample.len() == 1000:
             continue
         share = _share_read(read, values)
-        if kind == "number" and share > 0 and values.str.contains(r"^[+-]?0\d").any():
+        if kind == "number" and share > 0 and values.str.contains(_CODE).any():
             return "category"
         if share == 1:
             return kind
         if share >= MOSTLY:
             _refuse_odd_one(texts, kind, rows, place)
+    _refuse_other_forms(texts, values, rows, place)
     return "category"
+
+
+def _refuse_other_forms(texts: pl.Series, values: pl.Series, rows: pl.Series, place: str) -> None:
+    """Numbers and dates as people write them, which would be thousands of categories that say nothing."""
+    sample = values.head(1000)
+    for form, (what, instead) in _OTHER_FORMS.items():
+        if all(part.str.contains(form).sum() >= MOSTLY * part.len() for part in (sample, values)):
+            first = texts.str.contains(form).fill_null(value=False).arg_max()
+            assert first is not None
+            name = shown(texts.name)
+            raise BadTable(
+                place,
+                f"column {name} holds {what}, as {shown(texts[first])} in row {rows[first]}; write {instead}, or say "
+                f'that its texts are categories: kinds.{texts.name} = "category" in a plan, --kind '
+                f"{texts.name}=category in a command; --drop leaves it out",
+            )
 
 
 def _share_read(read: Callable[[pl.Series], pl.Series], values: pl.Series) -> float:
@@ -296,8 +357,7 @@ def _from_texts(texts: pl.Series, kind: Kind, rows: pl.Series, place: str, notes
 
 def _from_values(column: pl.Series, kind: Kind, rows: pl.Series, place: str) -> pl.Series:
     if kind == "category":
-        names = {value: category_text(_plain(value)) for value in column.unique().to_list()}
-        return pl.Series(column.name, [names[value] for value in column.to_list()], dtype=pl.String)
+        return of_distinct(column, lambda values: [category_text(_plain(value)) for value in values], pl.String)
     try:
         if kind == "datetime":
             column = column.cast(pl.Datetime("us")) if column.dtype == pl.Date else column
@@ -322,32 +382,39 @@ def _kind_of_dtype(column: pl.Series, place: str) -> Kind:
         return "number"
     if column.dtype in (pl.Date, pl.Datetime):
         return "datetime"
-    raise BadTable(place, f"column {shown(column.name)} is {column.dtype}, which is no kind of feature; drop it")
+    raise BadTable(
+        place, f"column {shown(column.name)} is {column.dtype}, which is no kind of feature; --drop leaves it out"
+    )
 
 
 def _without_spelled_missing(texts: pl.Series) -> pl.Series:
-    return texts.set(texts.str.to_lowercase().is_in(MISSING), None)
+    short = texts.filter(texts.str.len_bytes() <= max(map(len, MISSING))).unique()
+    spelled = short.filter(short.str.to_lowercase().is_in(MISSING))
+    return texts.set(texts.is_in(spelled.to_list()), None) if len(spelled) else texts
 
 
 def _category_texts(texts: pl.Series, *, is_text: bool) -> pl.Series:
-    """A CSV's 3 and 3.0 are one category, as they are in JSON: a number that is a category has its canonical text."""
-    if not is_text:
-        return texts
-    numbers = texts.cast(pl.Float64, strict=False)
-    is_plain = texts.str.contains(r"^[+-]?(0|[1-9]\d*)(\.\d+)?$") & numbers.is_not_null()
-    if not is_plain.any():
-        return texts
-    canonical = {
-        text: category_text(int(text) if text.lstrip("+-").isdigit() else float(text))
-        for text in texts.filter(is_plain.fill_null(value=False)).unique().to_list()
-    }
-    return texts.replace(canonical)
+    """The texts without blanks around them, null where nothing is left.
+
+    A CSV's 3 and 3.0 are one category, as they are in JSON: a number that is a category has its canonical text.
+    """
+    distinct = texts.drop_nulls().unique()
+    stripped = distinct.str.strip_chars()
+    meant = stripped.set(stripped == "", None)
+    if is_text:
+        is_plain = meant.str.contains(r"^[+-]?(0|[1-9]\d*)(\.\d+)?$").fill_null(value=False)
+        numbers = meant.filter(is_plain)
+        canonical = [category_text(int(text) if text.lstrip("+-").isdigit() else float(text)) for text in numbers]
+        meant = meant.replace(numbers, pl.Series(canonical, dtype=pl.String)) if len(numbers) else meant
+    return texts if meant.equals(distinct) else texts.replace(distinct, meant)
 
 
 def _read_numbers(texts: pl.Series) -> pl.Series:
-    whole = texts.cast(pl.Int64, strict=False)
-    if whole.null_count() == texts.null_count():
-        return whole
+    first = texts.head(100)  # says of most columns that they are not all whole
+    if first.cast(pl.Int64, strict=False).null_count() == first.null_count():
+        whole = texts.cast(pl.Int64, strict=False)
+        if whole.null_count() == texts.null_count():
+            return whole
     values = texts.cast(pl.Float64, strict=False)
     return values.set(values.is_nan(), None)
 
@@ -360,7 +427,12 @@ def _read_booleans(texts: pl.Series) -> pl.Series:
 
 def _read_datetimes(texts: pl.Series) -> pl.Series:
     """Moments in UTC. The texts that pass here also pass `datetime.fromisoformat`, which reads those of requests."""
-    texts = texts.set(~texts.str.contains(_ISO), None).str.replace(",", ".", literal=True)
+    is_iso = texts.str.contains(_ISO)
+    form = _form_of(texts) if is_iso.all() else None
+    if form is not None:
+        moments = texts.str.replace(" ", "T", literal=True).str.to_datetime(form, strict=False, time_unit="us")
+        return _within_years(moments)
+    texts = texts.set(~is_iso, None).str.replace(",", ".", literal=True)
     parts = texts.str.extract_groups(
         r"^(?<day>\d{4}-\d{2}-\d{2})[T ]?(?<minute>\d{2}:\d{2})?:?(?<second>\d{2}(?:\.\d+)?)?"
         r"(?<offset>Z|[+-]\d{2}(?::?\d{2})?)?$"
@@ -372,7 +444,26 @@ def _read_datetimes(texts: pl.Series) -> pl.Series:
     second = parts["second"].fill_null("00").str.head(9)  # microseconds, as requests are read
     whole = parts["day"] + " " + parts["minute"].fill_null("00:00") + ":" + second + offset
     moments = whole.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%z", strict=False, time_unit="us", time_zone="UTC")
-    return moments.dt.replace_time_zone(None).alias(texts.name)
+    return _within_years(moments.dt.replace_time_zone(None).alias(texts.name))
+
+
+def _within_years(moments: pl.Series) -> pl.Series:
+    """The moments of the years that Python's datetimes have, and with them requests; null for others."""
+    is_far = ~moments.is_between(datetime.min, datetime.max).fill_null(value=True)  # noqa: DTZ901 - in UTC, as documented
+    return moments.set(is_far, None) if is_far.any() else moments
+
+
+def _form_of(texts: pl.Series) -> str | None:
+    """The form that all of a column's ISO 8601 texts have, in which they are read in a quarter of the time."""
+    lengths = texts.str.len_bytes()
+    shortest, longest = lengths.min(), lengths.max()
+    if shortest == longest == 10:
+        return "%Y-%m-%d"
+    if shortest == longest == 19:
+        return "%Y-%m-%dT%H:%M:%S"
+    if texts.str.contains(r"^.{19}\.\d{1,6}$").all():  # null is passed over, by all three
+        return "%Y-%m-%dT%H:%M:%S%.f"
+    return None
 
 
 _READERS: dict[Kind, Callable[[pl.Series], pl.Series]] = {
@@ -388,7 +479,7 @@ def _finite(values: pl.Series, rows: pl.Series, place: str) -> pl.Series:
     Raises:
         BadTable: a value is infinite, as 1e400 is.
     """
-    if not values.dtype.is_float():
+    if not values.dtype.is_float() or values.is_finite().all():
         return values
     values = values.set(values.is_nan(), None)
     wrong = values.is_infinite().fill_null(value=False)
@@ -447,8 +538,7 @@ def _learned_target(
         raise BadTable(
             place, f"target {name} has {len(labels)} distinct values in {values.len()} rows; too many classes"
         )
-    codes = {label: code for code, label in enumerate(labels)}
-    return tuple(labels), np.array([codes[label] for label in values.to_list()], dtype=np.int64)
+    return tuple(labels), _codes(values, labels)
 
 
 def _is_whole(values: pl.Series) -> bool:

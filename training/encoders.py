@@ -4,8 +4,8 @@ The schema says how a value becomes a number and never changes with the data aft
 fitted on the training rows. Both stay with the version, so a served row passes through exactly what a training row did.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from models.schema import (
     Schema,
 )
 from training.columns import MOST_CATEGORIES, Data
+from training.distinct import of_distinct
 from training.plan import TablePlan
 from training.split import Rows
 
@@ -36,6 +37,7 @@ EMBEDDING = 8
 
 _WHOLE_LOST = 0.01  # share of distinct whole numbers that FP32 may merge with a neighbour
 _SPREAD_LOST = 1e-4  # rounding error of FP32 that is allowed, in interquartile ranges
+_TOGETHER = 1 << 12  # rows that are turned from columns into lines while they lie in the processor's cache
 _DAY, _WEEK, _YEAR = 86_400.0, 7.0, 365.25
 
 
@@ -50,18 +52,35 @@ def learn_schema(data: Data, train: Rows, plan: TablePlan) -> Schema:
 
 
 def encode(frame: pl.DataFrame, schema: Schema) -> Matrix:
-    """The matrix of a typed frame, through the same `Schema.encode_columns` as a request's."""
-    return schema.encode_columns({feature.name: _values(frame[feature.name], feature) for feature in schema.features})
+    """The matrix of a typed frame; bit by bit what a request's values are made by the same features.
+
+    Shape:
+        frame: N rows -> float32 or float64 (`datatype`) [N, F], C order
+
+    Raises:
+        BadRow: a number does not fit the datatype.
+    """
+    lines = [line for feature in schema.features for line in _lines(frame[feature.name], feature)]
+    matrix = np.empty((frame.height, len(lines)), np.float64 if schema.datatype == "FP64" else np.float32)
+    with np.errstate(over="ignore"):  # what does not fit is named
+        for start in range(0, frame.height, _TOGETHER):
+            some = slice(start, start + _TOGETHER)
+            np.stack([line[some] for line in lines], axis=1, out=matrix[some], casting="same_kind")
+    if np.isinf(matrix).any():
+        numbers = Schema(datatype=schema.datatype, features=tuple(f for f in schema.features if f.kind == "number"))
+        numbers.encode_columns({name: frame[name].cast(pl.Float64).to_numpy() for name in numbers.names})
+    return matrix
 
 
-def _values(column: pl.Series, feature: Feature) -> Any:
+def _lines(column: pl.Series, feature: Feature) -> Sequence[npt.NDArray[np.float64]]:
+    """The columns of the matrix that a feature fills."""
     match feature:
-        case NumberFeature():
-            return column.cast(pl.Float64).to_numpy()  # null becomes NaN
+        case NumberFeature() | BooleanFeature():
+            return [column.cast(pl.Float64).to_numpy()]  # null becomes NaN
         case DatetimeFeature():
-            return column.to_numpy()  # null becomes NaT
-        case _:
-            return column.to_list()
+            return list(feature.encode(column.to_numpy()).T)  # null becomes NaT
+        case CategoryFeature():
+            return [of_distinct(column, feature.encode, pl.Float64).to_numpy()]
 
 
 def _feature(column: pl.Series, kind: str, unit: str | None) -> Feature:
@@ -89,7 +108,9 @@ def quantiles_of(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
     """The quantiles that a manifest keeps of values [N]; none of no values."""
     if not len(values):
         return ()
-    return tuple(float(value) for value in np.quantile(values, np.linspace(0, 1, QUANTILES + 1)))
+    # sorted values are quickly selected from, and numpy sorts in a quarter of the time that it takes to select
+    quantiles = np.quantile(np.sort(values), np.linspace(0, 1, QUANTILES + 1)) + 0.0  # where -0.0 sorts is chance
+    return tuple(float(value) for value in quantiles)
 
 
 def _datatype(frame: pl.DataFrame, features: tuple[Feature, ...]) -> Datatype:
@@ -100,7 +121,7 @@ def _datatype(frame: pl.DataFrame, features: tuple[Feature, ...]) -> Datatype:
 
 def _needs_64_bits(column: pl.Series) -> bool:
     """Whole numbers merge (ids, timestamps), or rounding is no longer small beside the spread (1e9 plus or minus 1)."""
-    values = column.cast(pl.Float64).to_numpy()
+    values = np.sort(column.cast(pl.Float64).to_numpy())
     if not len(values):
         return False
     if np.abs(values).max() > np.finfo(np.float32).max:
@@ -313,7 +334,9 @@ def _centre_and_scale(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     """
     if not len(values):
         return 0.0, 0.0
-    low, q25, median, q75, high = (float(value) for value in np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
+    low, q25, median, q75, high = (
+        float(value) + 0.0 for value in np.quantile(np.sort(values), [0, 0.25, 0.5, 0.75, 1])
+    )
     if q75 > q25:
         return median, min(1 / (q75 - q25), 1e30)
     return median, min(2 / (high - low), 1e30) if high > low else 0.0

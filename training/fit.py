@@ -1,4 +1,4 @@
-"""Weights from rows: one network, several in one loop, and many on all the cores.
+"""Weights from rows: one network, or several in one loop.
 
 `fit` is the loop. It prints nothing and saves nothing: it reports an `Epoch` after each pass and hands back a member
 with the history of its fit. Everything random comes from the seed, so one seed gives one set of weights on one device.
@@ -6,10 +6,8 @@ with the history of its fit. Everything random comes from the seed, so one seed 
 
 import contextlib
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -26,13 +24,6 @@ from training.step import Stepper
 Rows = tuple[Tensor, Tensor]
 """The preprocessed matrix [N, width] and the targets: float32 [N, K], or class codes int64 [N]."""
 
-LARGE = 1 << 30
-"""Multiplications in one minibatch from which a single fit uses more threads than one.
-
-Measured on 2 cores that others were using too, microseconds a step with one thread and with two: 1,020 and 5,600
-(10-256-256-1, batch 32), 2,900 and 8,300 (2-100-100-1, batch 1000), 30,000 and 108,000 (30-256-256-1, batch 4096): each
-barrier waits for the busiest core. One thread also gives the same weights on machines of any number of cores.
-"""
 MOST_EXPANDED = 1 << 26
 """Numbers of an expanded matrix (256 MiB) up to which it is kept for the whole fit; larger, each minibatch expands."""
 
@@ -97,6 +88,7 @@ class Job:
         validation: what says which of its epochs was best.
         seed: of the order of the rows and of dropout.
         key: what its state is kept under; no other job of the run has it.
+        until: the share of the plan's epochs after which it ends.
     """
 
     plan: FitPlan
@@ -105,6 +97,7 @@ class Job:
     validation: Rows
     seed: int
     key: str
+    until: float = 1.0
 
     @classmethod
     def of(
@@ -116,13 +109,14 @@ class Job:
         seed: int | None = None,
         *,
         key: str = "alone",
+        until: float = 1.0,
     ) -> Self:
         """A job whose network is drawn from its seed, by default the plan's."""
         seed = plan.seed if seed is None else seed
         with _seeded(seed):
             net = make_net().to(train[0].device)
         net = net if isinstance(net, nn.Sequential) else nn.Sequential(net)
-        return cls(plan.for_rows(len(train[0])), net, train, validation, seed, key)
+        return cls(plan.for_rows(len(train[0])), net, train, validation, seed, key, until)
 
 
 def fit(
@@ -155,58 +149,99 @@ def fit_together(
 ) -> list[Member]:
     """Fit networks of one shape and one plan in one loop; `report` is told which, from 0.
 
-    A step takes a minibatch of each. All see as many rows an epoch as the one with the fewest; the device is asked for
-    figures once an epoch, never within one.
-
     Raises:
         Diverged: a loss is not finite.
     """
-    plan, rows = jobs[0].plan, min(len(job.train[0]) for job in jobs)
-    assert plan.epochs is not None
-    checkpoint = checkpoint or Checkpoint()
-    generators = [torch.Generator(job.train[0].device).manual_seed(job.seed) for job in jobs]
-    learned, trains, validations = zip(*(_without_expansion(job) for job in jobs), strict=True)
-    step = Stepper(learned, plan, objective, generators[0])
-    courses = [Course(plan) for _ in jobs]
-    if (kept := checkpoint.load(jobs[0].key)) is not None:
-        _restore(kept, step, courses, generators)
-    with _flushing_denormals():
-        for number in range(len(courses[0].history) + 1, plan.epochs + 1):
-            if all(course.is_over for course in courses):
-                break
-            start = time.perf_counter()
-            drawn = [_drawn(train, rows, plan, own) for train, own in zip(trains, generators, strict=True)]
-            x, y = (torch.stack(column) for column in zip(*drawn, strict=True))  # [K, N, width], [K, N, ...]
-            losses = _one_pass(step, x, y, plan, number)
-            seconds = time.perf_counter() - start
-            for k, (net, validation) in enumerate(zip(learned, validations, strict=True)):
-                epoch = Epoch(number, losses[k], mean_loss(net, validation, objective), rows / seconds)
-                report(k, epoch)
-                courses[k].take(epoch, step.weights[k])
-            is_final = number == plan.epochs or all(course.is_over for course in courses)
-            checkpoint.save(jobs[0].key, lambda: _state(step, courses, generators), is_final=is_final)
-    for k, course in enumerate(courses):
-        step.weights[k] = course.weights(step.weights[k])
-    return [
-        Member(job.net.eval(), tuple(course.history), course.kept.validation_loss)
-        for job, course in zip(jobs, courses, strict=True)
-    ]
+    fitting = Fitting(jobs, objective, report, checkpoint)
+    fitting.advance()
+    return fitting.members()
 
 
-def _state(step: Stepper, courses: Sequence["Course"], generators: Sequence[torch.Generator]) -> State:
-    return {
-        "step": step.state(),
-        "courses": [course.state() for course in courses],
-        "random": [generator.get_state() for generator in generators],
-    }
+class Fitting:
+    """Networks of one shape and one plan on their way, in one loop that can pause after any epoch.
 
+    A step takes a minibatch of each. All see as many rows an epoch as the one with the fewest; the device is asked for
+    figures once an epoch, never within one.
+    """
 
-def _restore(state: State, step: Stepper, courses: Sequence["Course"], generators: Sequence[torch.Generator]) -> None:
-    step.restore(state["step"])
-    for course, kept in zip(courses, state["courses"], strict=True):
-        course.restore(kept, step.weights.device)
-    for generator, kept in zip(generators, state["random"], strict=True):
-        generator.set_state(kept)
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        objective: Objective,
+        report: Callable[[int, Epoch], object],
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """At the first epoch, or where the checkpoint of the first job is; `report` is told which network, from 0."""
+        self._jobs, self._objective, self._report = jobs, objective, report
+        self._plan, self._rows = jobs[0].plan, min(len(job.train[0]) for job in jobs)
+        self._checkpoint = checkpoint or Checkpoint()
+        self._generators = [torch.Generator(job.train[0].device).manual_seed(job.seed) for job in jobs]
+        self._learned, self._trains, self._validations = zip(*(_without_expansion(job) for job in jobs), strict=True)
+        self._step = Stepper(self._learned, self._plan, objective, self._generators[0])
+        self._courses = [Course(self._plan) for _ in jobs]
+        if (kept := self._checkpoint.load(jobs[0].key)) is not None:
+            self._restore(kept)
+
+    def advance(self, share: float = 1.0) -> None:
+        """Go on until this share of the plan's epochs, or of the job's where it ends earlier, is behind.
+
+        Raises:
+            Diverged: a loss is not finite.
+        """
+        last = self._epochs(1.0)
+        with _flushing_denormals():
+            for number in range(len(self._courses[0].history) + 1, self._epochs(share) + 1):
+                if all(course.is_over for course in self._courses):
+                    break
+                self._one_epoch(number)
+                is_final = number == last or all(course.is_over for course in self._courses)
+                self._checkpoint.save(self._jobs[0].key, self._state, is_final=is_final)
+
+    def loss(self, share: float) -> float:
+        """The least validation loss of any network until then, also where a checkpoint was further than that."""
+        epochs = self._epochs(share)
+        return min(epoch.validation_loss for course in self._courses for epoch in course.history[:epochs])
+
+    def members(self) -> list[Member]:
+        """The networks with their best weights; the fit cannot go on."""
+        for k, course in enumerate(self._courses):
+            self._step.weights[k] = course.weights(self._step.weights[k])
+        return [
+            Member(job.net.eval(), tuple(course.history), course.kept.validation_loss)
+            for job, course in zip(self._jobs, self._courses, strict=True)
+        ]
+
+    def _epochs(self, share: float) -> int:
+        assert self._plan.epochs is not None
+        return max(1, round(min(share, self._jobs[0].until) * self._plan.epochs))
+
+    def _one_epoch(self, number: int) -> None:
+        start = time.perf_counter()
+        drawn = [
+            _drawn(train, self._rows, self._plan, own)
+            for train, own in zip(self._trains, self._generators, strict=True)
+        ]
+        x, y = (torch.stack(column) for column in zip(*drawn, strict=True))  # [K, N, width], [K, N, ...]
+        losses = _one_pass(self._step, x, y, self._plan, number)
+        seconds = time.perf_counter() - start
+        for k, (net, validation) in enumerate(zip(self._learned, self._validations, strict=True)):
+            epoch = Epoch(number, losses[k], mean_loss(net, validation, self._objective), self._rows / seconds)
+            self._report(k, epoch)
+            self._courses[k].take(epoch, self._step.weights[k])
+
+    def _state(self) -> State:
+        return {
+            "step": self._step.state(),
+            "courses": [course.state() for course in self._courses],
+            "random": [generator.get_state() for generator in self._generators],
+        }
+
+    def _restore(self, state: State) -> None:
+        self._step.restore(state["step"])
+        for course, kept in zip(self._courses, state["courses"], strict=True):
+            course.restore(kept, self._step.weights.device)
+        for generator, kept in zip(self._generators, state["random"], strict=True):
+            generator.set_state(kept)
 
 
 def _drawn(train: Rows, rows: int, plan: FitPlan, generator: torch.Generator) -> Rows:
@@ -241,10 +276,27 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 """The share of the learning rate after a share of the fit."""
 
+CYCLES: dict[str, tuple[float, ...]] = {"coslog4": (1 / 15, 3 / 15, 7 / 15, 1.0)}
+"""The shares of the fit at which a schedule's rate is back at zero: the weights are at rest and can be compared."""
 
-def mean_loss(net: nn.Module, rows: Rows, objective: Callable[[Tensor, Tensor], Tensor], most: int = 1 << 16) -> float:
-    """The loss over all rows with the weights at rest, `most` rows at a time."""
+
+def worth(plan: FitPlan, member: Member) -> float:
+    """The share of the fit whose last cycle had the member's best epoch: what came after it was in vain."""
+    best = min(member.history, key=lambda epoch: epoch.validation_loss).number
+    shares = CYCLES.get(plan.schedule, (1.0,))
+    return next(share for share, end in zip(shares, cycle_ends(plan), strict=True) if best <= end)
+
+
+def cycle_ends(plan: FitPlan) -> tuple[int, ...]:
+    """The epochs that end a cycle of the schedule, the last among them."""
+    assert plan.epochs is not None
+    return tuple(max(1, round(share * plan.epochs)) for share in CYCLES.get(plan.schedule, (1.0,)))
+
+
+def mean_loss(net: nn.Module, rows: Rows, objective: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """The loss over all rows with the weights at rest."""
     x, y = rows
+    most = 1 << 16 if x.device.type == "cuda" else 1 << 11  # on a CPU so many as its cache holds the activations of
     net.eval()
     total = 0.0
     with torch.no_grad():
@@ -294,9 +346,13 @@ class Course:
 
     @property
     def is_over(self) -> bool:
-        """Whether the patience is at its end."""
-        patience = self._plan.patience
-        return patience > 0 and len(self.history) - self._best.number >= patience
+        """Whether the patience is at its end, or a whole cycle of the schedule has brought nothing better."""
+        patience, done = self._plan.patience, len(self.history)
+        if patience == 0:
+            return False
+        earlier = [end for end in cycle_ends(self._plan) if end < done]
+        brought_nothing = done in cycle_ends(self._plan) and bool(earlier) and self._best.number <= earlier[-1]
+        return brought_nothing or done - self._best.number >= patience
 
     @property
     def kept(self) -> Epoch:
@@ -318,85 +374,6 @@ def _without_expansion(job: Job) -> tuple[nn.Sequential, Rows, Rows]:
     return nn.Sequential(*others), train, validation
 
 
-# ------------------------------------------------------------------------------------------------ many fits
-
-
-def fit_all(
-    jobs: Sequence[Job],
-    objective: Objective,
-    *,
-    report: Callable[[int, Epoch], object],
-    checkpoint: Checkpoint | None = None,
-) -> list[Member | Diverged]:
-    """Fit every job in the way that suits the device; `report` is told which, from 0.
-
-    On a GPU jobs of one plan and shape go together, which a single small network could not fill. On a CPU they go side
-    by side, one thread each: 8 networks in one loop took longer there than 8 loops (docs/decisions).
-    """
-    if jobs and jobs[0].train[0].device.type == "cuda":
-        return _fit_stacked(jobs, objective, report, checkpoint)
-    threads = torch.get_num_threads()
-    given_up = threading.Event()
-
-    def one(number: int) -> Member | Diverged:
-        def told(_: int, epoch: Epoch) -> None:
-            if given_up.is_set():
-                raise CancelledError
-            report(number, epoch)
-
-        try:
-            (member,) = fit_together([jobs[number]], objective, report=told, checkpoint=checkpoint)
-        except Diverged as error:
-            return error
-        except BaseException:
-            given_up.set()
-            raise
-        return member
-
-    if len(jobs) == 1:
-        with _threads(threads if _is_large(jobs[0]) else 1):
-            return [one(0)]
-    with _threads(1), ThreadPoolExecutor(min(threads, max(len(jobs), 1))) as pool:
-        fits = [pool.submit(one, number) for number in range(len(jobs))]
-        try:
-            wait(fits)
-        except BaseException:  # an interrupt: no fit goes on for longer than its epoch
-            given_up.set()
-            raise
-    errors = [error for fit in fits if (error := fit.exception()) is not None]
-    # what ended the others comes first
-    for error in sorted(
-        errors, key=lambda error: isinstance(error, CancelledError)
-    ):  # what ended the others comes first
-        raise error
-    return [fit.result() for fit in fits]
-
-
-def _fit_stacked(
-    jobs: Sequence[Job],
-    objective: Objective,
-    report: Callable[[int, Epoch], object],
-    checkpoint: Checkpoint | None,
-) -> list[Member | Diverged]:
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for number, job in enumerate(jobs):
-        shape = tuple((name, weight.shape) for name, weight in job.net.named_parameters())
-        groups.setdefault((job.plan, shape), []).append(number)
-    fitted: dict[int, Member | Diverged] = {}
-    for numbers in groups.values():
-        try:
-            members: Sequence[Member | Diverged] = fit_together(
-                [jobs[number] for number in numbers],
-                objective,
-                report=lambda k, epoch, numbers=numbers: report(numbers[k], epoch),  # type: ignore[misc]
-                checkpoint=checkpoint,
-            )
-        except Diverged as error:
-            members = [error] * len(numbers)
-        fitted |= dict(zip(numbers, members, strict=True))
-    return [fitted[number] for number in range(len(jobs))]
-
-
 def choose_device() -> torch.device:
     """CUDA where there is a GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -416,21 +393,6 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
-
-
-def _is_large(job: Job) -> bool:
-    weights = sum(weight.numel() for weight in job.net.parameters())
-    return (job.plan.batch or len(job.train[0])) * weights >= LARGE
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -20,18 +20,21 @@ from training.columns import Data
 from training.encoders import Preprocessing
 from training.evaluate import answers_of
 from training.expansions import Expansion, Steps, Waves
-from training.fit import Diverged, Epoch, Job, Member, choose_device, fit_all, mean_loss
+from training.fit import Diverged, Epoch, Job, Member, choose_device, mean_loss, worth
 from training.fit import Rows as TensorRows
 from training.folds import Fold, fitted_on
 from training.linear import STRENGTHS, solve_linear
 from training.losses import LOSSES, Objective, objective_of
+from training.many import fit_all
 from training.net import Averaged, Net, make_member
 from training.plan import BadPlan, Loss, Plan
 from training.split import Rows
 
-KEPT, NEAR = 2, 1.1
+KEPT, NEAR = 2, 1.02
 """How many candidates go on to the other folds, and how many times the least loss on the first fold theirs may be."""
-MOST_PIECES = 512
+RUNGS = {3 / 15: 1.15, 7 / 15: 1.05}
+"""Shares of the first fold's epochs, and how many times the least loss that of those may be that go on after them."""
+MOST_PIECES = 256
 """Columns that an expansion may add: beyond, the first layer costs more than all others together."""
 FAR = 1.5
 """A linear model whose loss on the validation part is so many times the networks' is not worth its solving by folds."""
@@ -194,8 +197,9 @@ def fit_units(
 ) -> tuple[list[Unit], list[Member]]:
     """The candidates that did best, each fitted on every fold, and every member that was fitted on the way.
 
-    All candidates are fitted on the first fold; the best of them go on to the others, as in successive halving
-    (Jamieson and Talwalkar 2016) with folds for a budget. `report` is told of each epoch: which fit it is of, from 0,
+    All candidates begin on the first fold; those that are far behind when the learning rate is back at zero end there,
+    and the best go on to the other folds, as far as the first one was worth it: successive halving (Jamieson and
+    Talwalkar 2016) with epochs and then folds for a budget. `report` is told of each epoch: which fit it is of, from 0,
     of how many.
 
     Raises:
@@ -209,13 +213,18 @@ def fit_units(
 
     def fit_on(some: Sequence[Candidate], folds: Sequence[int]) -> None:
         keys = [(candidate, fold, member) for candidate, fold, member in product(some, folds, members)]
-        jobs = [_job(problem, candidate, expansions[candidate.name], fold, member) for candidate, fold, member in keys]
+        jobs = [
+            _job(problem, candidate, expansions[candidate.name], fold=fold, member=member, until=until(candidate))
+            for candidate, fold, member in keys
+        ]
         before = len(done)
         fitted = fit_all(
             jobs,
             problem.objective,
             report=lambda k, epoch: report(before + k, total, epoch),
             checkpoint=checkpoint,
+            rivals=[candidate.name for candidate, _, _ in keys],
+            rungs=RUNGS if folds == [0] else None,
         )
         bad = [result for result in fitted if isinstance(result, Diverged)]
         if len(bad) == len(fitted):
@@ -223,6 +232,10 @@ def fit_units(
         for (candidate, fold, member), result in zip(keys, fitted, strict=True):
             if isinstance(result, Member):
                 done[candidate.name, fold, member] = result
+
+    def until(candidate: Candidate) -> float:
+        first = of(candidate, 0)
+        return worth(candidate.fit.for_rows(len(problem.folds[0].train)), first[0]) if first else 1.0
 
     def of(candidate: Candidate, fold: int) -> list[Member]:
         found = [done[key] for member in members if (key := (candidate.name, fold, member)) in done]
@@ -232,8 +245,7 @@ def fit_units(
     losses = {candidate.name: of(candidate, 0)[0].validation_loss for candidate in candidates if of(candidate, 0)}
     standing = sorted((one for one in candidates if one.name in losses), key=lambda one: losses[one.name])[:KEPT]
     standing = [one for one in standing if losses[one.name] <= NEAR * min(losses.values())]
-    others = range(1, len(problem.folds))
-    if others:
+    if others := range(1, len(problem.folds)):
         fit_on(standing, others)
     units = [
         unit_of(problem, candidate.name, [of(candidate, fold) for fold in range(len(problem.folds))])
@@ -256,7 +268,9 @@ def _expansion(problem: Problem, candidate: Candidate) -> Expansion | None:
     return kind(problem.rows(fitted_on(problem.folds))[0], numbers, embedded, pieces).to(problem.x.device)
 
 
-def _job(problem: Problem, candidate: Candidate, expansion: Expansion | None, fold: int, member: int) -> Job:
+def _job(
+    problem: Problem, candidate: Candidate, expansion: Expansion | None, *, fold: int, member: int, until: float
+) -> Job:
     preprocessing, rows = problem.preprocessing, problem.folds[fold]
     # the first network has the plan's own seed; neighbouring plans share no other
     seed = candidate.fit.seed + 1_000_003 * member + 15_485_863 * fold
@@ -267,6 +281,7 @@ def _job(problem: Problem, candidate: Candidate, expansion: Expansion | None, fo
         problem.rows(rows.held_out),
         seed,
         key=f"{candidate.name}-{fold}-{member}",
+        until=until,
     )
 
 

@@ -8,10 +8,12 @@ and nothing else: only trials that ended count.
 
 import hashlib
 import os
+import random
 import socket
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import tomli_w
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from training import recipe
 from training.fit import Diverged
@@ -60,7 +63,7 @@ def search(plan: Plan, trials: int, storage: str, report: Report = print, *, sta
         plan: where the search starts, and everything it does not vary.
         trials: of the whole study, those of other processes included.
         storage: a file, which is made, on a disk that all processes see; or a database's URL, such as
-            postgresql+psycopg://user:password@host/name, whose driver has to be installed.
+            postgresql+psycopg://user:password@host/name; the driver of another database has to be installed.
         report: is told of each trial that ends here, a sentence each.
         stale_s: see STALE_S.
 
@@ -71,22 +74,23 @@ def search(plan: Plan, trials: int, storage: str, report: Report = print, *, sta
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     recipe.read(plan)  # a bad table is said once, not in every trial
     name = f"{plan.name}-{_digest(plan)}"
-    study = optuna.create_study(
-        storage=_open(storage),
-        study_name=name,
-        load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=None),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=5),
-    )
-    while (ended := _ended(study)) < trials:
-        _fail_stale(study, stale_s)
-        study.optimize(lambda trial: _objective(trial, plan), n_trials=1)
-        last = study.trials[-1]
-        report(f"{name}: {ended + 1} of {trials} trials; {_told(study, last)}")
-    best = _best(study)
+    with _opened(storage) as shared:
+        study = optuna.create_study(
+            storage=shared,
+            study_name=name,
+            load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=None),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=5),
+        )
+        while (ended := _ended(study)) < trials:
+            _fail_stale(study, stale_s)
+            study.optimize(lambda trial: _objective(trial, plan), n_trials=1)
+            last = study.trials[-1]
+            report(f"{name}: {ended + 1} of {trials} trials; {_told(study, last)}")
+        best, ended = _best(study), _ended(study)
     if best is None or best.value is None:
         raise BadPlan(_without_password(storage), f"no trial of {name} has come to an end; is every fit diverging?")
-    return Found(name, _ended(study), best.value, plan_of(plan, best.params))
+    return Found(name, ended, best.value, plan_of(plan, best.params))
 
 
 def plan_of(plan: Plan, values: dict[str, Any]) -> Plan:
@@ -144,6 +148,18 @@ def _suggest(trial: optuna.Trial) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ the storage
 
 
+@contextmanager
+def _opened(storage: str) -> Iterator[BaseStorage]:
+    """The storage, whose connections to a database are closed again."""
+    opened = _open(storage)
+    try:
+        yield opened
+    finally:
+        if isinstance(opened, RDBStorage):
+            opened.remove_session()
+            opened.engine.dispose()
+
+
 def _open(storage: str) -> BaseStorage:
     if "://" not in storage:
         path = Path(storage)
@@ -153,12 +169,19 @@ def _open(storage: str) -> BaseStorage:
             return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
         except OSError as error:
             raise BadPlan(storage, f"cannot be opened: {error.strerror or error}") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat is one
-            return RDBStorage(storage, heartbeat_interval=HEARTBEAT_S, grace_period=2 * HEARTBEAT_S)
-    except Exception as error:  # noqa: BLE001 - each database's driver raises its own
-        raise BadPlan(_without_password(storage), f"cannot be opened: {str(error).splitlines()[0][:200]}") from None
+    for is_last in (False, False, False, True):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat is one
+                return RDBStorage(storage, heartbeat_interval=HEARTBEAT_S, grace_period=2 * HEARTBEAT_S)
+        except Exception as error:  # noqa: BLE001 - each database's driver raises its own
+            # of processes that find an empty database at the same moment one makes each table; the others look again
+            if isinstance(error, IntegrityError | ProgrammingError) and not is_last:
+                time.sleep(random.uniform(0.1, 1))  # noqa: S311 - no secret
+                continue
+            reason = str(error).splitlines()[0][:200]
+            raise BadPlan(_without_password(storage), f"cannot be opened: {reason}") from None
+    raise AssertionError("the last try returns or raises")
 
 
 def _without_password(url: str) -> str:

@@ -8,12 +8,15 @@ from pathlib import Path
 import polars as pl
 
 from training.plan import Plan
-from training.table import BadTable, Table, scan_csv
+from training.table import BadTable, Table, check_names, not_read, scan_csv
 
 LARGE_CELLS = 30_000_000
 """Values from which a table is read in pieces. Read whole, one takes about 60 bytes a value: 2 GB for so many."""
 SAMPLE_ROWS = 1 << 18
+SAMPLE_CELLS = LARGE_CELLS
+"""Values of the sample at most: of 5,000 columns it has 6,000 rows."""
 BATCH_CELLS = 1 << 22
+_FEWEST_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -43,21 +46,30 @@ class Source:
         if path.suffix.lower() != ".parquet":
             frame, rows, sha256, notes = scan_csv(path)
             return cls(frame, str(path), rows, sha256, is_text=True, notes=tuple(notes))
-        frame = pl.scan_parquet(path)
         rows = count_rows(path)
+        frame = pl.scan_parquet(path)
+        names, notes = check_names(frame.collect_schema().names(), str(path))
+        frame = frame.select(name for name in names if name)
         with path.open("rb") as file:
-            return cls(frame, str(path), rows, hashlib.file_digest(file, "sha256").hexdigest(), is_text=False)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(frame, str(path), rows, digest, is_text=False, notes=tuple(notes))
 
     def sample(self) -> Table:
-        """Rows from all over the file, evenly spread."""
-        every = max(1, self.rows // SAMPLE_ROWS)
-        frame = self.frame.gather_every(every).collect(engine="streaming")
-        return Table(frame, self.sha256, self.place, self.is_text, self.notes)
+        """Rows from all over the file, evenly spread: all of them, or as many as a sample has."""
+        columns = self.frame.collect_schema().names()
+        most = min(SAMPLE_ROWS, max(_FEWEST_ROWS, SAMPLE_CELLS // len(columns)))
+        frame = self.frame
+        if self.rows > most:
+            row = "row" + "_" * max(map(len, columns))  # no column's name is as long
+            place = pl.col(row).cast(pl.Int64) * most
+            is_sampled = place // self.rows != (place - most) // self.rows
+            frame = frame.with_row_index(row).filter(is_sampled).drop(row)
+        return Table(frame.collect(engine="streaming"), self.sha256, self.place, self.is_text, self.notes)
 
     def batches(self, columns: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
         """All rows in order, some columns of them, with the number of the first row of each batch, from 1."""
         start = 1
-        size = max(1024, BATCH_CELLS // len(columns))
+        size = max(_FEWEST_ROWS, BATCH_CELLS // len(columns))
         for batch in self.frame.select(columns).collect_batches(chunk_size=size, maintain_order=True):
             for piece in batch.iter_slices(size):
                 yield start, piece
@@ -73,8 +85,7 @@ def count_rows(path: Path) -> int:
     try:
         return int(pl.scan_parquet(path).select(pl.len()).collect().item())
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise BadTable(str(path), f"is not a whole Parquet file ({reason}); write it again") from None
+        raise not_read(path, error) from None
 
 
 def is_large(plan: Plan) -> bool:

@@ -14,6 +14,7 @@ import polars as pl
 
 from models.errors import shown
 from training.columns import Data
+from training.distinct import of_distinct
 from training.plan import SplitPlan
 from training.table import BadTable
 
@@ -22,6 +23,7 @@ Rows = npt.NDArray[np.int64]
 
 _SALTS = 32
 _FEWEST_ROWS = 10
+_TOGETHER = 1 << 14  # values that are mixed while they lie in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,19 @@ def part_of(frame: pl.DataFrame, data: Data, plan: SplitPlan) -> npt.NDArray[np.
 def row_hashes(frame: pl.DataFrame, salt: int = 0) -> npt.NDArray[np.uint64]:
     """A number for each row that depends on its values and their columns' names alone, the same on every machine.
 
-    About 0.1 s per million numbers, and 1 s per million distinct texts.
+    About 0.01 s per million numbers, 0.03 s per million texts, and 1 s per million distinct ones.
 
     Shape:
         frame: N rows -> uint64 [N]
     """
     total = np.zeros(frame.height, dtype=np.uint64)
     for column in frame:
-        seed = _text_hash(f"{salt}:{column.name}")
-        total += _mixed(_value_bits(column) ^ np.uint64(seed))  # a sum: the order of columns does not count
-    return _mixed(total)
+        bits = _value_bits(column)
+        bits ^= np.uint64(_text_hash(f"{salt}:{column.name}"))
+        _mix(bits)
+        total += bits  # a sum: the order of columns does not count
+    _mix(total)
+    return total
 
 
 def _by_hash(data: Data, plan: SplitPlan, columns: list[str]) -> Split:
@@ -132,12 +137,15 @@ def _by_time(data: Data, column: str, plan: SplitPlan) -> npt.NDArray[np.int64]:
 
 def _by_column(data: Data, column: str) -> npt.NDArray[np.int64]:
     names = {"train": 0, "validation": 1, "test": 2}
-    said = data.frame[column].cast(pl.String).to_list()
-    for row, name in enumerate(said):
-        if name not in names:
-            reason = f"must say 'train', 'validation' or 'test', got {shown(name)} in row {row + 1}"
-            raise BadTable(data.source, f"split column {shown(column)} {reason}")
-    return np.array([names[name] for name in said], dtype=np.int64)
+    said = data.frame[column].cast(pl.String)
+    parts = of_distinct(said, lambda texts: [names.get(text) for text in texts], pl.Int64)
+    wrong = parts.is_null()
+    if wrong.any():
+        row = wrong.arg_max()
+        assert row is not None
+        reason = f"must say 'train', 'validation' or 'test', got {shown(said[row])} in row {row + 1}"
+        raise BadTable(data.source, f"split column {shown(column)} {reason}")
+    return parts.to_numpy()
 
 
 def _checked(parts: npt.NDArray[np.int64], data: Data, plan: SplitPlan) -> Split:
@@ -162,24 +170,30 @@ def _checked(parts: npt.NDArray[np.int64], data: Data, plan: SplitPlan) -> Split
 
 
 def _value_bits(column: pl.Series) -> npt.NDArray[np.uint64]:
-    """64 bits for each value; a number has the same whether it is read as 3 or as 3.0."""
+    """64 bits for each value, in an array of their own; a number has the same whether it is read as 3 or as 3.0."""
     if column.dtype == pl.String:
-        hashes = {text: 1 if text is None else _text_hash(text) for text in column.unique().to_list()}
-        return np.array([hashes[text] for text in column.to_list()], dtype=np.uint64)
+        hashes = of_distinct(column, lambda texts: [_text_hash(text) for text in texts], pl.UInt64)
+        return hashes.fill_null(1).to_numpy(writable=True)
     if isinstance(column.dtype, pl.Datetime):
         column = column.cast(pl.Int64)
-    numbers = column.cast(pl.Float64).fill_null(np.nan).to_numpy() + 0.0  # -0.0 becomes 0.0
-    bits = np.where(np.isnan(numbers), np.nan, numbers).view(np.uint64)  # one NaN for all
-    return np.asarray(bits)
+    numbers: npt.NDArray[np.float64] = column.cast(pl.Float64).to_numpy() + 0.0  # null is NaN; -0.0 becomes 0.0
+    is_missing = np.isnan(numbers)
+    if is_missing.any():
+        numbers[is_missing] = np.nan  # one NaN for all
+    return numbers.view(np.uint64)
 
 
 def _text_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _mixed(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014, figure 16), which spreads every bit over all."""
-    bits = bits + np.uint64(0x9E3779B97F4A7C15)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+def _mix(bits: npt.NDArray[np.uint64]) -> None:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014, figure 16), which spreads every bit over all; in place."""
+    for start in range(0, len(bits), _TOGETHER):
+        some = bits[start : start + _TOGETHER]
+        some += np.uint64(0x9E3779B97F4A7C15)
+        some ^= some >> np.uint64(30)
+        some *= np.uint64(0xBF58476D1CE4E5B9)
+        some ^= some >> np.uint64(27)
+        some *= np.uint64(0x94D049BB133111EB)
+        some ^= some >> np.uint64(31)

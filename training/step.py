@@ -10,6 +10,7 @@ which a single small network cannot fill.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,9 @@ class Stepper:
                 own.data = slots[name].weight[k]
         masks = _Masks(generator)
         self._layers = [_rule(layer, number, slots, masks) for number, layer in enumerate(nets[0])]
+        for activation, dropout in pairwise(self._layers):
+            if isinstance(activation, _Activation) and isinstance(dropout, _Dropout):
+                dropout.is_in_place = not activation.needs_out
 
     def state(self) -> dict[str, Tensor]:
         """All that a later step depends on beside its minibatch."""
@@ -152,7 +156,8 @@ def _rule(layer: nn.Module, number: int, slots: dict[str, _Slot], masks: "_Masks
         case Expansion():
             return _Activation(layer, lambda d, _x, _out: d)  # the first layer: nothing before it asks for d
         case _:
-            return _Activation(*_DERIVATIVES[type(layer)])
+            # a ReLU's answer is 0 where a mask makes it 0, and so is what comes back: its sign is all that is read
+            return _Activation(*_DERIVATIVES[type(layer)], needs_out=isinstance(layer, nn.Tanh | nn.Sigmoid))
 
 
 class _Linear(_Rule):
@@ -203,21 +208,37 @@ class _Embedding(_Rule):
 
 
 class _Dropout(_Rule):
+    """Some numbers become 0.
+
+    Attributes:
+        is_in_place: where nobody reads the input any more, the answer takes its place: what a step touches should stay
+            in a core's own cache.
+    """
+
     def __init__(self, share: float, masks: "_Masks") -> None:
         self._share, self._masks = share, masks
+        self.is_in_place = False
         masks.prepare(share)
 
     def forward(self, x: Tensor) -> Tensor:
         self._mask = self._masks.draw(x.shape, self._share)
-        return x * self._mask
+        return x.mul_(self._mask) if self.is_in_place else x * self._mask
 
     def backward(self, d: Tensor) -> Tensor:
         return d.mul_(self._mask)
 
 
 class _Activation(_Rule):
-    def __init__(self, function: Callable[[Tensor], Tensor], derivative: Callable[..., Tensor]) -> None:
-        self._function, self._derivative = function, derivative
+    """A function of each number.
+
+    Attributes:
+        needs_out: whether the way back reads what was answered.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], derivative: Callable[..., Tensor], *, needs_out: bool = False
+    ) -> None:
+        self._function, self._derivative, self.needs_out = function, derivative, needs_out
 
     def forward(self, x: Tensor) -> Tensor:
         self._x, self._out = x, self._function(x)

@@ -21,6 +21,17 @@ SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = ",;\t|"
 _CHUNK = 1 << 24  # bytes looked at together; also the longest line that is read
 _BOM = codecs.BOM_UTF8
+_LONGEST_NAME = 500  # of a feature in a manifest
+_OTHER_FILES = {
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+    b"\x1f\x8b": "compressed by gzip",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard",
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet",
+    b"PAR1": "Parquet by another name",
+}
+"""What a file that was only renamed begins with."""
 
 
 class BadTable(RowcastError):  # noqa: N818 - it names the thing that is bad, as callers say it
@@ -75,6 +86,10 @@ def read_table(path: Path) -> Table:
             header; a name stands twice; a byte is no UTF-8 or is NUL; there are no rows.
     """
     place = str(path)
+    if path.suffix.lower() in (".gz", ".zst", ".zip", ".bz2", ".xz"):
+        raise BadTable(
+            place, "is compressed; unpack it first, or save the table as Parquet, which is compressed itself"
+        )
     if path.suffix.lower() not in SUFFIXES:
         raise BadTable(place, f"its suffix is none of {', '.join(SUFFIXES)}; save the table as one of these")
     try:
@@ -94,13 +109,21 @@ def _read_parquet(path: Path) -> Table:
     try:
         frame = pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise BadTable(str(path), f"is not a whole Parquet file ({reason}); write it again") from None
+        raise not_read(path, error) from None
     if frame.height == 0:
         raise BadTable(str(path), "has columns but no rows")
+    names, notes = check_names(frame.columns, str(path))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Table(frame, digest, str(path))
+    return Table(frame.select(name for name in names if name), digest, str(path), notes=tuple(notes))
+
+
+def not_read(path: Path, error: Exception) -> BadTable:
+    """Why a Parquet file could not be read."""
+    reason = str(error).splitlines()[0][:200]
+    if isinstance(error, pl.exceptions.DuplicateError) or "more than one occurrence" in reason:
+        return BadTable(str(path), f"two columns have one name ({reason}); rename one")
+    return BadTable(str(path), f"is not a whole Parquet file ({reason}); write it again")
 
 
 def _read_csv(path: Path) -> Table:
@@ -121,7 +144,7 @@ def scan_csv(path: Path) -> tuple[pl.LazyFrame, int, str, list[str]]:
     """
     place = str(path)
     header, delimiter = _read_header(path)
-    names, notes = _check_names(header, place)
+    names, notes = check_names(header, place)
     sha256, rows = _check_lines(path, delimiter, len(header))
     if rows == 0:
         raise BadTable(place, "has a header but no rows")
@@ -139,17 +162,31 @@ def _read_header(path: Path) -> tuple[list[str], str]:
     """The names in the first line, and the delimiter between them."""
     with path.open("rb") as file:
         line = file.readline(_CHUNK).removeprefix(_BOM)
+    for mark, what in _OTHER_FILES.items():
+        if line.startswith(mark):
+            raise BadTable(str(path), f"is {what}, not a text file of UTF-8; save the table as CSV or Parquet")
     try:
         text = line.decode()
     except UnicodeDecodeError:
         raise BadTable(str(path), "its header is not UTF-8; save the file as UTF-8") from None
     if not text.strip():
         raise BadTable(str(path), "its first line is blank; it needs a header")
+    if text.count('"') % 2:
+        raise BadTable(
+            str(path), "its header opens a quote that its first line does not close; name columns in one line"
+        )
+    if "\r" in text.rstrip("\r\n"):
+        raise BadTable(str(path), "its lines end with CR alone, as of old Macs; save it with line ends of LF or CRLF")
     delimiter = max(DELIMITERS, key=lambda mark: sum(part.count(mark) for part in text.split('"')[::2]))
     return [name.strip() for name in next(csv.reader([text], delimiter=delimiter))], delimiter
 
 
-def _check_names(header: list[str], place: str) -> tuple[list[str], list[str]]:
+def check_names(header: list[str], place: str) -> tuple[list[str], list[str]]:
+    """The names of the columns, and a sentence for each that has none and is left out.
+
+    Raises:
+        BadTable: a name stands twice, or is longer than a feature's may be.
+    """
     seen: dict[str, int] = {}
     notes = []
     for number, name in enumerate(header, 1):
@@ -157,6 +194,8 @@ def _check_names(header: list[str], place: str) -> tuple[list[str], list[str]]:
             notes.append(f"column {number} has no name and is left out")
         elif name in seen:
             raise BadTable(place, f"columns {seen[name]} and {number} are both named {shown(name)}; rename one")
+        elif len(name) > _LONGEST_NAME:
+            raise BadTable(place, f"column {number} has a name of {len(name)} characters; {_LONGEST_NAME} are allowed")
         seen[name] = number
     return header, notes
 

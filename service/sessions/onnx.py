@@ -16,11 +16,18 @@ from models.schema import Matrix
 
 FILE = "model.onnx"
 _DATATYPES = {"tensor(float)": "FP32", "tensor(double)": "FP64", "tensor(int64)": "INT64"}
+_ROWS_AT_ONCE = 1024
+"""What a CPU computes at once: with more rows, what is between two layers no longer stays in its cache
+(docs/decisions/0019), and the memory that they need has no bound."""
 _NUMPY = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64}
 
 
 class OnnxSession:
-    """The graph of one version, opened from bytes that matched their digest."""
+    """The graph of one version, opened from bytes that matched their digest.
+
+    Attributes:
+        is_on_gpu: whether ONNX Runtime took the GPU that it was given.
+    """
 
     def __init__(self, version: Version, device: str) -> None:
         """Open the graph on a device: "cpu", or "cuda:0" with the number of a GPU.
@@ -39,6 +46,8 @@ class OnnxSession:
         except Exception as error:  # noqa: BLE001 - ORT's errors share nothing narrower
             raise BadVersion(str(version), f"ONNX Runtime cannot open {FILE}: {_first_line(error)}") from None
         self._manifest = version.manifest
+        # it falls back to the CPU without a word
+        self.is_on_gpu = "CUDAExecutionProvider" in self._session.get_providers()
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     @property
@@ -50,16 +59,17 @@ class OnnxSession:
             for node in nodes
         }
 
-    @property
-    def is_on_gpu(self) -> bool:
-        """Whether ONNX Runtime took the GPU that it was given; it falls back to the CPU without a word."""
-        return "CUDAExecutionProvider" in self._session.get_providers()
-
     def run(self, matrix: Matrix) -> Answers:
         """The answers for a matrix [N, F], N from 0."""
         if len(matrix) == 0:
             return no_answers(self._manifest)
-        return dict(zip(self._outputs, self._session.run(self._outputs, {INPUT: matrix}), strict=True))
+        if len(matrix) <= _ROWS_AT_ONCE or self.is_on_gpu:
+            values = self._session.run(self._outputs, {INPUT: matrix})
+        else:
+            pieces = (matrix[start : start + _ROWS_AT_ONCE] for start in range(0, len(matrix), _ROWS_AT_ONCE))
+            parts = [self._session.run(self._outputs, {INPUT: piece}) for piece in pieces]
+            values = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        return dict(zip(self._outputs, values, strict=True))
 
 
 def no_answers(manifest: Manifest) -> Answers:

@@ -39,7 +39,7 @@ class NumberRows:
             orjson.JSONDecodeError: it is no JSON.
         """
         self._text, self._rows, self._width = text, rows, width
-        self._floats = _floats(text)
+        self._floats = floats(text)
         if self._floats is None:
             orjson.loads(text)
 
@@ -59,7 +59,7 @@ class NumberRows:
         return schema.encode_numbers(orjson.loads(self._text), self._width)
 
 
-def _floats(text: bytes) -> npt.NDArray[np.float64] | None:
+def floats(text: bytes) -> npt.NDArray[np.float64] | None:
     """The numbers of a flat JSON list; None where one of them is null or beyond 64 bits, or the text is no JSON."""
     try:
         numbers: Any = simdjson.Parser().parse(text).as_buffer(of_type="d")  # type: ignore[union-attr]  # it is a list

@@ -11,10 +11,12 @@ other body is. docs/decisions/0019 has the measurements.
 import math
 import re
 import struct
+import threading
 from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
-from itertools import chain, starmap
+from itertools import compress, repeat, starmap
+from operator import attrgetter, is_
 from typing import Any, Self
 
 import msgspec
@@ -29,7 +31,9 @@ from service.wire.json_text import check_values
 _MOST_FEATURES = 200
 """The slots of a struct are tried one after the other where a client has another order of keys."""
 _MOST_CATEGORIES = 5000
-"""A member of an enum takes 7 µs to make, while requests wait."""
+_MOST_AT_ONCE = 50
+"""A member of an enum takes 7 µs to make and 0.8 kB: a decoder with more of them is made aside, and only for a version
+that is sent records. Until it is there, they are read as every other body is."""
 
 _BLANKS = rb"[ \t\r\n]*"
 _OPENING = re.compile(rb'_\{_"(instances|inputs)"_:_(?=\[_\{)'.replace(b"_", _BLANKS))
@@ -38,11 +42,46 @@ _CLOSING = re.compile(rb"\]_\}_".replace(b"_", _BLANKS))
 _astuple = msgspec.structs.astuple
 
 
+class _Decoder:
+    """What reads the rows of one version, and lays their floats side by side."""
+
+    def __init__(self, row: type[msgspec.Struct]) -> None:
+        self.decode = msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]  # it is made for the version
+        self._names = row.__struct_fields__
+        self._pack = struct.Struct(f"{len(self._names)}d").pack
+        self._hollow: list[str] = []  # the fields that were null in some row so far
+
+    def floats(self, rows: Sequence[msgspec.Struct]) -> npt.NDArray[np.float64]:
+        """The values of rows, [N, F]; None becomes NaN, in the rows themselves, since None is no float."""
+        for name in self._hollow:
+            _fill(rows, name)
+        while True:
+            try:
+                packed = b"".join(starmap(self._pack, map(_astuple, rows)))
+            except struct.error:
+                found = [name for name in self._names if name not in self._hollow and _fill(rows, name)]
+                if not found:
+                    raise
+                self._hollow += found
+            else:
+                return np.frombuffer(packed, np.float64).reshape(len(rows), len(self._names))
+
+
+def _fill(rows: Sequence[msgspec.Struct], name: str) -> bool:
+    """Set a field to NaN where it is None; whether it was in any row."""
+    hollow = list(compress(rows, map(is_, map(attrgetter(name), rows), repeat(None))))
+    for row in hollow:
+        setattr(row, name, math.nan)
+    return bool(hollow)
+
+
 class RecordRows:
     """Rows that the decoder of a schema has read."""
 
-    def __init__(self, rows: Sequence[msgspec.Struct], schema: Schema, text: bytes | memoryview) -> None:
-        self._rows, self._schema, self._text = rows, schema, text
+    def __init__(
+        self, rows: Sequence[msgspec.Struct], decoder: _Decoder, schema: Schema, text: bytes | memoryview
+    ) -> None:
+        self._rows, self._decoder, self._schema, self._text = rows, decoder, schema, text
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -60,7 +99,7 @@ class RecordRows:
         if schema is self._schema:
             with np.errstate(over="ignore"):
                 kind = np.float32 if schema.datatype == "FP32" else np.float64
-                matrix: Matrix = _floats(self._rows).astype(kind, order="C")
+                matrix: Matrix = self._decoder.floats(self._rows).astype(kind, order="C")
             if not np.isinf(matrix).any():
                 return matrix
         return schema.encode(orjson.loads(self._text))
@@ -77,7 +116,7 @@ def read(raw: bytes, version: Version | None) -> tuple[str, RecordRows] | None:
         return None
     assert version is not None
     end = raw.rfind(b"]")
-    decoder = _decoder_of(version)
+    decoder = _decoding(version).decoder
     if decoder is None or _CLOSING.fullmatch(raw, end) is None:
         return None
     check_values(raw)
@@ -86,39 +125,42 @@ def read(raw: bytes, version: Version | None) -> tuple[str, RecordRows] | None:
         rows = decoder.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return opening[1].decode(), RecordRows(rows, version.schema, text)
-
-
-def _floats(rows: Sequence[msgspec.Struct]) -> npt.NDArray[np.float64]:
-    """The values of rows, [N, F]."""
-    width = len(rows[0].__struct_fields__)
-    try:  # None is no float: where there is none, which the first rows tell, this is the fastest way
-        packed = b"".join(starmap(struct.Struct(f"{width}d").pack, map(_astuple, rows)))
-    except struct.error:
-        values = list(chain.from_iterable(map(_astuple, rows)))
-        packed = b"".join([_packed(values[place::width]) for place in range(width)])
-        return np.frombuffer(packed, np.float64).reshape(width, len(rows)).T
-    return np.frombuffer(packed, np.float64).reshape(len(rows), width)
-
-
-def _packed(column: Sequence[float | None]) -> bytes:
-    form = f"{len(column)}d"
-    try:
-        return struct.pack(form, *column)
-    except struct.error:
-        return struct.pack(form, *[math.nan if value is None else value for value in column])
+    return opening[1].decode(), RecordRows(rows, decoder, version.schema, text)
 
 
 # ---------------------------------------------------------------------------------------- a decoder for each version
 
 
+class _Decoding:
+    """A version's decoder of a list of rows.
+
+    Attributes:
+        decoder: None while it is being made, and for a version whose rows are read otherwise.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        """Make it, or begin to."""
+        self.decoder: _Decoder | None = None
+        features = schema.features
+        categories = [len(one.categories) for one in features if isinstance(one, CategoryFeature)]
+        if len(features) > _MOST_FEATURES or sum(categories) > _MOST_CATEGORIES or 0 in categories:
+            return
+        if sum(categories) <= _MOST_AT_ONCE:
+            self._make(features)
+        else:
+            threading.Thread(target=self._make, args=[features], name="decoder", daemon=True).start()
+
+    def _make(self, features: Sequence[Feature]) -> None:
+        self.decoder = _decoder_of(features)
+
+
 @lru_cache(maxsize=256)
-def _decoder_of(version: Version) -> "msgspec.json.Decoder[list[msgspec.Struct]] | None":
-    """The decoder of a list of rows; None for a version whose rows are read otherwise."""
-    features = version.schema.features
-    categories = [len(one.categories) for one in features if isinstance(one, CategoryFeature)]
-    if len(features) > _MOST_FEATURES or sum(categories) > _MOST_CATEGORIES or 0 in categories:
-        return None
+def _decoding(version: Version) -> _Decoding:
+    return _Decoding(version.schema)
+
+
+def _decoder_of(features: Sequence[Feature]) -> _Decoder | None:
+    """The decoder of a list of rows; None where rows are read otherwise."""
     kinds = [_kind(feature) for feature in features]
     if None in kinds:
         return None
@@ -128,7 +170,7 @@ def _decoder_of(version: Version) -> "msgspec.json.Decoder[list[msgspec.Struct]]
         row = msgspec.defstruct("Row", fields, rename=names, forbid_unknown_fields=True, gc=False)
     except ValueError:  # a name with a quotation mark or the like
         return None
-    return msgspec.json.Decoder(list[row])  # type: ignore[valid-type]  # it is made here
+    return _Decoder(row)
 
 
 def _kind(feature: Feature) -> Any:

@@ -5,6 +5,7 @@ What a form does not read, or may not, is no error here: the request is read aga
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -13,11 +14,12 @@ import orjson
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
-from service.wire import oip, oip_answer, oip_row, oip_signature, plain, record_rows
+from service.wire import number_rows, oip, oip_answer, oip_row, oip_signature, plain, record_rows
 from service.wire.oip_signature import CLASS, PACKED
 
 _JSON = b"content-type: application/json\r\n"
 _DATA = re.compile(rb'"data"\s*:\s*\[\Z')
+_DATA_LIST = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[')
 
 
 class RowForm(Protocol):
@@ -173,6 +175,57 @@ class OipBinaryRows:
         return text
 
 
+class OipManyRows:
+    """Rows of the Open Inference Protocol in JSON: a flat list of numbers, and around it always the same."""
+
+    headers = _JSON
+
+    def __init__(self, version: Version, asked: oip.Request, before: bytes, after: bytes) -> None:
+        self._version, self._before, self._after = version, before, after
+        self._asked, self.rows = replace(asked, inputs=()), asked.inputs[0].shape[0]
+
+    @staticmethod
+    def begin(asked: oip.Request, body: bytes, version: Version) -> int | None:
+        """Where the list begins in a body; None where there is more than that, or another form is asked for."""
+        schema, inputs = version.schema, asked.inputs
+        if len(inputs) != 1 or asked.id or asked.parameters or any(one.binary for one in asked.wanted):
+            return None
+        (tensor,) = inputs
+        is_packed = (tensor.name, tensor.datatype, len(tensor.shape)) == (PACKED, schema.datatype, 2)
+        if not is_packed or 0 in tensor.shape or not schema.is_all_numbers:
+            return None
+        found = _DATA_LIST.search(body)
+        is_only = found is not None and body.count(b'"data"') == 1 and b"\\" not in body
+        return found.end() if found is not None and is_only else None
+
+    @classmethod
+    def of(cls, version: Version, body: bytes, begin: int) -> Self | None:
+        """The form of requests like this one; None where its list is not flat."""
+        end = body.find(b"]", begin)
+        return None if b"[" in body[begin:end] else cls(version, oip.read(body, None), body[:begin], body[end:])
+
+    def read(self, body: bytes) -> tuple[Any, str] | None:
+        if not body.startswith(self._before) or not body.endswith(self._after):
+            return None
+        inside = body[len(self._before) : -len(self._after)]
+        numbers = None if b"[" in inside else number_rows.floats(b"[%b]" % inside)
+        if numbers is None or len(numbers) != self.rows * len(self._version.schema.columns):
+            return None
+        matrix = self._version.schema.encode_floats(numbers.reshape(self.rows, -1))
+        return None if matrix is None else (matrix, "")
+
+    def matrix(self, lines: Sequence[Any]) -> Matrix:
+        return lines[0] if len(lines) == 1 else np.concatenate(lines)
+
+    def write(self, answers: Answers) -> list[bytes]:
+        rows, total = self.rows, len(next(iter(answers.values())))
+        parts = ({name: values[at : at + rows] for name, values in answers.items()} for at in range(0, total, rows))
+        return [oip_answer.write(self._version, self._asked, part)[0] for part in parts]
+
+    def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
+        return text
+
+
 def _zeros(version: Version, rows: int) -> Answers:
     """An answer to so many rows."""
     if version.manifest.classes is None:
@@ -181,8 +234,12 @@ def _zeros(version: Version, rows: int) -> Answers:
     return {"probabilities": probabilities, "label": np.zeros(rows, np.int64)}
 
 
-def form_of(version: Version, body: bytes, *, is_oip: bool, oip_length: str | None) -> RowForm | None:
-    """The form of requests like this one, which was read; None where there is none."""
+def form_of(
+    version: Version, body: bytes, *, is_oip: bool, oip_length: str | None, begin: int | None
+) -> RowForm | None:
+    """The form of requests like this one, which was read; None where there is none. `begin`: see `OipManyRows`."""
+    if begin is not None:
+        return OipManyRows.of(version, body, begin)
     if oip_length is None:
         return OipRows(version) if is_oip else PlainRows(version)
     return OipBinaryRows.of(version, body, int(oip_length))

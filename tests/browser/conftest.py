@@ -7,10 +7,11 @@ import pytest
 
 from models.repository import Repository
 from tests.browser import hostile
-from tests.server.conftest import START_S, Server, until
+from tests.server.conftest import PATIENT, Server, until
 from tests.service import tiny
 
 CHROMIUM = shutil.which("chromium")
+PATIENCE_MS = 60_000  # what is waited for comes at once, where nobody else wants the processor
 
 
 def pytest_collection_modifyitems(items):
@@ -45,9 +46,9 @@ def locked_site(tmp_path_factory):
 
 
 def serving(root, tmp_path_factory, **settings):
-    server = Server(root, tmp_path_factory.mktemp("log") / "server.log", **settings)
+    server = Server(root, tmp_path_factory.mktemp("log") / "server.log", **PATIENT, **settings)
     server.root = root
-    until(server.is_ready, START_S, "ready")
+    until(server.is_ready, what="ready")
     yield server
     server.close()
 
@@ -55,8 +56,9 @@ def serving(root, tmp_path_factory, **settings):
 @pytest.fixture(scope="module")
 def browser():
     # imported here: its event loop lives as long as this fixture, and other tests have loops of their own
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415
+    from playwright.sync_api import expect, sync_playwright  # noqa: PLC0415
 
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -68,7 +70,7 @@ class Tab:
 
     def __init__(self, context, server) -> None:
         self.page = context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(PATIENCE_MS)
         self.server = server
         self.expected = []
         self.said = []

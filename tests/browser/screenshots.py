@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from tests.server.conftest import CHECKOUT, START_S, Server, until
+from tests.server.conftest import CHECKOUT, Server, until
 
 WIDTH, HEIGHT = 1200, 900
 
@@ -53,7 +53,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         server = Server(repository.absolute(), Path(scratch) / "server.log")
         try:
-            until(server.is_ready, START_S, "ready")
+            until(server.is_ready, what="ready")
             take(server, Path(sys.argv[1]))
         finally:
             server.close()

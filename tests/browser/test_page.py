@@ -11,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.browser import hostile
+from tests.server.conftest import START_S
 from tests.service import tiny
 
 ANSWER = ".answer output"
@@ -194,7 +195,7 @@ def test_the_requests_shown_are_requests(tab, model, tmp_path):
         code = page.locator("section.code pre").inner_text()
         assert code.isascii()  # nothing in it can turn the text around
         command = ["bash", "-c", code] if language == "curl" else [sys.executable, "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=30, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=START_S, check=True)
         answers.append(done.stdout)
     page.get_by_text("JavaScript", exact=True).click()
     code = page.locator("section.code pre").inner_text()

@@ -57,7 +57,7 @@ def balanced(tmp_path):
     yield start
     for process in running:
         process.send_signal(signal.SIGQUIT)
-        assert process.wait(20) == 0
+        assert process.wait(START_S) == 0
 
 
 def answers(address):
@@ -79,7 +79,7 @@ class Load:
             thread.start()
 
     def _ask(self, number):
-        with httpx.Client(base_url=self._address, timeout=40, trust_env=False) as client:
+        with httpx.Client(base_url=self._address, timeout=START_S, trust_env=False) as client:
             while not self._end.wait(0.005):
                 try:
                     answer = client.post("/v1/models/line:predict", json={"instances": [{"x": number}]})
@@ -110,7 +110,7 @@ def test_a_new_version_and_a_restart_of_each_server_fail_no_request(start, balan
             assert old.ended() == 0, old.said()
             until(lambda enough=before + 50: load.versions["2"] > enough, what="answers of the other server")
             servers[place] = start(wait=False, port=old.port)
-            until(servers[place].is_ready, START_S)
+            until(servers[place].is_ready)
             until(lambda seen=servers[place]: seen.metric("rowcast_requests_total") > 20, what="its share of the load")
     finally:
         load.end()

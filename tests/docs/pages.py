@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import httpx
 
-from tests.server.conftest import free_port, until
+from tests.server.conftest import START_S, free_port, until
 
 ROOT = Path(__file__).parents[2]
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -97,7 +97,7 @@ class Runner:
                 [sys.executable, "-m", "service"], cwd=self.folder, env=self.environment, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        until(self.is_ready, 60)
+        until(self.is_ready)
         return ""
 
     def is_ready(self):
@@ -114,7 +114,7 @@ class Runner:
             self.session.communicate()
         if self.server is not None:
             os.killpg(self.server.pid, signal.SIGINT)
-            assert self.server.wait(30) is not None
+            assert self.server.wait(START_S) is not None
 
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d*)?(?:e[-+]?\d+)?(?![\w])")

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from models.schema import Schema
-from tests.server.conftest import START_S, Server, until
+from tests.server.conftest import PATIENT, Server, until
 from tests.service import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +37,9 @@ def server(tmp_path_factory):
         for table, entry in RINGS.items():
             patch.setitem(getattr(tiny, table), "rings", entry)
         tiny.publish(published, "rings")
-    server = Server(published, tmp_path_factory.mktemp("log") / "log")
+    server = Server(published, tmp_path_factory.mktemp("log") / "log", **PATIENT)
     server.repository = published
-    until(server.is_ready, START_S)
+    until(server.is_ready)
     yield server
     server.close()
 

@@ -23,9 +23,8 @@ def outputs_of(notebook):
 def test_from_a_table_to_predictions():
     notebook = read(ROOT / "docs/notebooks/table-to-predictions.ipynb")
 
-    NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": ROOT / "docs"}}
-    ).execute()
+    resources = {"metadata": {"path": ROOT / "docs"}}
+    NotebookClient(notebook, timeout=600, startup_timeout=600, kernel_name="python3", resources=resources).execute()
 
     shown = outputs_of(notebook)
     assert any("version 1: 344 predictions" in text for text in shown)

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.conftest import free_port, until
+from tests.server.conftest import START_S, free_port, until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -57,7 +57,7 @@ def environment():
 def run(command, checkout, environment):
     return subprocess.run(
         ["sh", "-c", command.replace("localhost:8000", f"127.0.0.1:{environment['ROWCAST_PORT']}")],
-        cwd=checkout, env=environment, capture_output=True, text=True, timeout=200, check=False,
+        cwd=checkout, env=environment, capture_output=True, text=True, timeout=START_S, check=False,
     )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_serve_answers_as_readme_says_and_picks_up_a_table_of_ones_own(checkout,
     assert hurried.returncode == 0, hurried.stderr
     server = subprocess.Popen(["make", "serve"], cwd=checkout, env=environment, start_new_session=True)
     try:
-        until(lambda: is_ready(server, environment), 180, "ready")
+        until(lambda: is_ready(server, environment), what="ready")
 
         [ask] = [command for command in COMMANDS if command.startswith("curl ")]
         answer = json.loads(run(ask, checkout, environment).stdout)
@@ -102,10 +102,12 @@ def test_serve_answers_as_readme_says_and_picks_up_a_table_of_ones_own(checkout,
         trained = run("make train DATA=my.csv TARGET=price", checkout, environment)
         assert trained.returncode == 0, trained.stderr
         own = f"http://127.0.0.1:{environment['ROWCAST_PORT']}/v1/models/my:predict"
-        until(lambda: httpx.post(own, json={"instances": [{"area": 90, "rooms": 0}]}).status_code == 200)
+        until(
+            lambda: httpx.post(own, json={"instances": [{"area": 90, "rooms": 0}]}, timeout=START_S).status_code == 200
+        )
     finally:
         os.killpg(server.pid, signal.SIGINT)  # what Ctrl-C does
-        assert server.wait(20) is not None
+        assert server.wait(START_S) is not None
 
 
 def is_ready(server, environment):

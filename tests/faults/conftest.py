@@ -1,11 +1,20 @@
-"""Servers to be harmed; how they are started is as in tests/server."""
+"""Servers to be harmed."""
 
 import os
 import resource
 
-from tests.server.conftest import repository, start
+import pytest
 
-__all__ = ["repository", "start"]
+from tests.server.conftest import repository, starting
+
+__all__ = ["repository"]
+
+
+@pytest.fixture
+def start(repository, tmp_path):
+    """Starts servers with the settings that ship: what they do in time is what is tested here."""
+    yield from starting(repository, tmp_path, {})
+
 
 FAULT_S = float(os.environ.get("FAULT_S", "20"))
 """How long each fault is repeated."""

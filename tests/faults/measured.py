@@ -23,9 +23,10 @@ def living(server) -> int:
     """How many inference workers listen: more are there while some are starting."""
     for pid in server.workers:
         with contextlib.suppress(OSError):
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            (counts,) = [line.partition(b"=")[2] for line in environment if line.startswith(b"PROMETHEUS_MULTIPROC")]
-            prefix = f"{Path(counts.decode()).parent}/worker-"
+            works_in = Path(f"/proc/{pid}/cwd").readlink()
+            if works_in.name != "nothing":  # it has just begun
+                continue
+            prefix = f"{works_in.parent}/worker-"
             lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
             return len({line[7] for line in lines if line[3] == "00010000" and line[-1].startswith(prefix)})
     return 0

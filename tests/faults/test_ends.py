@@ -135,7 +135,7 @@ def test_an_end_after_processes_were_replaced_answers_who_was_accepted(start):
     """The kernel kills a process when the thread that started it ends: the watch, which started the later ones."""
     for _ in range(RUNS):
         server = start(api_processes=1, workers=1, inline_s=0)
-        for victims in (lambda server=server: server.workers, lambda server=server: server.forks[1:]):
+        for victims in (lambda server=server: server.workers, lambda server=server: server.apis):
             (victim,) = victims()
             os.kill(victim, signal.SIGKILL)
             until(lambda victim=victim, victims=victims: victims() not in ([], [victim]), START_S)

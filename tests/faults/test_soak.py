@@ -21,7 +21,7 @@ KILL_EVERY_S = 20
 
 def descriptors_and_threads(server):
     """Of those processes that live from the start to the end."""
-    lasting = [server.pid, server.main, *server.forks]
+    lasting = [server.pid, server.main, *server.apis]
     files = sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in lasting)
     threads = sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in lasting)
     return files, threads

@@ -217,7 +217,7 @@ def test_an_integer_of_a_million_digits_takes_no_time(position):
     else:
         assert schema.encode([row]).tolist() == [[0, 1]]
 
-    assert time.process_time() - start < 0.2
+    assert time.process_time() - start < 2  # its digits would take ten times as long
 
 
 @given(
@@ -292,12 +292,14 @@ def test_a_category_that_nobody_trained_on_is_the_reserved_index():
 
 def test_a_million_categories_are_looked_up_in_no_time_after_the_first():
     feature = CategoryFeature(name="c", categories=tuple(map(str, range(1_000_000))))
+    start = time.process_time()
     feature.encode(["1"])
+    first = time.process_time() - start
     start = time.process_time()
 
     assert feature.encode(["999999", "x"]).tolist() == [999_999, 1_000_000]
 
-    assert time.process_time() - start < 0.01
+    assert time.process_time() - start < first / 4
 
 
 # ---------------------------------------------------------------------------------------------------- booleans

@@ -29,7 +29,7 @@ def start_publishers(*arguments):
 
 def output_of(publishers):
     """The lines it printed, when it has ended well."""
-    out, problem = publishers.communicate(timeout=120)
+    out, problem = publishers.communicate(timeout=300)
     assert publishers.returncode == 0, problem
     return out.splitlines()
 

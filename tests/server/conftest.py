@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,14 @@ import pytest
 from tests.service import tiny
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-START_S = 60.0  # a cold start takes 2 s here, and up to 12 on a busy machine
+START_S = 180.0  # a cold start takes 2 s here, and a minute where ten others want the two cores
+PATIENT = {"deadline_s": 120, "max_wait_s": 60, "hang_s": 60, "receive_s": 60}
+"""Settings of a server that gives nothing up because the machine is busy."""
+HELD = {"hang_s": 100_000, "inline_s": 0}
+"""Settings of a server whose requests wait for its worker, also for one that a test has stopped."""
 
 
-def until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "") -> Any:
+def until(condition: Callable[[], Any], seconds: float = START_S, what: str = "") -> Any:
     """What `condition` returns, once it is true."""
     deadline = time.monotonic() + seconds
     while not (outcome := condition()):
@@ -42,10 +46,10 @@ class Process:
     state: str
 
     @property
-    def command(self) -> str:
-        """Empty for one that has ended since it was seen."""
+    def name(self) -> str:
+        """As `ps -e` shows it; empty for one that has ended since it was seen."""
         with contextlib.suppress(OSError):
-            return Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            return Path(f"/proc/{self.pid}/comm").read_text().strip()
         return ""
 
     @property
@@ -86,7 +90,7 @@ class Server:
         """Ask over new connections from now on."""
         if hasattr(self, "client"):
             self.client.close()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=40, trust_env=False)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=START_S, trust_env=False)
 
     @property
     def pid(self) -> int:
@@ -108,12 +112,12 @@ class Server:
 
     @property
     def workers(self) -> list[int]:
-        return [one.pid for one in self.children_of(self.main) if "spawn_main" in one.command]
+        return [one.pid for one in self.children_of(self.main) if one.name.startswith("worker-")]
 
     @property
-    def forks(self) -> list[int]:
-        """LitServe's manager, then the API processes, oldest first."""
-        return [one.pid for one in self.children_of(self.main) if "-m service" in one.command]
+    def apis(self) -> list[int]:
+        """API processes, oldest first."""
+        return [one.pid for one in self.children_of(self.main) if one.name.startswith("api-")]
 
     def ask(self, x: float) -> httpx.Response:
         return self.client.post("/v1/models/line:predict", json={"instances": [{"x": x}]})
@@ -148,7 +152,7 @@ class Server:
         lines = self.client.get("/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + " ", name + "{")))
 
-    def ended(self, seconds: float = 30.0) -> int:
+    def ended(self, seconds: float = START_S) -> int:
         """The exit status."""
         return self.process.wait(seconds)
 
@@ -183,14 +187,19 @@ def repository(tmp_path) -> Path:
 
 @pytest.fixture
 def start(repository, tmp_path):
-    """Starts servers of `repository`, or of another; each is ready, or `wait=False`."""
+    """Starts patient servers of `repository`, or of another; each is ready, or `wait=False`."""
+    yield from starting(repository, tmp_path, PATIENT)
+
+
+def starting(repository: Path, tmp_path: Path, usual: Mapping[str, Any]) -> Iterator[Callable[..., Server]]:
+    """What a fixture that starts servers yields; `usual` are their settings where a test says nothing else."""
     started = []
 
     def start(root: Path = repository, *, wait: bool = True, **settings: Any) -> Server:
-        server = Server(root, tmp_path / f"server-{len(started)}.log", **settings)
+        server = Server(root, tmp_path / f"server-{len(started)}.log", **usual | settings)
         started.append(server)
         if wait:
-            until(server.is_ready, START_S, "ready")
+            until(server.is_ready, what="ready")
         return server
 
     yield start

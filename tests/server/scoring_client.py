@@ -17,7 +17,7 @@ ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
 
 def main(port):
     client = ScoringServerClient("127.0.0.1", port)
-    client.wait_server_ready(timeout=30)
+    client.wait_server_ready(timeout=120)
     frame = pd.DataFrame(
         {
             "seen": pd.to_datetime(["2024-05-31T09:30:00", None, "1970-01-01T00:00:00"]),
@@ -49,7 +49,7 @@ def refused(client, frame):
 
 
 def invoke(port, body, headers, path="/invocations"):
-    return requests.post(f"http://127.0.0.1:{port}{path}", data=body, headers=headers, timeout=30)
+    return requests.post(f"http://127.0.0.1:{port}{path}", data=body, headers=headers, timeout=120)
 
 
 def bare_csv(port, frame):

@@ -9,13 +9,13 @@ from collections import Counter
 import pytest
 
 from service.commands.bench import CannotMeasure, Seen, refuse_what_is_not_the_server_s, summarize
-from tests.server.conftest import CHECKOUT
+from tests.server.conftest import CHECKOUT, START_S
 
 
 def bench(*words):
     return subprocess.run(
         [sys.executable, "-m", "service", "bench", *map(str, words)],
-        cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, check=False, timeout=60,
+        cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, check=False, timeout=START_S,
     )  # fmt: skip
 
 
@@ -34,6 +34,10 @@ def test_it_counts_what_the_server_counts(start):
     assert server.metric("rowcast_rows_total") == 500 * answered
     assert report["p50_ms"] <= report["max_ms"]
 
+
+@pytest.mark.server
+def test_what_cannot_be_measured_is_said(start):
+    url = f"http://127.0.0.1:{start().port}"
     refused = bench(url, "line", "--connections", 1, "--rows", 200_000, "--seconds", 1)
     assert refused.returncode == 3
     assert "413 too_large" in refused.stderr

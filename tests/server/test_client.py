@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from models.repository import Repository
 from service.client import (
     AsyncClient,
     BadRequest,
@@ -25,7 +26,7 @@ from service.client import (
     Unauthorized,
     Unreachable,
 )
-from tests.server.conftest import CHECKOUT, START_S, free_port, until
+from tests.server.conftest import CHECKOUT, HELD, PATIENT, START_S, Server, free_port, until
 from tests.service import tiny
 from tests.service.test_certainty import OF_PAIR, SETS
 
@@ -39,9 +40,6 @@ def url_of(server):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A server of all tiny models; line 2 adds 1 to what line 1 says, which is stable."""
-    from models.repository import Repository  # noqa: PLC0415
-    from tests.server.conftest import Server  # noqa: PLC0415
-
     root = tmp_path_factory.mktemp("published")
     sure = {"pair": {"intervals": OF_PAIR}, "flowers": {"prediction_sets": SETS}}
     for name in ("line", "pair", "flowers", "coin"):
@@ -49,8 +47,8 @@ def served(tmp_path_factory):
     tiny.publish(root, "line", shift=1.0)
     Repository(root).set_label("line", "stable", 1)
     Repository(root).set_label("line", "canary", 2)
-    server = Server(root, tmp_path_factory.mktemp("log") / "server.log")
-    until(server.is_ready, START_S)
+    server = Server(root, tmp_path_factory.mktemp("log") / "server.log", **PATIENT)
+    until(server.is_ready)
     yield server
     server.close()
 
@@ -181,7 +179,7 @@ def test_a_key_is_sent_and_never_shown(start):
 
 
 def test_what_is_shed_is_asked_again_when_the_server_says(start):
-    server = start(max_rows=10, max_waiting_rows=10, hang_s=600, inline_s=0)
+    server = start(max_rows=10, max_waiting_rows=10, **HELD)
     os.kill(server.workers[0], signal.SIGSTOP)
     with ThreadPoolExecutor(8) as pool, Client(url_of(server), patience_s=START_S) as client:
         asked = [pool.submit(client.predict, "line", [[float(x)]] * 10) for x in range(8)]

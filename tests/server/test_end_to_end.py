@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from models.repository import Repository
-from tests.server.conftest import CHECKOUT, until
+from tests.server.conftest import CHECKOUT, START_S, until
 
 pytestmark = pytest.mark.server
 
@@ -47,7 +47,7 @@ def published(tmp_path_factory):
         env=os.environ | {"ROWCAST_REPOSITORY": str(folder / "published"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=START_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

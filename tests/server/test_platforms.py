@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ import polars as pl
 import pytest
 
 from service.wire.arrow_stream import MEDIA_TYPE
-from tests.server.conftest import CHECKOUT, START_S, Server, free_port, until
+from tests.server.conftest import CHECKOUT, PATIENT, START_S, Server, free_port, until
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
 
-PACKAGES = ["mlflow-skinny==3.17.2", "pandas==3.1.1", "scipy==1.17.1", "pyarrow==26.0.1"]  # its client needs scipy
+PACKAGES = ["mlflow-skinny==3.17.2"]  # its client needs pandas, scipy and pyarrow, too
 ENVIRONMENT = CHECKOUT / "build" / "scoring-clients"
 ARROW = {"content-type": MEDIA_TYPE}
 
@@ -26,9 +27,9 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("platforms")
     for name in ("line", "pair", "flowers"):
         tiny.publish(folder / "published", name)
-    server = Server(folder / "published", folder / "server.log", default_model="flowers")
+    server = Server(folder / "published", folder / "server.log", default_model="flowers", **PATIENT)
     try:
-        until(server.is_ready, START_S, "ready")
+        until(server.is_ready, what="ready")
         yield server
         assert "Traceback" not in server.said()
     finally:
@@ -37,10 +38,13 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def python_of_clients():
-    """Their environment, whose pins are not ours; made once."""
-    made, said = ENVIRONMENT / ".made", " ".join(PACKAGES)
+    """Their environment, whose pins are not ours: what it does not bring itself is taken from ours; made once."""
+    ours = sysconfig.get_path("purelib")
+    made, said = ENVIRONMENT / ".made", " ".join([*PACKAGES, ours])
     if not made.is_file() or made.read_text() != said:
         subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
+        (site,) = ENVIRONMENT.glob("lib/python*/site-packages")
+        (site / "ours.pth").write_text(ours)  # behind its own
         pip = [ENVIRONMENT / "bin" / "pip", "--disable-pip-version-check", "install", "--quiet", *PACKAGES]
         done = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=900)
         if done.returncode and "No matching distribution" in done.stderr:
@@ -60,7 +64,7 @@ def stream(columns):
 def test_clients_of_mlflow_pandas_and_pyarrow_get_the_right_answers(server, python_of_clients):
     client = Path(__file__).with_name("scoring_client.py")
     done = subprocess.run(
-        [python_of_clients, client, str(server.port)], capture_output=True, text=True, check=False, timeout=120
+        [python_of_clients, client, str(server.port)], capture_output=True, text=True, check=False, timeout=START_S
     )
     assert done.returncode == 0, done.stderr
     got = json.loads(done.stdout)
@@ -113,7 +117,7 @@ def test_small_bodies_in_other_forms_pass_the_fast_lane(server):
 
 def test_damaged_streams_are_refused_and_nothing_dies(server):
     raw = stream({"a": [1.0, None, 3.0] * 9, "b": [1, 2, 3] * 9})
-    forks, dice = server.forks, random.Random(0)
+    apis, dice = server.apis, random.Random(0)
     for _ in range(400):
         damaged = bytearray(raw)
         for _ in range(dice.choice([1, 2, 8])):
@@ -123,7 +127,7 @@ def test_damaged_streams_are_refused_and_nothing_dies(server):
         assert answer.status_code in (200, 400, 413), answer.text
         if answer.status_code != 200:
             assert answer.json()["code"] in ("bad_body", "bad_row", "too_large")
-    assert server.forks == forks
+    assert server.apis == apis
     assert server.answers()
 
 
@@ -134,7 +138,7 @@ def at_port(server, port):
     """The server, once it is ready where the platform said."""
     server.port = port
     server.connect_anew()
-    until(server.is_ready, START_S, "ready")
+    until(server.is_ready, what="ready")
     return server.client
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from models.repository import Repository
-from tests.server.conftest import CHECKOUT, START_S, until
+from tests.server.conftest import CHECKOUT, HELD, until
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
@@ -50,7 +51,7 @@ class Load:
     def goes_on(self, count=50):
         """Wait for so many more right answers."""
         before = self.right
-        until(lambda: self.right >= before + count, START_S, "answers under load")
+        until(lambda: self.right >= before + count, what="answers under load")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -63,7 +64,7 @@ def test_killing_workers_under_load_fails_no_request(start, workers):
             before = server.workers
             os.kill(before[0], signal.SIGKILL)
             load.goes_on()
-            until(lambda before=before: len(server.workers) == workers and before[0] not in server.workers, START_S)
+            until(lambda before=before: len(server.workers) == workers and before[0] not in server.workers)
     assert load.wrong == []
     assert re.search(r"inference worker \d died by signal 9; it is started again in 0.0 s", server.said())
 
@@ -73,51 +74,70 @@ def test_an_api_process_that_dies_is_replaced_and_its_counts_go_on(start):
     server = start()
     assert server.ask(1.0).status_code == 200
     until(lambda: server.metric("rowcast_requests_total") == 1)
-    _, api = server.forks
+    (api,) = server.apis
     os.kill(api, signal.SIGKILL)
-    until(lambda: len(server.forks) == 2 and api not in server.forks, START_S)
-    until(server.answers, START_S)
+    until(lambda: len(server.apis) == 1 and api not in server.apis)
+    until(server.answers)
     until(lambda: server.metric("rowcast_requests_total") == 2)
 
 
 def test_when_one_of_two_api_processes_dies_the_other_serves_on(start):
     server = start(api_processes=2)
-    os.kill(server.forks[1], signal.SIGKILL)
+    victim = server.apis[0]
+    os.kill(victim, signal.SIGKILL)
     for x in range(50):
         server.connect_anew()
         assert server.answers(float(x))
-    until(lambda: len(server.forks) == 3, START_S)
+    until(lambda: len(server.apis) == 2 and victim not in server.apis)
 
 
 def test_connections_are_spread_evenly_over_api_processes(start):
     """Left alone, one process of two now and then takes all of 16 connections."""
     server = start(api_processes=2)
-    _, *apis = server.forks
-    until(lambda: server.client.get("/metrics").text.count("rowcast_process_start_time_seconds{") == 2)
-    before = [sockets_of(api) for api in apis]
-    with contextlib.ExitStack() as stack:
-        for _ in range(16):
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-        until(lambda: sum(map(sockets_of, apis)) == sum(before) + 16)
-        more = [sockets_of(api) - was for api, was in zip(apis, before, strict=True)]
-    assert set(more) <= {7, 8, 9}  # one has this test's own connection
+    apis = server.apis
+
+    def connections():
+        return [sockets_of(api, server.port, ESTABLISHED) for api in apis]
+
+    def share():
+        """How many of 16 connections the first process takes."""
+        until(lambda: sum(connections()) == 1)  # this test's own
+        before, _ = connections()
+        with contextlib.ExitStack() as stack:
+            for _ in range(16):
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            until(lambda: sum(connections()) == 1 + 16)
+            return connections()[0] - before
+
+    until(lambda: 6 <= share() <= 10, what="both processes are up")
+    # on a busy machine a process may not get the processor in time to take its turn
+    assert 6 <= statistics.median(share() for _ in range(7)) <= 10
 
 
-def sockets_of(pid):
-    return sum(str(file.readlink()).startswith("socket:") for file in Path(f"/proc/{pid}/fd").iterdir())
+ESTABLISHED, LISTENING = "01", "0A"
 
 
-@pytest.mark.parametrize("who", ["manager", "main"])
-def test_when_litserves_manager_or_main_process_dies_all_is_started_again(start, who):
-    """Fact 20: killing the manager makes everything hang; fact 1: killing main leaves orphans that hold the port."""
+def sockets_of(pid, port, *states):
+    """How many sockets of a port a process has in these states."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    wanted = {f"socket:[{line[9]}]" for line in lines if line[1].endswith(f":{port:04X}") and line[3] in states}
+    count = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            count += str(file.readlink()) in wanted
+    return count
+
+
+def test_when_litserves_main_process_dies_all_is_started_again(start):
+    """Fact 1: killing main leaves orphans that hold the port."""
     server = start()
     assert server.ask(1.0).status_code == 200
     until(lambda: server.metric("rowcast_requests_total") == 1)
     before = server.family()
-    os.kill(server.main if who == "main" else server.forks[0], signal.SIGKILL)
+    os.kill(server.main, signal.SIGKILL)
     gone = {one.pid for one in before} - {server.pid}
-    until(lambda: not gone & {one.pid for one in server.family()}, START_S, "the old processes end")
-    until(server.answers, START_S)
+    until(lambda: not gone & {one.pid for one in server.family()}, what="the old processes end")
+    until(server.answers)
     until(lambda: server.metric("rowcast_requests_total") >= 2, what="the counts of before are kept")
 
 
@@ -125,45 +145,54 @@ def test_no_process_outlives_the_one_that_was_started(start):
     """Fact 1."""
     server = start(api_processes=2, workers=2)
     os.kill(server.pid, signal.SIGKILL)
-    until(lambda: not server.family(), 5, "children end with their parent")
+    until(lambda: not server.family(), what="children end with their parent")
     assert not server.listens()
+
+
+def test_only_those_that_speak_http_hold_the_port(start):
+    """Workers are forks of main, which holds it too, and what they open may be hostile."""
+    server = start(inline_s=0)
+    assert server.answers()
+    holders = {
+        one.name: sockets_of(one.pid, server.port, LISTENING, ESTABLISHED) > 0
+        for one in server.family()
+        if one.pid not in {server.pid, server.main}
+    }
+    assert holders == {"api-0": True, "worker-0": False, "checker": False}
 
 
 def test_no_child_outlives_a_parent_that_dies_during_the_start(start):
     server = start(wait=False)
-    until(lambda: len(server.family()) >= 4, START_S, "main, manager, tracker, worker")
+    until(lambda: len(server.family()) >= 4, what="main, worker, what checks versions")
     os.kill(server.pid, signal.SIGKILL)
-    until(lambda: not server.family(), START_S)
+    until(lambda: not server.family())
 
 
 def test_a_deadline_is_kept_while_nothing_is_computed(start):
     """Facts 4, 21: LitServe checks a timeout only when a request leaves its queue."""
-    server = start(deadline_s=0.5, hang_s=600, inline_s=0)
+    server = start(deadline_s=0.5, **HELD)
     (worker,) = server.workers
     os.kill(worker, signal.SIGSTOP)
     until(lambda: [one.state for one in server.family() if one.pid == worker] == ["T"])  # not at once, with threads
-    began = time.monotonic()
     answer = server.ask(1.0)
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_passed")
-    assert time.monotonic() - began < 2
     os.kill(worker, signal.SIGCONT)
     until(server.answers)
 
 
 def test_a_stopped_worker_is_replaced_before_anybody_notices(start):
     """Fact 21: a frozen worker is ready for ever."""
-    server = start(inline_s=0)
+    server = start(hang_s=10, inline_s=0)
     (worker,) = server.workers
     os.kill(worker, signal.SIGSTOP)
-    began = time.monotonic()
     assert server.answers()
-    assert time.monotonic() - began < 5
-    assert "inference worker 0 is stopped; killed" in server.said()
+    # it may have answered before it stood still
+    until(lambda: "inference worker 0 is stopped; killed" in server.said())
 
 
 def test_a_bad_row_never_harms_its_batch_mates(start):
     """Fact 10: one exception fails every request of LitServe's batch; fact 5: bad input is a 500."""
-    server = start(hang_s=600, inline_s=0)
+    server = start(**HELD)
     (worker,) = server.workers
     os.kill(worker, signal.SIGSTOP)  # what is asked now goes as one or two batches
     with ThreadPoolExecutor(12) as clients:
@@ -186,7 +215,7 @@ def test_no_process_of_a_default_server_has_torch(start):
 
 
 def test_a_server_that_nobody_asks_sleeps(start):
-    """Fact 9: LitServe polls. uvicorn wakes ten times a second in each API process, LitServe and its manager once."""
+    """Fact 9: LitServe polls. uvicorn wakes ten times a second in each API process, LitServe once."""
     server = start(api_processes=2, poll_s=2.0)
 
     def wakes():
@@ -195,15 +224,15 @@ def test_a_server_that_nobody_asks_sleeps(start):
         tasks = {one.pid: Path(f"/proc/{one.pid}/task").glob("*/status") for one in server.family()}
         return {pid: sum(int(counted.search(task.read_text())[1]) for task in of) for pid, of in tasks.items()}
 
-    time.sleep(2)  # until the start has settled: this test is about time
-    before = wakes()
-    time.sleep(4)
-    per_s = {pid: (count - before[pid]) / 4 for pid, count in wakes().items()}
+    apis = server.apis
 
-    manager, *apis = server.forks
-    assert per_s[manager] <= 3
-    assert [per_s[pid] for pid in apis if per_s[pid] > 8] == []
-    assert sum(per_s.values()) <= 25
+    def is_asleep():
+        before = wakes()
+        time.sleep(3)  # this test is about time
+        per_s = {pid: (count - before[pid]) / 3 for pid, count in wakes().items()}
+        return all(per_s[pid] <= 8 for pid in apis) and sum(per_s.values()) <= 25
+
+    until(is_asleep, what="it sleeps once its start has settled")
 
 
 def test_versions_come_and_go_and_labels_take_effect_without_a_restart(start, repository):

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from fastapi import FastAPI
-from hypothesis import settings
 from prometheus_client import values
 from pydantic import SecretStr
 
@@ -14,8 +13,9 @@ from models.repository import Repository
 from service import metrics
 from service.access.gate import Gate
 from service.access.limits import Limits
-from service.coalescer import Batch
+from service.batches import Batch
 from service.connections import Connections
+from service.count_files import value_class
 from service.drift import Drift
 from service.inline import Inline
 from service.observing.tracing import read_trace
@@ -24,11 +24,9 @@ from service.request_ids import RequestIds
 from service.routes import add_routes
 from service.same_turn import TurnBatches
 from service.settings import Settings
+from service.spinning import Spinning
 from service.vitals import Vitals
 from tests.service import tiny
-
-settings.register_profile("rowcast", deadline=None)  # a busy machine is no bug
-settings.load_profile("rowcast")
 
 
 class Shelf:
@@ -140,9 +138,8 @@ def counts(tmp_path, monkeypatch):
     folder = tmp_path / "counts"
     folder.mkdir()
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
-    monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue(lambda: "api-0"))
-    yield folder
-    values.close_all_multiprocess_files()
+    monkeypatch.setattr(values, "ValueClass", value_class(metrics.counts_folder, lambda: "api-0"))
+    return folder
 
 
 @pytest.fixture
@@ -161,7 +158,7 @@ def front(root, counts, limits):
         max_rows=1000,
         max_batch_rows=100,
         max_connections=100,
-        deadline_s=5.0,
+        deadline_s=1000.0,
         max_wait_s=0.5,
         receive_s=5.0,
         page=True,
@@ -185,6 +182,7 @@ def front(root, counts, limits):
         open_requests=0,
     )
     front.turn_batches = TurnBatches(front, Inline(None, 0.0))
+    front.spinning = Spinning(0.0)
     return front
 
 

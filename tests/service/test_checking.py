@@ -18,8 +18,8 @@ def open_session(version):
 
 
 def soon(version):
-    """Limits that a test can wait for."""
-    return replace(limits_for(version), cpu_s=1, wall_s=3.0)
+    """Limits that a test can wait for; a busy machine is given its time."""
+    return replace(limits_for(version), cpu_s=1, wall_s=600.0)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def checker(tmp_path):
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (hostile.endless, r"^line/1: opening it (computes for longer than 1 s|takes longer than 3 s)$"),
+        (hostile.endless, r"^line/1: opening it computes for longer than 1 s$"),
         (hostile.deep, r"^line/1: (opening it|ONNX Runtime cannot open model.onnx)"),
         (hostile.gigabytes, r"^line/1: (opening it|the graph does not run on its proof|ONNX Runtime cannot open)"),
         (hostile.nan_weights, r"^line/1: output 'prediction' holds values that are not finite$"),
@@ -43,10 +43,8 @@ def checker(tmp_path):
 )
 def test_a_hostile_file_is_refused_in_one_sentence(tmp_path, checker, model, sentence):
     good, bad = tiny.publish(tmp_path, "coin"), tiny.publish(tmp_path, "line", model())
-    began = time.monotonic()
     with pytest.raises(BadVersion, match=sentence) as refused:
         checker.check(bad)
-    assert time.monotonic() - began < 5
     assert len(str(refused.value)) < 500
     assert "\n" not in str(refused.value)
     checker.check(good)  # nothing is left of it
@@ -67,13 +65,28 @@ def test_a_verdict_is_kept_for_all_workers(tmp_path, checker):
     checker.check(good)
     with pytest.raises(BadVersion):
         checker.check(bad)
-    began = time.monotonic()
-    other = Checker(lambda _: os._exit(1), tmp_path / "verdicts")
+    other = Checker(lambda _: os._exit(1), tmp_path / "verdicts")  # what it must open itself, it refuses otherwise
     other.check(good)
-    with pytest.raises(BadVersion, match="line/2: opening it"):
+    with pytest.raises(BadVersion, match="line/2: opening it computes for longer"):
         other.check(bad)
     other.close()
-    assert time.monotonic() - began < 0.5
+
+
+def test_a_version_that_waits_for_too_long_is_refused_and_tried_again(tmp_path):
+    version, is_quiet = tiny.publish(tmp_path / "root", "line"), tmp_path / "quiet"
+
+    def open_late(version):
+        if not is_quiet.exists():
+            time.sleep(600)
+        return open_session(version)
+
+    walls_s = [0.5, 600.0]
+    checker = Checker(open_late, tmp_path / "verdicts", lambda _: replace(soon(version), wall_s=walls_s.pop(0)))
+    with pytest.raises(BadVersion, match=r"^line/1: opening it takes longer than 0.5 s$"):
+        checker.check(version)
+    is_quiet.touch()
+    checker.check(version)
+    checker.close()
 
 
 def test_a_session_that_ends_the_process_is_a_sentence(tmp_path):
@@ -116,17 +129,17 @@ def test_a_version_that_spoils_the_process_costs_those_behind_it_nothing(tmp_pat
 
 def test_each_of_many_has_limits_of_its_own(tmp_path):
     def open_slowly(version):
-        end = time.process_time() + (0.8 if version.name == "line" else 9.0)
+        end = time.process_time() + (0.5 if version.name == "line" else 9.0)
         while time.process_time() < end:
             pass
         return open_session(version)
 
     many = [tiny.publish(tmp_path / "root", "line") for _ in range(3)]
     slow = tiny.publish(tmp_path / "root", "coin")
-    checker = Checker(open_slowly, tmp_path / "verdicts", lambda version: replace(limits_for(version), cpu_s=1))
+    checker = Checker(open_slowly, tmp_path / "verdicts", soon)
     checker.expect([*many, slow])
     later = Checker(lambda _: os._exit(1), tmp_path / "verdicts")
-    for version in many:  # 2.4 s together
+    for version in many:  # 1.5 s together
         later.check(version)
     with pytest.raises(BadVersion, match="computes for longer than 1 s"):
         checker.check(slow)

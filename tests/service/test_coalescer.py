@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.admission import Admission
-from service.coalescer import MOST_LOSSES, Coalescer, Job
+from service.batches import Job
+from service.coalescer import MOST_LOSSES, Coalescer
 from service.frames import Reply, Status
 from service.inline import Inline, InlineSession
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
@@ -64,7 +65,7 @@ async def turns(count=5):
         await asyncio.sleep(0)
 
 
-def start(coalescer, version, *matrices, deadline_s=5.0):
+def start(coalescer, version, *matrices, deadline_s=1000.0):
     return [asyncio.ensure_future(coalescer.predict(version, matrix, deadline_s)) for matrix in matrices]
 
 
@@ -143,7 +144,7 @@ def test_versions_take_turns(versions):
     assert asyncio.run(ask()) == ["line", "coin", "line", "line"]
 
 
-def begin(coalescer, version, kind, *matrices, deadline_s=5.0):
+def begin(coalescer, version, kind, *matrices, deadline_s=1000.0):
     """As `start`, for jobs of a kind."""
     is_urgent = kind == "urgent"
     return [
@@ -396,7 +397,7 @@ def test_a_job_without_rows_is_answered_with_none(versions):
 class Noting(Job):
     """A job that notes what it is told."""
 
-    def __init__(self, told, name, version, *values, line=None, deadline_s=5.0) -> None:
+    def __init__(self, told, name, version, *values, line=None, deadline_s=1000.0) -> None:
         self.told, self.name, self.version = told, name, version
         self.matrix, self.line, self.rows = (None, line, 1) if line else (rows(*values), None, len(values))
         self.arrived = time.perf_counter()

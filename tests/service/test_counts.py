@@ -8,7 +8,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import counts as read
-from service.metrics import Metrics
+from service.count_files import value_class
+from service.metrics import Metrics, counts_folder
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def used(counts, versions, monkeypatch):
     """Counts of two processes that answered several versions."""
     assert counts.is_dir()
     for number, slot in enumerate(("api-0", "api-1")):
-        monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue(lambda slot=slot: slot))
+        monkeypatch.setattr(values, "ValueClass", value_class(counts_folder, lambda slot=slot: slot))
         metrics = Metrics()
         for name in ("line", "pair", "coin")[number:]:
             metrics.batch(versions[name], 3 + number, 0.002, [0.001, 0.3])
@@ -54,6 +55,20 @@ def test_the_page_is_that_of_prometheus_clients_collector(counts, used, versions
         used.answered(versions["flowers"], 1, 0.01)
         page = reader.page(of(versions, "line", "pair", "coin", "flowers"))
         assert samples(page) == samples(generate_latest(registry))
+
+
+def test_the_page_is_the_same_once_versions_were_given_up(counts, used, versions):
+    reader = read.WrittenCounts(counts)
+    before = samples(reader.page(of(versions, "line", "pair", "coin")))
+    values.ValueClass.files.forget([("pair", "1")])
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    after = samples(reader.page(of(versions, "line", "pair", "coin")))
+    assert after == samples(generate_latest(registry))
+    left = {one for one in before if dict(one[1]).get("model") != "pair"}
+    assert {one: after[one] for one in left} == {one: before[one] for one in left}
+    used.answered(versions["flowers"], 1, 0.01)
+    assert samples(reader.page(of(versions, "flowers"))) == samples(generate_latest(registry))
 
 
 def models_on(page):

@@ -25,7 +25,7 @@ def on_cpu(version):
 
 @pytest.mark.parametrize("name", ["line", "flowers"])
 def test_a_version_that_is_asked_gets_a_session_of_the_same_answers(versions, name):
-    session = asyncio.run(opened(Inline(on_cpu, 0.01), versions[name]))
+    session = asyncio.run(opened(Inline(on_cpu, 1.0), versions[name]))
     matrix = versions[name].schema.encode([tiny.ROWS[name]] * 3)
     for output, right in tiny.answer(name, matrix).items():
         np.testing.assert_allclose(session.run(matrix)[output], right, rtol=1e-6)
@@ -33,10 +33,10 @@ def test_a_version_that_is_asked_gets_a_session_of_the_same_answers(versions, na
 
 
 class Slow(OnnxSession):
-    """A session that takes 2 ms, and 0.05 ms more for each row."""
+    """A session that takes 8 ms, and 0.2 ms more for each row."""
 
     def run(self, matrix):
-        time.sleep(0.002 + 0.00005 * len(matrix))
+        time.sleep(0.008 + 0.0002 * len(matrix))
         return super().run(matrix)
 
 
@@ -46,7 +46,7 @@ def test_it_gets_no_more_rows_than_it_computes_in_time(versions):
         return None if session is None else session.most_rows
 
     assert most_rows(0.001) is None  # not even one
-    assert 1 <= most_rows(0.005) < 256 * 0.005 / (0.002 + 256 * 0.00005) + 1
+    assert 1 <= most_rows(0.02) < 256 * 0.02 / (0.008 + 256 * 0.0002) + 1
 
 
 def test_without_a_way_to_open_there_is_never_a_session(versions):
@@ -72,7 +72,7 @@ def test_the_least_recently_used_session_goes(versions, monkeypatch):
     monkeypatch.setattr(inline, "_IN_USE", 2)
 
     async def ask():
-        sessions = Inline(on_cpu, 0.01)
+        sessions = Inline(on_cpu, 1.0)
         for name in ("line", "coin"):
             assert await opened(sessions, versions[name]) is not None
         sessions.session(versions["line"])
@@ -91,7 +91,7 @@ def test_models_that_are_asked_in_turn_do_not_close_each_other_s_sessions(versio
         return on_cpu(version)
 
     async def ask():
-        sessions = Inline(count, 0.01)
+        sessions = Inline(count, 1.0)
         for name in ("line", "coin"):
             await opened(sessions, versions[name])
         for _ in range(20):

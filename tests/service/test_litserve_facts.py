@@ -5,15 +5,14 @@ to look at. Facts about processes and signals are in tests/server/, where real o
 """
 
 import inspect
-import pickle
+import multiprocessing
 import re
 
 import pytest
 import uvicorn
-from litserve import LitAPI, LitServer
+from litserve import LitServer
 from litserve import server as litserves
 from litserve.loops import inference_worker
-from litserve.loops.base import LitLoop
 from starlette.middleware.gzip import GZipMiddleware
 
 from service import api
@@ -33,7 +32,9 @@ def server(tmp_path):
         ("_start_server", ["port", "num_uvicorn_servers", "log_level", "sockets", "uvicorn_worker_type", "kwargs"]),
         ("_start_worker_monitoring", ["manager", "uvicorn_workers"]),
         ("_perform_graceful_shutdown", ["manager", "uvicorn_workers", "shutdown_reason"]),
+        ("launch_inference_worker", ["lit_api"]),
         ("launch_single_inference_worker", ["lit_api", "worker_id"]),
+        ("_init_manager", ["num_api_servers"]),
     ],
 )
 def test_litserve_has_the_methods_that_server_overrides_or_calls(method, parameters):
@@ -68,12 +69,21 @@ def test_a_worker_knows_its_number_before_its_setup():
     assert source.index('os.environ["LITSERVE_WORKER_ID"]') < source.index("lit_api.setup(device)")
 
 
-def test_the_api_goes_to_a_worker_by_pickle(tmp_path):
-    """Fact 16."""
-    there = pickle.loads(pickle.dumps(api.Rowcast(Settings(port=9000), tmp_path)))
-    assert (there.settings.port, there.runtime) == (9000, tmp_path)
-    assert isinstance(there, LitAPI)
-    assert isinstance(there.loop, LitLoop)
+def test_what_the_workers_say_is_seen_by_whoever_was_there_before(tmp_path):
+    """Fact 20: LitServe has a process for this, and hangs without it."""
+    server = Server(Settings(device="cpu", workers=2), tmp_path, None)
+    server._init_manager(1)
+    assert dict(server.workers_setup_status) == {"predict_0": "starting", "predict_1": "starting"}
+    source = inspect.getsource(inference_worker)
+    assert 'workers_setup_status[f"{endpoint}_{worker_id}"] = WorkerSetupStatus.READY' in source
+
+    def say():
+        server.workers_setup_status["predict_1"] = "ready"
+
+    worker = multiprocessing.get_context("fork").Process(target=say)
+    worker.start()
+    worker.join()
+    assert list(server.workers_setup_status.values()) == ["starting", "ready"]
 
 
 def test_annotations_are_types_where_litserve_reads_them():

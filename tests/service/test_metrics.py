@@ -1,4 +1,6 @@
 import asyncio
+import errno
+import os
 import re
 import shutil
 import signal
@@ -10,11 +12,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.manifest import Predictions
 from models.schema import NumberFeature, Schema
 from service import metrics
+from service.count_files import value_class
 from service.drift import Drift
 from service.shadow import Agreement, Counts
 from service.vitals import Vitals
@@ -248,3 +252,112 @@ def test_every_metric_is_on_its_page_with_its_type_and_labels(full_page):
 def test_promtool_has_nothing_to_say(full_page):
     checked = subprocess.run(["promtool", "check", "metrics"], input=full_page, capture_output=True, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+# ------------------------------------------------------------------------------------ versions that come and go
+
+
+def version(number):
+    manifest = SimpleNamespace(name="line", version=number, task="regression", weights="ab" * 32)
+    return SimpleNamespace(name="line", number=number, key=f"line/{number}@0", manifest=manifest)
+
+
+def used_by(counting, one):
+    counting.batch(one, 3, 0.002, [0.001, 0.3])
+    counting.answered(one, 3, 0.02, 0.001, 0.002)
+    counting.failed(one, "bad_row", 0.02)
+    counting.urgent(one, 0.1)
+
+
+def live(*numbers):
+    return {("line", str(number)) for number in numbers}
+
+
+class Time:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def used_bytes(folder):
+    return {path.name: int.from_bytes(path.read_bytes()[:4], "little") for path in folder.glob("*.db")}
+
+
+def test_hundreds_of_versions_that_come_and_go_take_no_more_room_than_a_few(counts):
+    clock = Time()
+    counting, another = metrics.Metrics(clock), metrics.Metrics(clock)
+    after = {}
+    for number in range(1001, 1301):  # names of one length
+        used_by(counting, version(number))
+        counting.forget_gone(live(1001, number))
+        clock.now += metrics.STAYS_S / 2
+        if number % 20:
+            another.totals()
+            continue
+        page = samples(another.page([version(1001), version(number)], [], is_ready=True))
+        for alive in (1001, number):  # also to a reader that knew the files before
+            assert sample(page, "rowcast_requests_total", model="line", version=str(alive), code="ok") == 1
+            assert sample(page, "rowcast_batch_rows_count", model="line", version=str(alive)) == 1
+        assert len({dict(one[1:])["version"] for one in page if one[0] == "rowcast_batch_rows_count"}) <= 7
+        kept = [metric._metrics for metric in counting._of_versions()] + [another._counts._series, counting._of_version]
+        after[number] = used_bytes(counts), list(map(len, kept))
+    assert after[1300] == after[1040]
+
+
+def test_a_version_that_comes_back_goes_on_until_it_is_given_up_and_then_begins_at_zero():
+    clock = Time()
+    counting = metrics.Metrics(clock)
+    one = version(1)
+
+    def answered():
+        used_by(counting, one)
+        return sample(scrape(counting), "rowcast_requests_total", **LINE, code="ok")
+
+    assert answered() == 1
+    counting.forget_gone(live(2))
+    clock.now += 2 * metrics.STAYS_S
+    counting.forget_gone(live(2))
+    assert answered() == 2
+    counting.forget_gone(live(1))  # and it is live again
+    clock.now += 2 * metrics.STAYS_S + 1
+    counting.forget_gone(live(1))
+    assert answered() == 3
+    counting.forget_gone(live(2))
+    clock.now += 2 * metrics.STAYS_S + 1
+    counting.forget_gone(live(2))
+    assert answered() == 1
+
+
+def test_a_process_gives_up_what_the_one_before_it_in_its_slot_has_counted(counts, monkeypatch):
+    used_by(metrics.Metrics(), version(1))
+    before = used_bytes(counts)
+    monkeypatch.setattr(values, "ValueClass", value_class(metrics.counts_folder, lambda: "api-0"))
+    clock = Time()
+    counting = metrics.Metrics(clock)
+    counting.forget_gone(live(2))
+    assert used_bytes(counts) == before
+    clock.now += 2 * metrics.STAYS_S + 1
+    counting.forget_gone(live(2))
+    assert used_bytes(counts)["histogram_api-0.db"] == 8
+    assert sample(scrape(counting), "rowcast_batch_rows_count", **LINE) is None
+
+
+def test_counts_that_cannot_be_given_up_on_a_full_disk_stay(counts, monkeypatch, caplog):
+    clock = Time()
+    counting = metrics.Metrics(clock)
+    used_by(counting, VERSION)
+    counting.forget_gone(live(2))
+    clock.now += 2 * metrics.STAYS_S + 1
+    before = used_bytes(counts)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "posix_fallocate", full)
+        counting.forget_gone(live(2))
+    assert used_bytes(counts) == before
+    assert "No space left" in caplog.text
+    counting.forget_gone(live(2))
+    assert used_bytes(counts)["histogram_api-0.db"] == 8

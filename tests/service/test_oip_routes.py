@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.problems import STATUS, NotReady
@@ -97,13 +97,13 @@ def test_a_timeout_shortens_the_deadline_and_never_lengthens_it(client, front):
         return await answering(version, matrix, 1)
 
     front.coalescer.predict = predict
-    for microseconds in (2_000_000, 0, 10**15):
+    for microseconds in (200_000_000, 0, 10**15):
         assert (
             client.post(f"{LINE}/infer", json={"inputs": [X], "parameters": {"timeout": microseconds}}).status_code
             == 200
         )
-    assert 1 < waited[0] <= 2
-    assert all(4 < seconds <= 5 for seconds in waited[1:])
+    assert 100 < waited[0] <= 200
+    assert all(900 < seconds <= 1000 for seconds in waited[1:])
 
 
 def test_rows_answered_in_any_form_are_counted_once(client):
@@ -180,7 +180,7 @@ HEADERS = st.fixed_dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(max_examples=150)
 @given(
     model=st.sampled_from(["flowers", "pair", "coin"]),
     text=st.binary(max_size=80) | BODY.map(json.dumps).map(str.encode),

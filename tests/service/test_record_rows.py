@@ -1,6 +1,7 @@
 """Bodies of records, held against the way that every body can go."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +151,20 @@ def test_other_rows_are_left_alone(name, body):
 
 def test_nothing_is_read_before_it_is_known_for_whom():
     assert record_rows.read(b'{"instances":[{"a":1}]}', None) is None
+
+
+def test_nobody_waits_for_the_decoder_of_many_categories():
+    names = tuple(f"name {index}" for index in range(3000))
+    schema = Schema(features=(NumberFeature(name="a"), CategoryFeature(name="name", categories=names)))
+    version = Version(Path("many"), Manifest.model_construct(input=schema))
+    body = json.dumps({"instances": [{"a": 1.5, "name": "name 2999"}, {"a": None, "name": "nobody"}]}).encode()
+    assert record_rows.read(body, version) is None  # it has begun
+    before = plain.read_bytes(body, version).rows
+    deadline = time.monotonic() + 20
+    while (found := record_rows.read(body, version)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    key, after = found
+    assert key == "instances"
+    np.testing.assert_array_equal(after.encode(schema), [[1.5, 2999], [np.nan, 3000]])
+    np.testing.assert_array_equal(schema.encode(before), after.encode(schema))

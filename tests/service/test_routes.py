@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.exceptions import HTTPException
@@ -282,7 +282,7 @@ def test_a_body_that_another_route_refuses_becomes_a_problem(client, app):
     problem(client.post("/other?number=x"), 400, "bad_body")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(max_examples=200)
 @given(raw=st.binary(max_size=200) | ANYTHING.map(lambda value: json.dumps({"instances": value}).encode()))
 def test_any_body_is_an_answer_or_a_problem_of_the_client(client, raw):
     answer = client.post("/v1/models/flowers:predict", content=raw)
@@ -291,7 +291,7 @@ def test_any_body_is_an_answer_or_a_problem_of_the_client(client, raw):
         problem(answer, 400, answer.json()["code"])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(max_examples=100)
 @given(path=st.text(st.characters(codec="utf-8"), max_size=30), method=st.sampled_from(["GET", "POST", "HEAD"]))
 def test_any_path_is_an_answer_or_a_problem_of_the_client(app, path, method):
     status, headers = asyncio.run(ask_path(app, method, f"/v1/models/{path}"))

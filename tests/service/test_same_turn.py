@@ -211,6 +211,68 @@ def test_many_rows_of_raw_numbers_are_answered_as_the_application_answers_them(f
     assert (counted(front) - before).total() == len(raw)
 
 
+def listed(values, rows, **parameters):
+    """Rows as one list of numbers in JSON."""
+    tensor = {"name": "features", "datatype": "FP32", "shape": [rows, len(values) // rows], "data": values}
+    return json.dumps({"inputs": [tensor], **parameters}).encode()
+
+
+ANY_JSON = st.one_of(st.floats(width=32), st.floats(), st.integers(), st.sampled_from([None, True, "1", [2.0]]))
+
+
+@given(st.lists(st.lists(ANY_JSON, min_size=6, max_size=6), min_size=1, max_size=3))
+@ONCE
+def test_many_rows_in_one_list_are_answered_as_the_application_answers_them(front, app, sessions, lists):
+    fine = listed([1.0, 2, -3.5, 4, 5, 6e-9], 3)
+    bodies = [fine, fine, *(listed(values, 3) for values in lists), fine, listed([1, 2, 3, 4], 2), fine]
+    raw = [request(body, path="/v2/models/pair/infer") for body in bodies]
+    slow = one_after_the_other(front, app, *raw, fast=False)
+    runs = len(sessions.runs)
+    assert plain(one_after_the_other(front, app, *raw)) == plain(slow)
+    assert len(sessions.runs) > runs
+
+
+@pytest.mark.parametrize(
+    ("parameters", "in_its_turn"),
+    [
+        ({}, True),
+        ({"outputs": [{"name": "label"}, {"name": "class"}]}, True),
+        ({"outputs": [{"name": "probabilities", "parameters": {"classification": 1}}]}, True),
+        ({"outputs": [{"name": "label", "parameters": {"binary_data": True}}]}, False),
+        ({"parameters": {"binary_data_output": True}}, False),
+        ({"parameters": {"timeout": 1000000}}, False),
+        ({"id": "7"}, False),
+    ],
+)
+def test_a_list_of_rows_is_answered_in_its_turn_where_that_is_all_there_is(
+    front, app, sessions, parameters, in_its_turn
+):
+    raw = [
+        request(listed(values, 3, **parameters), path="/v2/models/coin/infer")
+        for values in ([1, 2, 3], [-1.5, 2e5, 0], [4, 5, 6])
+    ]
+    slow = one_after_the_other(front, app, *raw, fast=False)
+    assert plain(one_after_the_other(front, app, *raw)) == plain(slow)
+    assert [matrix.shape for matrix in sessions.runs] == ([(3, 1)] * 2 if in_its_turn else [])
+
+
+def test_lists_of_rows_that_come_together_get_their_own_answers(front, app, sessions):
+    async def talk(fast):
+        connections, said = [Connection(front, app, fast=fast) for _ in range(3)], []
+        for connection in connections:
+            await connection.send(request(listed([1, 2], 2), path="/v2/models/coin/infer"))
+            await connection.answers()
+        for number, connection in enumerate(connections):
+            connection.protocol.data_received(request(listed([number, -number], 2), path="/v2/models/coin/infer"))
+        for connection in connections:
+            said += await connection.answers()
+        await close(connections)
+        return plain(said)
+
+    assert asyncio.run(talk(fast=True)) == asyncio.run(talk(fast=False))
+    assert [matrix.shape for matrix in sessions.runs] == [(6, 1)]
+
+
 def test_requests_of_many_rows_that_come_together_get_their_own_answers(front, app, sessions):
     def raw(first):
         body, head = binary([first, first + 1], {"label": True, "probabilities": True}, rows=2)

@@ -33,6 +33,12 @@ def test_the_committed_example_of_format_1_is_proven(name, number):
     prove(version.manifest, version.proof(), OnnxSession(version, "cpu"))
 
 
+@pytest.mark.parametrize("rows", [1023, 1024, 1025, 5000])
+def test_as_many_rows_as_do_not_fit_into_a_cache_have_the_answers_of_each_alone(versions, rows):
+    matrix = np.arange(rows, dtype=np.float32).reshape(-1, 1)
+    np.testing.assert_array_equal(OnnxSession(versions["line"], "cpu").run(matrix)["prediction"], 2 * matrix + 1)
+
+
 @pytest.mark.parametrize("name", ["pair", "flowers"])
 def test_no_rows_have_no_answers(versions, name):
     matrix = versions[name].schema.encode([])

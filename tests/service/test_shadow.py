@@ -50,10 +50,10 @@ def process(tmp_path):
     yield start
     for end, thread in zip(ends, threads, strict=True):
         end.tell()
-        thread.join(10)
+        thread.join(60)
 
 
-def see(tmp_path, registry, start, questions, patience_s=5.0):
+def see(tmp_path, registry, start, questions, patience_s=60.0):
     """Have all questions noted at once, and wait until the shadow has computed what it will."""
 
     async def all_of_it():
@@ -69,7 +69,7 @@ def see(tmp_path, registry, start, questions, patience_s=5.0):
             answers = tiny.answer("line", asked.matrix)
             shadows.saw(asked, "key", answers)
             shadows.saw(asked, "", answers)  # one of those that it is not to compute
-        await asyncio.wait_for(shadows._task, 30)
+        await asyncio.wait_for(shadows._task, 120)
         await shadows.stop()
 
     asyncio.run(all_of_it())

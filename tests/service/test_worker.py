@@ -13,8 +13,9 @@ import pytest
 from models.errors import BadVersion
 from models.repository import Repository
 from service import worker
-from service.frames import LENGTH, Reply, Request, Status, What, reply_bytes, request_bytes
+from service.frames import LENGTH, Reply, Request, Status, What, read_reply, reply_bytes, request_bytes
 from service.lanes import LANES_PER_WORKER, Lanes
+from service.scheduling import FullShare
 from service.worker import Engine, NothingToServe
 from tests.service import tiny
 
@@ -178,11 +179,11 @@ def serving(root, tmp_path, end):
     until(path.exists)
     yield path
     end.tell()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
-def until(condition, seconds=5.0):
+def until(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -207,6 +208,35 @@ def test_a_batch_goes_to_a_worker_and_back(serving, versions):
     answered, refusal = asyncio.run(ask())
     assert (answered.status, refusal) == (Status.OK, None)
     np.testing.assert_array_equal(answered.answers["prediction"], [[7, 3]])
+
+
+def test_a_connection_goes_on_in_another_thread_when_its_own_must_be_replaced(root, tmp_path, versions, end):
+    threads = []
+
+    class Hasty(FullShare):
+        def begin(self):
+            threads.append(threading.current_thread())
+
+        def end(self):
+            return Hasty()
+
+    path = tmp_path / "worker-0.sock"
+    serving = threading.Thread(target=worker.serve, args=(Engine(Repository(root), Honest), path, 60.0, end, Hasty))
+    serving.start()
+    until(path.exists)
+    replies = []
+    with socket.socket(socket.AF_UNIX) as api, api.makefile("rb") as replied:
+        api.connect(str(path))
+        for _ in range(3):
+            for part in request_bytes(What.PREDICT, versions["pair"].key, PAIR_ROW):
+                api.sendall(part)
+            (length,) = LENGTH.unpack(replied.read(LENGTH.size))
+            replies.append(read_reply(replied.read(length)))
+        end.tell()
+    serving.join(5)
+    assert not serving.is_alive()
+    assert [reply.status for reply in replies] == [Status.OK] * 3
+    assert len(set(threads)) == 3
 
 
 def test_a_worker_that_dies_is_lost_once_though_it_still_seems_to_listen(tmp_path, versions):
@@ -266,7 +296,7 @@ def test_a_worker_serves_with_more_descriptors_than_select_can_count(versions, r
         until(path.exists)
         test_a_batch_goes_to_a_worker_and_back(path, versions)
         end.tell()
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -1,9 +1,6 @@
 """Small tables and short fits that the tests of training share."""
 
-import os
 from collections.abc import Iterator
-
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
 import polars as pl

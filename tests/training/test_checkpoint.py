@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[2]
 PLAN = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.csv"}}, "test")
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 3)).round(3)
     y = (x[:, 0] - x[:, 1] ** 2 + rng.normal(0, 0.2, 400)).round(3)
-    path = tmp_path / "killed.csv"
+    path = tmp_path_factory.mktemp("table") / "killed.csv"
     pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "y": y}).write_csv(path)
     return path
 
@@ -33,58 +33,48 @@ def command(table: Path, repository: Path) -> list[str]:
     plan = table.with_suffix(".toml")
     fit = "epochs = 12\nmembers = 2\nfolds = 2\nseed = 1\n"
     plan.write_text(f'name = "killed"\ntarget = ["y"]\n[table]\npath = "{table}"\n[net]\nhidden = [32]\n[fit]\n{fit}')
-    words = [sys.executable, "-u", "-m", "training", str(plan)]
-    return [*words, "--repository", str(repository), "--checkpoint-s", "0"]
+    return [str(plan), "--repository", str(repository), "--checkpoint-s", "0"]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """A module that has run to its end."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def weights(repository: Path) -> str:
     return Repository(repository).open("killed", 1).manifest.weights
 
 
-@pytest.mark.parametrize("lines", [5, 30])
-def test_a_run_that_is_killed_ends_with_the_weights_of_one_that_is_not(table: Path, tmp_path: Path, lines):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    undisturbed = command(table, tmp_path / "whole")
-    subprocess.run(undisturbed, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
+@pytest.fixture(scope="module")
+def undisturbed(table: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The weights of a run that is not killed."""
+    repository = tmp_path_factory.mktemp("whole")
+    assert run("training", *command(table, repository)).returncode == 0
+    return weights(repository)
 
-    killed = subprocess.Popen(
-        command(table, tmp_path / "r"), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert killed.stdout is not None
-    for _ in range(lines):
-        killed.stdout.readline()
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+
+@pytest.mark.parametrize("lines", ["8", "30"])
+def test_a_run_that_is_killed_ends_with_the_weights_of_one_that_is_not(table: Path, tmp_path: Path, undisturbed, lines):
+    killed = run("tests.training.ended_by", "SIGKILL", lines, *command(table, tmp_path / "r"))
     assert killed.returncode == -signal.SIGKILL
     assert Repository(tmp_path / "r").names() == []
     assert list((tmp_path / "r" / FOLDER).glob("killed-*/*.pt"))
 
-    again = subprocess.run(
-        command(table, tmp_path / "r"),
-        cwd=ROOT,
-        env=environment,
-        check=True,
-        capture_output=True,
-        timeout=300,
-        text=True,
-    )
+    again = run("training", *command(table, tmp_path / "r"))
+    assert again.returncode == 0, again.stderr
     assert "goes on from the checkpoint in " in again.stdout
-    assert weights(tmp_path / "r") == weights(tmp_path / "whole")
+    assert weights(tmp_path / "r") == undisturbed
     assert not (tmp_path / "r" / FOLDER).exists()
 
 
 def test_ctrl_c_says_where_the_checkpoint_is(table: Path, tmp_path: Path):
-    process = subprocess.Popen(
-        command(table, tmp_path / "r"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for _ in range(6):
-        process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    ended = run("tests.training.ended_by", "SIGINT", "8", *command(table, tmp_path / "r"))
     (folder,) = (tmp_path / "r" / FOLDER).iterdir()
-    assert process.returncode == 130
-    assert errors.splitlines() == [
+    assert ended.returncode == 130
+    assert ended.stderr.splitlines() == [
         f"killed: the same command goes on from the checkpoint in {folder}",
         "interrupted; nothing more was published",
     ]

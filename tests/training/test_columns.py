@@ -2,11 +2,13 @@ import datetime as dt
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.schema import DatetimeFeature
+from training import columns
 from training.columns import Data, read_columns
+from training.distinct import of_distinct
 from training.plan import Plan
 from training.table import BadTable, Table
 
@@ -51,6 +53,7 @@ moments = st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30)).map(str)
 offsets = st.sampled_from(["", "Z", "+00:00", "-11:30", "+0200"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(str.__add__, moments, offsets), min_size=1, max_size=5))
 def test_a_datetime_in_a_table_is_the_same_as_in_a_request(values):
     data = data_of({"t": [*values, "2024-01-01", "2024-01-02"], "y": TWENTY[: len(values) + 2]})
@@ -178,3 +181,60 @@ def test_a_column_of_lists_is_refused():
     plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet"}}, "test")
     with pytest.raises(BadTable, match="column 'x' is List"):
         read_columns(table, plan)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["2020-01-05", "2020-02-30", None, "2021-12-31", "0000-01-01"],
+        ["2020-01-05T00:00:01", "2020-02-29 25:00:00", None, "2021-12-31 23:59:59", "2020-01-01T23:59:60"],
+        ["2020-01-05T00:00:01.1", "2020-02-20 05:00:00.123456", None],
+    ],
+)
+def test_moments_of_one_form_are_read_as_among_other_forms(texts):
+    alone = columns._read_datetimes(pl.Series(texts)).to_list()
+    assert alone[0] is not None
+    assert columns._read_datetimes(pl.Series([*texts, "2020-01-01T01:01Z"])).to_list()[:-1] == alone
+
+
+def test_what_is_done_once_for_each_distinct_value_is_done_for_all_rows():
+    asked = []
+    texts = pl.Series(["a", None, "b", "a"])
+    assert of_distinct(
+        texts, lambda values: asked.extend(values) or [value * 2 for value in values], pl.String
+    ).to_list() == ["aa", None, "bb", "aa"]
+    assert sorted(asked) == ["a", "b"]
+    assert of_distinct(pl.Series([None, None], dtype=pl.String), len, pl.Float64).to_list() == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("written", "what"),
+    [
+        ("0,5", "numbers with a decimal comma or marks between thousands"),
+        ("1,234", "numbers with a decimal comma or marks between thousands"),
+        ("1.234.567,89", "numbers with a decimal comma or marks between thousands"),
+        ("-1 234 567", "numbers with a decimal comma or marks between thousands"),
+        ("12.5 %", "percentages"),
+        ("$5.00", "amounts of money"),
+        ("1.234,00 \u20ac", "amounts of money"),
+        ("31.12.2024", "dates"),
+        ("12/31/2024 09:30", "dates"),
+        ("2024/1/5", "dates"),
+    ],
+)
+def test_numbers_and_dates_that_no_request_could_send_are_refused_unless_named_categories(written, what):
+    table = {"a": [written] * 17 + [None, "NA", "other"], "b": TWENTY, "y": TWENTY}
+    with pytest.raises(
+        BadTable, match=rf"column 'a' holds {what}, as '.*' in row 1; write .*--kind a=category"
+    ) as error:
+        data_of(table)
+    assert repr(written)[1:-1] in str(error.value) or written in str(error.value)
+    assert data_of(table, kinds={"a": "category"}).kinds["a"] == "category"
+
+
+@pytest.mark.parametrize(
+    "texts", [["1-2", "3-4"], ["v1.2.3", "v1.2.4"], ["10.0.0.1", "10.0.0.2"], ["007", "008"], ["S", "M"]]
+)
+def test_texts_that_only_look_like_numbers_stay_categories(texts):
+    data = data_of({"a": texts * 10, "b": TWENTY, "y": TWENTY})
+    assert data.kinds["a"] == "category"

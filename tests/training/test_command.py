@@ -1,9 +1,7 @@
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
@@ -26,7 +24,7 @@ def table(tmp_path: Path) -> Path:
 def test_a_table_and_a_target_are_enough(table: Path, tmp_path: Path):
     environment = os.environ | {"ROWCAST_REPOSITORY": str(tmp_path / "published"), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "training", str(table), "--target", "price", "--epochs", "20"]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[-3].startswith("House-prices-2024/1: regression of price; ")
@@ -56,34 +54,20 @@ def test_json_is_one_line_for_each_version_and_nothing_else(table: Path, tmp_pat
     assert (len(classification.predictions.shares), regression.predictions.shares) == (2, ())
 
 
-def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path):
+def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, capsys):
     path = tmp_path / "t.csv"
     path.write_text("a,a\n1,2\n")
-    words = [sys.executable, "-m", "training", str(path), "--target", "a"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"t: {path}: columns 1 and 2 are both named 'a'; rename one\n"
+    assert command.main([str(path), "--target", "a"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"t: {path}: columns 1 and 2 are both named 'a'; rename one\n")
 
 
 def test_ctrl_c_publishes_nothing_and_says_so(table: Path, tmp_path: Path):
-    words = [
-        sys.executable,
-        "-u",
-        "-m",
-        "training",
-        str(table),
-        "--target",
-        "price",
-        "--repository",
-        str(tmp_path / "r"),
-    ]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert any("epoch" in line for line in process.stdout)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "interrupted; nothing more was published\n"
+    words = [sys.executable, "-m", "tests.training.ended_by", "SIGINT", "5", str(table), "--target", "price"]
+    words += ["--repository", str(tmp_path / "r")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "epoch" in done.stdout
+    assert (done.returncode, done.stderr) == (130, "interrupted; nothing more was published\n")
     assert Repository(tmp_path / "r").names() == []
 
 
@@ -121,13 +105,10 @@ def test_a_failing_plan_does_not_stop_the_others(table: Path, tmp_path: Path, ca
 
 def test_what_is_published_can_be_skipped(table: Path, tmp_path: Path, capsys):
     words = [str(table), "--target", "price", "--epochs", "1", "--repository", str(tmp_path / "r"), "--unpublished"]
-    start = time.perf_counter()
     assert command.main(words) == 0
-    first = time.perf_counter() - start
     capsys.readouterr()
     assert command.main(words) == 0
     assert capsys.readouterr().out == "House-prices-2024: version 1 is published already\n"
-    assert time.perf_counter() - start < 2 * first
     assert Repository(tmp_path / "r").versions("House-prices-2024") == [1]
 
 

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 import torch
 
+from models.errors import BadRow
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
 from training.columns import read_columns
 from training.encoders import Embedding, Preprocessing, encode, learn_schema
@@ -126,3 +127,25 @@ def test_a_frame_and_its_rows_as_json_give_one_matrix(mixed):
     schema, matrix = schema_of(frame)
     rows = frame.with_columns(pl.col("day").cast(pl.String)).rows(named=True)
     np.testing.assert_array_equal(schema.encode(rows), matrix)
+
+
+def test_rows_that_are_encoded_together_are_each_encoded_as_if_alone():
+    rng = np.random.default_rng(0)
+    rows = 9001  # more than two of the pieces that columns are turned into rows in
+    frame = pl.DataFrame(
+        {
+            "x": rng.normal(size=rows),
+            "c": rng.choice(["a", "b", "new", None], rows),
+            "b": pl.Series(rng.integers(0, 2, rows)).cast(pl.Boolean),
+            "t": rng.integers(-6 * 10**16, 10**17, rows).astype("datetime64[us]"),
+        }
+    ).with_columns(pl.when(pl.int_range(pl.len()) % 7 != 3).then(pl.all()))  # every seventh row is missing
+    features = (NumberFeature(name="x"), CategoryFeature(name="c", categories=("a", "b")), BooleanFeature(name="b"))
+    schema = Schema(features=(*features, DatetimeFeature(name="t")))
+    np.testing.assert_array_equal(encode(frame, schema), schema.encode(frame.rows()))
+
+
+def test_a_number_beyond_the_matrix_is_named():
+    schema = Schema(features=(CategoryFeature(name="c", categories=()), NumberFeature(name="x")))
+    with pytest.raises(BadRow, match=r"row 1: feature 'x' must lie within 3.4e\+38 of zero, the range of FP32"):
+        encode(pl.DataFrame({"c": ["a", "b"], "x": [1.0, 1e39]}), schema)

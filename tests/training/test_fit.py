@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import Checkpoint
-from training.fit import Diverged, Epoch, Job, Member, choose_device, fit, fit_all, fit_together
+from training.fit import Diverged, Epoch, Job, Member, choose_device, cycle_ends, fit, fit_together, worth
 from training.linear import solve_linear
 from training.losses import objective_of
+from training.many import fit_all
 from training.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
 from training.publish import digest_weights
@@ -124,6 +125,42 @@ def test_one_fit_that_diverges_does_not_stop_the_others():
     assert kinds == [Member, Diverged]
 
 
+def test_what_is_far_behind_ends_and_the_others_go_on_as_if_alone():
+    plan = FitPlan(epochs=15, batch=32, schedule="coslog4", learning_rate=0.01)
+    slower = plan.model_copy(update={"learning_rate": 1e-5})
+    jobs = [Job.of(own, perceptron(), line(), line(50), 0, key=str(k)) for k, own in enumerate((plan, slower))]
+    quick, slow = fit_all(jobs, MSE, report=lambda *_: None, rivals=["quick", "slow"], rungs={3 / 15: 1.1, 7 / 15: 1.1})
+    assert isinstance(quick, Member)
+    assert isinstance(slow, Member)
+    assert (len(quick.history), len(slow.history)) == (15, 3)
+    assert digest_weights(quick.net) == digest_weights(
+        fit(plan, perceptron(), line(), line(50), MSE, report=quietly).net
+    )
+
+
+def test_networks_of_one_rival_stand_and_fall_together():
+    plan = FitPlan(epochs=15, batch=32, schedule="coslog4", learning_rate=0.01)
+    slower = plan.model_copy(update={"learning_rate": 1e-5})
+    jobs = [Job.of(own, perceptron(), line(), line(50), 0, key=str(k)) for k, own in enumerate((plan, slower))]
+    members = fit_all(jobs, MSE, report=lambda *_: None, rivals=["one", "one"], rungs={3 / 15: 1.1})
+    assert [len(member.history) for member in members if isinstance(member, Member)] == [15, 15]
+
+
+def test_a_cycle_that_brings_nothing_ends_the_fit_and_was_not_worth_it():
+    train = line()
+    opposite = (train[0], -train[1])  # every step makes validation worse
+    plan = FitPlan(epochs=30, schedule="coslog4", optimizer="sgd", learning_rate=0.05)
+    member = fit(plan, perceptron(()), train, opposite, MSE, report=quietly)
+    assert cycle_ends(plan) == (2, 6, 14, 30)
+    assert len(member.history) == 6
+    assert worth(plan, member) == 1 / 15
+    assert worth(plan, fit(plan, perceptron(()), train, line(50), MSE, report=quietly)) == 1.0
+    assert (
+        len(fit(plan.model_copy(update={"patience": 0}), perceptron(()), train, opposite, MSE, report=quietly).history)
+        == 30
+    )
+
+
 def test_a_linear_model_is_found_at_once():
     x, y = line()
     net = solve_linear(x.numpy(), y.numpy(), [], "regression", outputs=1, strength=1e-6)
@@ -149,9 +186,9 @@ def test_a_binary_linear_model_has_as_many_logits_as_its_net(outputs):
     ("rows", "batch", "epochs", "folds", "members"),
     [
         (30, 32, 64, 5, 1),
-        (2_000, 64, 64, 5, 1),
-        (20_000, 256, 24, 5, 1),
-        (100_000, 256, 10, 5, 1),
+        (2_000, 64, 64, 3, 1),
+        (20_000, 256, 24, 3, 1),
+        (100_000, 256, 10, 3, 1),
         (600_000, 2048, 8, 1, 1),
         (10**8, 4096, 1, 1, 1),
     ],

@@ -66,11 +66,11 @@ def test_a_thousand_classes_are_learned(tmp_path: Path):
     assert np.isfinite(fitted.predict(fitted.parts["test"].matrix)["probabilities"]).all()
 
 
-def test_ten_thousand_columns_are_learned(tmp_path: Path):
-    x = RNG.normal(size=(60, 10_000)).round(2)
-    frame = pl.DataFrame(x, schema=[f"x{number}" for number in range(10_000)]).with_columns(y=pl.Series(x[:, 0] * 2))
+def test_thousands_of_columns_are_learned(tmp_path: Path):
+    x = RNG.normal(size=(60, 3_000)).round(2)
+    frame = pl.DataFrame(x, schema=[f"x{number}" for number in range(3_000)]).with_columns(y=pl.Series(x[:, 0] * 2))
     fitted = published(frame, tmp_path, net={"hidden": (8,)})
-    assert len(fitted.schema.features) == 10_000
+    assert len(fitted.schema.features) == 3_000
     assert fitted.findings is not None
     assert fitted.findings.importances == ()
 
@@ -130,17 +130,16 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path: Path):
     frame = pl.DataFrame({"x": RNG.normal(size=60), "z": RNG.normal(size=60)}).with_columns(y=pl.col("x") * 2)
     path = tmp_path / "t.csv"
     frame.write_csv(path)
-    words = [sys.executable, "-m", "training", str(path), "--target", "y", "--epochs", "2"]
-    words += ["--repository", str(tmp_path / "r")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    assert subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=False).returncode == 0
+    words = [str(path), "--target", "y", "--epochs", "2", "--repository", str(tmp_path / "r")]
+    assert command.main(words) == 0
 
     def almost_full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
     full = subprocess.run(
-        words, cwd=ROOT, env=environment, preexec_fn=almost_full, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "training", *words], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=almost_full, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert full.returncode == 2, full.stderr
     assert full.stderr.splitlines()[-1].endswith("could not be written: File too large; nothing was published")
     assert Repository(tmp_path / "r").versions("t") == [1]

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.proof import prove
@@ -75,6 +75,20 @@ def test_all_training_rows_are_fitted_on_although_a_sample_says_the_rest(tmp_pat
     assert 5800 < rows < 6200
 
 
+def test_a_sample_is_spread_evenly_and_neither_rows_nor_columns_make_it_larger(tmp_path: Path, monkeypatch):
+    pl.DataFrame({"row": range(1000), "b": [0] * 1000}).write_parquet(tmp_path / "t.parquet")
+    opened = source.Source.open(tmp_path / "t.parquet")
+    assert opened.sample().frame["row"].to_list() == list(range(1000))
+    monkeypatch.setattr(source, "_FEWEST_ROWS", 10)
+    for rows, cells, most in ((300, 10**6, 300), (999, 10**6, 999), (10**6, 600, 300), (10**6, 1, 10)):
+        monkeypatch.setattr(source, "SAMPLE_ROWS", rows)
+        monkeypatch.setattr(source, "SAMPLE_CELLS", cells)
+        sampled = opened.sample().frame["row"].to_numpy()
+        assert len(sampled) == most
+        steps = np.diff(sampled)
+        assert steps.max() - steps.min() <= 1
+
+
 @pytest.mark.usefixtures("in_pieces")
 def test_an_odd_value_beyond_the_sample_is_refused_with_its_row(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(source, "SAMPLE_ROWS", 100)
@@ -94,7 +108,7 @@ def test_a_split_by_time_is_refused(tmp_path: Path):
 
 
 @given(rows=st.integers(1, 3 * BLOCK_ROWS), batch=st.integers(1, 9000), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 def test_each_row_is_in_one_minibatch_and_its_target_with_it(tmp_path_factory, rows, batch, seed):
     spool = Spool(tmp_path_factory.mktemp("spool"), 2, np.float32, (1,))
     x = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)

@@ -98,7 +98,7 @@ def problems(draw):
     return coeffs, x, y, loss, draw(st.sampled_from(list(torch_activations)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(problems())
 def test_the_chain_rule_by_hand_is_what_autograd_finds(problem):
     coeffs, x, y, loss, activation = problem
@@ -116,7 +116,7 @@ def test_the_chain_rule_by_hand_is_what_autograd_finds(problem):
 
 
 @given(problems(), st.integers(1, 8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_an_epoch_is_one_step_per_minibatch(problem, batch):
     coeffs, x, y, loss, activation = problem
     after = scratch.execute_epoch(coeffs, x, y, loss, activation, learning_rate=0.1, batch=batch)

@@ -61,7 +61,7 @@ def test_two_processes_share_a_study_and_killing_one_loses_its_trial_alone(plan:
         subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not any(_is_running(storage, victim.pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
     victim.send_signal(signal.SIGKILL)

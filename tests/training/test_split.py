@@ -52,7 +52,7 @@ def test_a_crowd_of_equal_rows_is_spread_over_the_parts_and_stays_when_rows_are_
 
 
 @given(seed=st.integers(0, 5))
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 def test_a_hash_depends_on_the_row_alone(seed):
     frame = numbers(50, seed)
     order = np.random.default_rng(seed).permutation(50)

@@ -146,6 +146,21 @@ def test_dropout_drops_its_share_makes_up_for_it_and_is_the_same_on_the_way_back
     assert torch.equal(step._layers[1].backward(torch.ones_like(out)), out)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_way_back_through_a_dropout_is_that_of_autograd_with_the_same_mask(activation):
+    plan = NetPlan(hidden=(7, 5), activation=activation, dropout=0.4)
+    (net,), (twin,) = nets_of(plan, 1, 1), nets_of(plan, 1, 1)
+    x, y = rows(1, "mse")
+    step = Stepper([net], FitPlan(optimizer="sgd"), objective_of("mse"), torch.Generator().manual_seed(0))
+    step(x[None], y[None], 1.0)
+    out = x
+    for layer, rule in zip(twin, step._layers, strict=True):
+        out = out * rule._mask[0] if isinstance(layer, nn.Dropout) else layer(out)
+    nn.functional.mse_loss(out, y).backward()
+    for moved, weight in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(moved.data, weight.data - weight.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_a_net_that_expands_its_numbers_steps_as_on_expanded_rows():
     x, y = rows(1, "mse")
     expansion = Steps(x, WIDTH - 2, 2, 4)

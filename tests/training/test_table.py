@@ -1,10 +1,14 @@
+import gzip
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from training.source import Source
 from training.table import BadTable, read_table
 
 EIGHT_ROWS = b"1,2\n" * 8
@@ -26,6 +30,13 @@ EIGHT_ROWS = b"1,2\n" * 8
         ("t.csv", b"a,b\n1,2\n\x00,2\n", "row 2 holds a NUL byte; it is damaged or not a text file"),
         ("t.csv", b'a,b\n1,2\n"1,2\n3,4\n', "row 2 opens a quote that is never closed"),
         ("t.parquet", b"PAR1 and then nothing", "is not a whole Parquet file"),
+        ("t.csv", "a,b\n1,2\n".encode("utf-16"), "is UTF-16, not a text file of UTF-8; save the table as CSV"),
+        ("t.csv", gzip.compress(b"a,b\n1,2\n"), "is compressed by gzip, not a text file of UTF-8"),
+        ("t.csv", b"PK\x03\x04...", "is a ZIP archive or a spreadsheet, not a text file"),
+        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n"), "is compressed; unpack it first, or save the table as Parquet"),
+        ("t.csv", b"a,b\r1,2\r3,4\r", "its lines end with CR alone, as of old Macs; save it with line ends of LF"),
+        ("t.csv", b'"a\nb",c\n1,2\n', "its header opens a quote that its first line does not close"),
+        ("t.csv", b"a" * 501 + b",b\n1,2\n", "column 1 has a name of 501 characters; 500 are allowed"),
         ("t.xlsx", b"PK", "its suffix is none of .csv, .tsv, .parquet; save the table as one of these"),
     ],
 )
@@ -36,6 +47,19 @@ def test_a_damaged_file_is_refused_with_one_sentence(tmp_path: Path, name, conte
         read_table(path)
     assert str(error.value).startswith(f"{path}: {reason}")
     assert "\n" not in str(error.value)
+
+
+def test_columns_of_parquet_without_a_name_are_left_out_and_twins_refused(tmp_path: Path):
+    path = tmp_path / "t.parquet"
+    pl.DataFrame({"": [1, 2], "b": [3, 4]}).write_parquet(path)
+    for table in (read_table(path), Source.open(path)):
+        assert table.notes == ("column 1 has no name and is left out",)
+        assert table.frame.lazy().collect().columns == ["b"]
+    twice = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
+    pq.write_table(twice, path)
+    for read in (read_table, Source.open):
+        with pytest.raises(BadTable, match=r"two columns have one name \(.*'a'.*\); rename one"):
+            read(path)
 
 
 def test_an_absent_file_and_a_folder_are_refused(tmp_path: Path):
@@ -77,7 +101,6 @@ def test_a_parquet_file_keeps_its_types(tmp_path: Path):
 
 
 @given(content=st.binary(max_size=200))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_a_table_or_a_sentence(tmp_path: Path, content):
     path = tmp_path / "t.csv"
     path.write_bytes(b"a,b\n" + content)
@@ -94,7 +117,6 @@ cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_siz
 
 
 @given(rows=st.lists(st.tuples(cells, cells), min_size=1, max_size=8))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_what_is_read(tmp_path: Path, rows):
     frame = pl.DataFrame(rows, schema={"a": pl.String, "b": pl.String}, orient="row")
     path = tmp_path / "t.csv"

@@ -1,0 +1,15 @@
+"""What holds for every test: how its examples are chosen, and that no runtime reports to its maker."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
+
+# No deadline and no word about slowness: a busy machine is no bug. Fixtures are made once for all examples of a test,
+# which knows it. The same examples every time: a red test is red for everybody; `--hypothesis-profile=search` looks for
+# new ones.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.register_profile("search", PATIENT)
+settings.register_profile("gate", PATIENT, derandomize=True, database=None)
+settings.load_profile("gate")

@@ -1,0 +1,181 @@
+"""A study in a real PostgreSQL server that is started for it, shared by real processes, one of them killed."""
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import optuna
+import polars as pl
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from training.plan import BadPlan, Plan
+from training.search import _opened, search, write_plan
+
+psycopg = pytest.importorskip("psycopg", reason="psycopg, the driver of PostgreSQL, is not installed")
+
+ROOT = Path(__file__).parents[2]
+PASSWORD = "s3cret/:@"
+IN_A_URL = "s3cret%2F%3A%40"
+
+
+def _programs() -> Path | None:
+    """Where initdb and postgres are: on the path, or where Debian puts them."""
+    found = shutil.which("initdb")
+    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return folders[-1] if folders else None
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """host:port of a server of its own."""
+    programs = _programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed; on Debian: apt-get install --no-install-recommends postgresql")
+    # it refuses to run as root, and no other user may enter pytest's own folders
+    account = pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else os.getuid()
+    with tempfile.TemporaryDirectory(prefix="rowcast-postgresql-") as name, socket.socket() as probe:
+        folder = Path(name)
+        (folder / "password").write_text(PASSWORD)
+        for path in (folder, folder / "password"):
+            os.chown(path, account, -1)
+        initdb = [programs / "initdb", "-D", folder / "data", "-U", "rowcast", "-A", "scram-sha-256", "--no-sync"]
+        initdb += ["--encoding=UTF8", "--locale=C", f"--pwfile={folder}/password"]
+        made = subprocess.run(initdb, user=account, cwd=folder, capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stderr
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        words = [programs / "postgres", "-D", folder / "data", "-h", "127.0.0.1", "-p", str(port), "-k", folder]
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(words, user=account, cwd=folder, stdout=log, stderr=log)
+        try:
+            _wait_for(port, process, folder / "log")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGINT)  # ends the sessions that are left
+            process.wait(60)
+
+
+def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            psycopg.connect(_parts(port)).close()
+        except psycopg.OperationalError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail(log.read_text())
+
+
+def _parts(port: int) -> str:
+    return psycopg.conninfo.make_conninfo(
+        host="127.0.0.1", port=port, user="rowcast", password=PASSWORD, dbname="postgres"
+    )
+
+
+@pytest.fixture
+def storage(server: str, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database."""
+    name = re.sub(r"\W", "_", request.node.name)[:40]
+    with psycopg.connect(_parts(int(server.split(":")[1])), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"postgresql+psycopg://rowcast:{IN_A_URL}@{server}/{name}"
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    x = np.random.default_rng(0).normal(size=(200, 2)).round(3)
+    path = tmp_path / "t.csv"
+    pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": (x[:, 0] * x[:, 1]).round(3)}).write_csv(path)
+    fit = {"epochs": 3, "members": 1}
+    return Plan.of({"name": "m", "target": ["y"], "table": {"path": str(path)}, "fit": fit}, "test")
+
+
+def trials_in(storage: str) -> list[FrozenTrial]:
+    with _opened(storage) as shared:
+        names = optuna.get_all_study_names(shared)
+        return optuna.load_study(study_name=names[0], storage=shared).trials if names else []
+
+
+def test_two_processes_share_a_study_and_killing_one_loses_its_trial_alone(plan: Plan, tmp_path: Path, storage: str):
+    write_plan(plan, tmp_path / "p.toml")
+    words = [sys.executable, "-u", "-m", "training", "search", str(tmp_path / "p.toml"), "--trials", "6"]
+    words += ["--storage", storage, "--save", str(tmp_path / "best.toml")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    victim, other = (
+        subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and victim.poll() is None and not _runs_one(storage, victim.pid):
+        time.sleep(0.05)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    said, errors = other.communicate(timeout=300)
+    assert (other.returncode, errors) == (0, "")
+    assert re.search(r"m-[0-9a-f]{8}: [67] trials; best validation loss ", said)
+    trials = trials_in(storage)
+    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(ended) >= 6
+    assert len(trials) - len(ended) <= 1
+    assert {trial.user_attrs["process"].split(":")[-1] for trial in trials} >= {str(other.pid)}
+    assert Plan.read(tmp_path / "best.toml").name == "m"
+
+
+def _runs_one(storage: str, pid: int) -> bool:
+    try:
+        trials = trials_in(storage)
+    except (optuna.exceptions.OptunaError, KeyError, RuntimeError):  # the tables are being made
+        return False
+    return any(
+        trial.state is TrialState.RUNNING and trial.user_attrs.get("process", "").endswith(f":{pid}")
+        for trial in trials
+    )
+
+
+def test_a_trial_that_no_longer_beats_is_failed_by_the_next(plan: Plan, storage: str):
+    found = search(plan, 1, storage)
+    with _opened(storage) as shared, pytest.warns(UserWarning, match="Heartbeat"):  # which this trial is to lack
+        lost = optuna.load_study(study_name=found.study, storage=shared).ask()
+    with psycopg.connect(storage.replace("+psycopg", "")) as connection:
+        connection.execute(
+            "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (%s, now() - interval '1 hour')",
+            (lost._trial_id,),
+        )
+    search(plan, 2, storage)
+    assert trials_in(storage)[lost.number].state is TrialState.FAIL
+
+
+def test_processes_that_open_an_empty_database_at_the_same_time_share_it(storage: str):
+    program = "import sys; from training.search import _opened\nsys.stdin.readline()\nwith _opened(sys.argv[1]): pass"
+    openers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, storage], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(4)
+    ]
+    for opener in openers:
+        assert opener.stdin is not None
+        opener.stdin.write(b"\n")
+        opener.stdin.flush()
+    assert [opener.communicate()[1] for opener in openers] == [b""] * 4
+
+
+def test_a_wrong_password_is_refused_and_none_is_told(plan: Plan, storage: str):
+    with pytest.raises(BadPlan, match=r"cannot be opened: .*password authentication failed") as error:
+        search(plan, 1, storage.replace(IN_A_URL, "an%2Fother"))
+    for secret in ("an%2Fother", "an/other", PASSWORD, IN_A_URL):
+        assert secret not in str(error.value)
