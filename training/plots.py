@@ -8,24 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from models.manifest import Importance, Part
 from models.schema import NumberFeature
-from training.drawing import (
-    COLOURS,
-    INK,
-    PALE,
-    Axes,
-    Figure,
-    colour,
-    panel,
-    panels,
-    rgb,
-    shades,
-    shortened,
-    some,
-    with_unit,
-)
+from training.drawing import COLOURS, GRID, INK, PALE, colour, panel, panels, shades, shortened, some, with_unit
 from training.evaluate import BINS
 from training.ranking import average_precision, precision_recall_curve, roc_auc, roc_curve
 
@@ -107,10 +97,11 @@ def _draw_fit(fitted: "Fitted", rows: "PartRows") -> Figure:
     answers = fitted.predict(line.astype(rows.matrix.dtype)[:, None])["prediction"]
     figure, drawn_on = panels(len(fitted.data.targets))
     for k, (axes, target) in enumerate(zip(drawn_on, fitted.data.targets, strict=False)):
-        axes.dots(x, y[:, k], PALE, 4)
-        axes.line(line, answers[:, k], COLOURS[0], 2)
-        axes.legend = [("rows", PALE), ("network", COLOURS[0])]
-        axes.across, axes.up = with_unit(fitted.schema.features[0]), shortened(target)
+        axes.plot(x, y[:, k], ".", color=PALE, markersize=4, label="rows", rasterized=True)
+        axes.plot(line, answers[:, k], color=COLOURS[0], linewidth=2, label="network")
+        axes.set_xlabel(with_unit(fitted.schema.features[0]))
+        axes.set_ylabel(shortened(target))
+        axes.legend()
     return figure
 
 
@@ -118,14 +109,24 @@ def _draw_predicted(fitted: "Fitted", rows: "PartRows", predicted: npt.NDArray[n
     """One panel per target: every row at (actual, predicted), and the diagonal where both agree."""
     drawn = some(len(rows.matrix))
     answers, y = predicted[drawn], rows.y[drawn]
-    size = 9 if len(y) < 50 else 6 if len(y) < 500 else 3.5
+    size = 12 if len(y) < 50 else 7 if len(y) < 500 else 3.5
     figure, drawn_on = panels(len(fitted.data.targets))
     for k, (axes, target) in enumerate(zip(drawn_on, fitted.data.targets, strict=False)):
         both = np.concatenate([answers[:, k], y[:, k]])
         ends = [float(both.min()), float(both.max())]
-        axes.line(ends, ends, PALE, 1.5)
-        axes.dots(y[:, k], answers[:, k], COLOURS[0], size, 0.6)
-        axes.across, axes.up = f"actual {shortened(target)}", f"predicted {shortened(target)}"
+        axes.plot(ends, ends, color=PALE, linewidth=1.5, zorder=1)
+        axes.plot(
+            y[:, k],
+            answers[:, k],
+            ".",
+            color=COLOURS[0],
+            markersize=size,
+            alpha=0.6,
+            markeredgewidth=0,
+            rasterized=True,
+        )
+        axes.set_xlabel(f"actual {shortened(target)}")
+        axes.set_ylabel(f"predicted {shortened(target)}")
     return figure
 
 
@@ -134,19 +135,22 @@ def _draw_residuals(fitted: "Fitted", rows: "PartRows", predicted: npt.NDArray[n
     residuals = rows.y - predicted
     drawn = some(len(residuals))
     shown = fitted.data.targets[:4]
-    cells: list[tuple[Axes, float, float, float, float]] = []
+    figure = Figure(figsize=(9.0, 3.2 * len(shown)), layout="constrained")
+    grid = figure.add_gridspec(len(shown), 2, width_ratios=[3, 1])
     for k, target in enumerate(shown):
-        low, high = residuals[:, k].min(), residuals[:, k].max()
-        margin = 0.05 * (high - low) or 0.5
-        axes, beside = Axes(y=(low - margin, high + margin)), Axes(y=(low - margin, high + margin), y_ticks=())
-        cells += [(axes, 0, 307 * k, 620, 307), (beside, 620, 307 * k, 244, 307)]
-        axes.line([predicted[drawn, k].min(), predicted[drawn, k].max()], [0, 0], PALE, 1.5)
-        axes.dots(predicted[drawn, k], residuals[drawn, k], COLOURS[0], 4.5, 0.6)
-        axes.across, axes.up = f"predicted {shortened(target)}", "actual less predicted"
-        counts, edges = np.histogram(residuals[:, k], bins=30)
-        beside.boxes(0, edges[:-1], counts, edges[1:], COLOURS[0], opacity=0.7)
-        beside.x, beside.across = (0, 1.05 * counts.max()), "rows"
-    return Figure(864, 307 * len(shown), cells)
+        axes = figure.add_subplot(grid[k, 0])
+        axes.axhline(0, color=PALE, linewidth=1.5)
+        axes.plot(
+            predicted[drawn, k], residuals[drawn, k], "o", color=COLOURS[0], markersize=3.5, alpha=0.6,
+            markeredgewidth=0, rasterized=True,
+        )  # fmt: skip
+        axes.set_xlabel(f"predicted {shortened(target)}")
+        axes.set_ylabel("actual less predicted")
+        beside = figure.add_subplot(grid[k, 1], sharey=axes)
+        beside.hist(residuals[:, k], bins=30, orientation="horizontal", color=COLOURS[0], alpha=0.7)
+        beside.tick_params(labelleft=False)
+        beside.set_xlabel("rows")
+    return figure
 
 
 def _draw_values(fitted: "Fitted", rows: "PartRows") -> Figure:
@@ -154,20 +158,16 @@ def _draw_values(fitted: "Fitted", rows: "PartRows") -> Figure:
     points, y, across, up, answers = _plane(fitted, rows)
     values = answers["prediction"][:, 0].reshape(_SIDE, _SIDE)
     low, high = min(values.min(), y[:, 0].min()), max(values.max(), y[:, 0].max())
-    share = 1 / (high - low if high > low else 1.0)
-    axes, bar = Axes(), Axes(x=(0, 1), x_ticks=(), up=shortened(fitted.data.targets[0]), has_frame=False)
-    strong = np.full((_SIDE, _SIDE, 1), 204)
-    axes.picture(_pixels(shades((values - low) * share), strong), (across[0], across[-1]), (up[0], up[-1]))
-    axes.dots(points[:, 0], points[:, 1], "white", 6)
-    tones = np.round(63 * (y[:, 0] - low) * share)
-    for tone in np.unique(tones):
-        mine = tones == tone
-        axes.dots(points[mine, 0], points[mine, 1], _hex(shades(np.array(tone / 63))), 4.5)
-    steps = np.linspace(0, 1, 64)[:, None]
-    bar.picture(_pixels(shades(steps), strong[:64, :1]), (0, 1), (low, high if high > low else low + 1))
-    bar.y = (low, high if high > low else low + 1)
+    figure, axes = panel(4.8, 3.8)
+    extent = (across[0], across[-1], up[0], up[-1])
+    filled = axes.imshow(values, origin="lower", extent=extent, aspect="auto", vmin=low, vmax=high, alpha=0.8)
+    axes.scatter(
+        points[:, 0], points[:, 1], c=y[:, 0], cmap="viridis", vmin=low, vmax=high, s=14, rasterized=True,
+        edgecolors="white", linewidths=0.5,
+    )  # fmt: skip
+    figure.colorbar(filled, ax=axes, label=shortened(fitted.data.targets[0]))
     _name_plane(fitted, axes, across, up)
-    return Figure(500, 365, [(axes, 0, 0, 400, 365), (bar, 400, 0, 100, 365)])
+    return figure
 
 
 def _plane(fitted: "Fitted", rows: "PartRows") -> tuple[Any, ...]:
@@ -183,18 +183,11 @@ def _plane(fitted: "Fitted", rows: "PartRows") -> tuple[Any, ...]:
 
 
 def _name_plane(fitted: "Fitted", axes: Axes, across: npt.NDArray[Any], up: npt.NDArray[Any]) -> None:
-    axes.is_equal = bool(0.8 <= np.ptp(across) / np.ptp(up) <= 1.25)
-    axes.x, axes.y = (across[0], across[-1]), (up[0], up[-1])
-    axes.across, axes.up = with_unit(fitted.schema.features[0]), with_unit(fitted.schema.features[1])
-
-
-def _pixels(colours: npt.NDArray[Any], alpha: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Colours [H, W, 3] and their strength [H, W, 1], from 0 to 255, as a picture."""
-    return np.concatenate([colours, alpha], axis=-1).round().astype(np.uint8)
-
-
-def _hex(colours: npt.NDArray[Any]) -> str:
-    return "#" + "".join(f"{round(float(value)):02x}" for value in colours)
+    if 0.8 <= np.ptp(across) / np.ptp(up) <= 1.25:
+        axes.set_aspect("equal")  # a circle is a circle
+    axes.locator_params(nbins=6)
+    axes.set_xlabel(with_unit(fitted.schema.features[0]))
+    axes.set_ylabel(with_unit(fitted.schema.features[1]))
 
 
 # ------------------------------------------------------------------------------------------------ classification
@@ -210,17 +203,29 @@ def _draw_surface(fitted: "Fitted", rows: "PartRows") -> Figure:
     least = 1 / len(classes)  # of C classes the likeliest has at least 1/C
     strength = 0.1 + 0.45 * (probabilities.max(axis=-1) - least) / (1 - least)
     colours = {int(code): colour(int(code)) for code in np.unique(np.concatenate([best.ravel(), y]))}
-    image = np.zeros((_SIDE, _SIDE, 3))
-    figure, axes = panel(461, 365)
+    image = np.zeros((_SIDE, _SIDE, 4))
     for code, of_class in colours.items():
-        image[best == code] = rgb(of_class)
-    pixels = _pixels(image, 255 * strength[..., None])
-    axes.picture(pixels, (across[0], across[-1]), (up[0], up[-1]))
+        image[best == code, :3] = to_rgb(of_class)
+    image[..., 3] = strength
+    figure, axes = panel(4.8, 3.8)
+    axes.imshow(image, origin="lower", extent=(across[0], across[-1], up[0], up[-1]), aspect="auto")
     for code, of_class in colours.items():
-        axes.dots(points[y == code, 0], points[y == code, 1], of_class, 3.5, 0.8)
+        mine = y == code
+        label = shortened(classes[code])
+        axes.plot(
+            *points[mine].T,
+            "o",
+            color=of_class,
+            markersize=3.5,
+            markeredgewidth=0,
+            alpha=0.8,
+            label=label,
+            rasterized=True,
+        )
     _name_plane(fitted, axes, across, up)
     if len(classes) <= MOST_COUNTS:
-        axes.legend = [(shortened(classes[code], most=20), of_class) for code, of_class in colours.items()]
+        title = shortened(fitted.data.targets[0])
+        figure.legend(title=title, loc="outside right upper", markerscale=2)
     return figure
 
 
@@ -231,23 +236,24 @@ def _draw_confusion(fitted: "Fitted", rows: "PartRows", labels: npt.NDArray[Any]
     count = len(classes)
     counts = np.bincount(rows.y * count + labels, minlength=count * count).reshape(count, count)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(250 + 38 * count, 770)
-    figure, axes = panel(side + 60, side)
-    blue = np.broadcast_to(rgb(COLOURS[0]), (count, count, 3))
-    edges = (-0.5, count - 0.5)
-    axes.picture(_pixels(blue, 255 * shares[::-1, :, None]), edges, edges)
-    target = shortened(fitted.data.targets[0])
-    axes.across, axes.up, axes.x, axes.y = f"likeliest {target}", f"actual {target}", edges, edges
-    axes.x_ticks, axes.y_ticks, axes.has_frame, axes.is_equal = (), (), False, True
+    side = min(2.6 + 0.4 * count, 8.0)
+    figure, axes = panel(side + 0.6, side)
+    axes.imshow(shares, cmap=shades(COLOURS[0], 0.0, 1.0, 256), vmin=0, vmax=1)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(f"likeliest {shortened(fitted.data.targets[0])}")
+    axes.set_ylabel(f"actual {shortened(fitted.data.targets[0])}")
+    axes.tick_params(length=0)
     if count > MOST_COUNTS:
+        axes.set_xticks([])
+        axes.set_yticks([])
         return figure
     names = [shortened(label, most=16) for label in classes]
-    axes.is_slanted = max(map(len, names)) * count > 40
-    axes.x_ticks = list(enumerate(names))
-    axes.y_ticks = [(count - 1 - code, name) for code, name in enumerate(names)]  # the first class stands on top
+    slanted = max(map(len, names)) * count > 40
+    axes.set_xticks(range(count), names, rotation=30 if slanted else 0, ha="right" if slanted else "center")
+    axes.set_yticks(range(count), names)
     for actual, likeliest in np.ndindex(count, count):
         ink = "white" if shares[actual, likeliest] > 0.6 else INK
-        axes.text(likeliest, count - 1 - actual, f"{counts[actual, likeliest]:,}", ink)
+        axes.text(likeliest, actual, f"{counts[actual, likeliest]:,}", ha="center", va="center", color=ink)
     return figure
 
 
@@ -268,7 +274,7 @@ def _draw_curves(
     """Receiver operating characteristic, and precision over recall, of each class against the rest."""
     classes = fitted.data.classes
     assert classes is not None
-    figure, (left, right) = panels(2, height=403)
+    figure, (left, right) = panels(2, height=4.2)
     for place, code in enumerate(drawn):
         is_class, score = y == code, probabilities[:, code]
         false_rate, true_rate = roc_curve(is_class, score)
@@ -276,16 +282,18 @@ def _draw_curves(
         area = roc_auc(is_class, score)
         mean = average_precision(is_class, score)
         name, of_class = shortened(classes[code], most=16), colour(place)
-        left.line(*_thinned(false_rate, true_rate), of_class)
-        left.legend.append((f"{name}, area {area:.3f}", of_class))
-        right.line(*_steps(*_thinned(recall, precision)), of_class)
-        right.legend.append((f"{name}, mean {mean:.3f}", of_class))
-        right.line([0, 1], [is_class.mean()] * 2, of_class, 1, 0.6, dashed=True)
-    left.line([0, 1], [0, 1], PALE, 1, dashed=True)
-    left.across, left.up = "false positive rate", "true positive rate"
-    right.across, right.up = "recall", "precision"
-    for axes in (left, right):
-        axes.x, axes.y = (-0.02, 1.02), (-0.02, 1.04)
+        left.plot(*_thinned(false_rate, true_rate), color=of_class, linewidth=1.6, label=f"{name}, area {area:.3f}")
+        right.step(
+            *_thinned(recall, precision), color=of_class, linewidth=1.6, where="pre", label=f"{name}, mean {mean:.3f}"
+        )
+        right.axhline(is_class.mean(), color=of_class, linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)
+    left.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle=(0, (4, 3)))
+    for axes, across, up in ((left, "false positive rate", "true positive rate"), (right, "recall", "precision")):
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.04)
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        axes.legend(loc="lower right" if axes is left else "lower left", fontsize=9)
     return figure
 
 
@@ -293,11 +301,6 @@ def _thinned(x: npt.NDArray[Any], y: npt.NDArray[Any], most: int = 1000) -> tupl
     """A curve of at most `most` points: of 200,000 rows it would otherwise have as many."""
     kept = some(len(x), most)
     return x[kept], y[kept]
-
-
-def _steps(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Through the points by upright and level lines; on the way to a point its height holds."""
-    return np.repeat(x, 2)[:-1], np.repeat(y, 2)[1:]
 
 
 def _draw_reliability(y: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> Figure:
@@ -308,19 +311,19 @@ def _draw_reliability(y: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> F
     held = np.flatnonzero(counts)
     accuracy = np.bincount(bins, right, minlength=BINS)[held] / counts[held]
     mean = np.bincount(bins, confidence, minlength=BINS)[held] / counts[held]
+    figure = Figure(figsize=(4.8, 3.9), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     least = 1 / probabilities.shape[1]  # the likeliest of C classes has at least 1/C
-    x = (max(0.0, least - 0.05), 1.02)
-    upper = Axes(up="share that is right", x=x, y=(-0.02, 1.04), x_ticks=())
-    lower = Axes(up="rows", across="probability of the likeliest class", x=x, y=(0, 1.05 * counts.max()))
-    upper.line([least, 1], [least, 1], PALE, 1, dashed=True)
+    upper.plot([least, 1], [least, 1], color=PALE, linewidth=1, linestyle=(0, (4, 3)))
     spread = np.sqrt(accuracy * (1 - accuracy) / counts[held])
-    upper.spans(mean, accuracy - spread, mean, accuracy + spread, COLOURS[0])
-    upper.line(mean, accuracy, COLOURS[0])
-    upper.dots(mean, accuracy, COLOURS[0], 6)
-    middles = (np.arange(BINS) + 0.5) / BINS
-    lower.boxes(middles - 0.45 / BINS, 0, middles + 0.45 / BINS, counts, COLOURS[0], opacity=0.7)
-    lower.y_ticks = [(0, "0"), (int(counts.max()), f"{counts.max():,}")]
-    return Figure(461, 375, [(upper, 0, 0, 461, 255), (lower, 0, 255, 461, 120)])
+    upper.errorbar(mean, accuracy, yerr=spread, color=COLOURS[0], marker="o", markersize=5, linewidth=1.6, elinewidth=1)
+    upper.set_ylabel("share that is right")
+    upper.set_ylim(-0.02, 1.04)
+    lower.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.9 / BINS, color=COLOURS[0], alpha=0.7)
+    lower.set_xlim(max(0.0, least - 0.05), 1.02)
+    lower.set_ylabel("rows")
+    lower.set_xlabel("probability of the likeliest class")
+    return figure
 
 
 # ------------------------------------------------------------------------------------------------ the fit
@@ -329,19 +332,20 @@ def _draw_reliability(y: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> F
 def _draw_importances(importances: Sequence[Importance]) -> Figure:
     """A bar for each of the most important features, with its interval."""
     drawn = importances[:MOST_BARS][::-1]
-    figure, axes = panel(461, 60 + 27 * len(drawn))
-    values, places = np.array([one.value for one in drawn]), np.arange(len(drawn))
-    axes.boxes(0, places - 0.35, values, places + 0.35, COLOURS[0])
-    axes.spans([one.low for one in drawn], places, [one.high for one in drawn], places, INK)
-    axes.spans(0, -0.6, 0, len(drawn) - 0.4, PALE)
-    axes.y = (-0.6, len(drawn) - 0.4)
-    axes.y_ticks = [(place, shortened(one.feature, most=30)) for place, one in enumerate(drawn)]
+    figure, axes = panel(4.8, 0.9 + 0.28 * len(drawn))
+    values = np.array([one.value for one in drawn])
+    reach = values - np.array([one.low for one in drawn])
+    axes.barh(range(len(drawn)), values, color=COLOURS[0], height=0.7)
+    axes.errorbar(values, range(len(drawn)), xerr=reach, fmt="none", ecolor=INK, elinewidth=1)
+    axes.set_yticks(range(len(drawn)), [shortened(one.feature, most=30) for one in drawn])
+    axes.axvline(0, color=PALE, linewidth=1)
+    axes.tick_params(axis="y", length=0)
     return figure
 
 
 def _draw_losses(fitted: "Fitted") -> Figure:
     """Training and validation loss of every member."""
-    figure, axes = panel(461, 346)
+    figure, axes = panel(4.8, 3.6)
     chosen = {id(member) for member in fitted.chosen}
     members = sorted(fitted.members, key=lambda member: id(member) in chosen)  # the chosen ones on top
     losses = []
@@ -352,13 +356,20 @@ def _draw_losses(fitted: "Fitted") -> Figure:
         for k, curve in enumerate(("train_loss", "validation_loss")):
             values = [getattr(epoch, curve) for epoch in member.history]
             losses += values
+            label = ("training", "validation")[k] if is_chosen and epochs and not named else None
             shown = COLOURS[k] if is_chosen else PALE
-            axes.line(epochs, values, shown, 1.2, 0.8)
-            if len(epochs) == 1:
-                axes.dots(epochs, values, shown, 6, 0.8)
+            marker = "o" if len(epochs) == 1 else None
+            axes.plot(epochs, values, color=shown, linewidth=1.2, alpha=0.8, marker=marker, label=label)
         named = named or (is_chosen and bool(epochs))
-    axes.is_log = min(losses) > 0
-    axes.across, axes.up, axes.has_grid = "epoch", "loss", True
+    if min(losses) > 0:
+        axes.set_yscale("log")
+        decades = np.log10(max(losses) / min(losses))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.grid(visible=True, axis="y", color=GRID)
     if named:
-        axes.legend = [("training", COLOURS[0]), ("validation", COLOURS[1])]
+        axes.legend()
     return figure

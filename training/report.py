@@ -15,7 +15,7 @@ import numpy as np
 from models.intervals import Intervals, PredictionSets
 from models.manifest import Part, Scores
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
-from training.drawing import svg_of
+from training.drawing import plain_drawing, svg_of
 from training.evaluate import MAIN
 from training.explain import Explained
 from training.failures import worst_kinds, worst_rows
@@ -32,7 +32,8 @@ MOST_SHOWN = 8
 def write_report(folder: Path, fitted: "Fitted") -> None:
     """Write `index.html` into a folder, which is made if it is absent."""
     folder.mkdir(parents=True, exist_ok=True)
-    plots = [(name, caption, svg_of(figure, name)) for name, caption, figure in draw_plots(fitted)]
+    with plain_drawing():
+        plots = [(name, caption, svg_of(figure, name)) for name, caption, figure in draw_plots(fitted)]
     (folder / INDEX).write_text(card(fitted, plots), "utf-8")
 
 
