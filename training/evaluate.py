@@ -62,7 +62,7 @@ def score(task: Task, y: Targets, answers: Answers) -> dict[str, float | None]:
 
 
 def _regression(y: Targets, prediction: npt.NDArray[np.float64]) -> dict[str, float]:
-    right, answers = torch.from_numpy(y).double(), torch.from_numpy(prediction)
+    right, answers = torch.from_numpy(y), torch.from_numpy(prediction)
     squares = functional.mse_loss(answers, right, reduction="none").mean(0)  # [K]
     varies = bool((y.max(0) > y.min(0)).all())
     return {
