@@ -5,7 +5,6 @@ as it takes to measure the last digit of a score. A real table has no such colum
 """
 
 from collections.abc import Callable
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from sklearn import datasets as sklearn_datasets
 
 from models.errors import shown
 from training.plan import BadPlan, nearest
@@ -92,7 +92,7 @@ def _wave(rng: np.random.Generator, rows: int) -> Columns:
 
 
 def _moons(rng: np.random.Generator, rows: int) -> Columns:
-    points, moon = _sklearn().make_moons(rows, noise=0.05, random_state=int(rng.integers(2**31)))
+    points, moon = sklearn_datasets.make_moons(rows, noise=0.05, random_state=int(rng.integers(2**31)))
     return {"x1": points[:, 0], "x2": points[:, 1], "moon": moon}
 
 
@@ -169,22 +169,17 @@ def _sample(file: str) -> pl.DataFrame:
 
 def _breast_cancer() -> pl.DataFrame:
     """Cell nuclei of breast masses: 30 measurements, benign or malignant."""
-    return _from_sklearn(_sklearn().load_breast_cancer(), "diagnosis")
+    return _from_sklearn(sklearn_datasets.load_breast_cancer(), "diagnosis")
 
 
 def _wine() -> pl.DataFrame:
     """Chemical analyses of wines from three growers."""
-    return _from_sklearn(_sklearn().load_wine(), "grower")
+    return _from_sklearn(sklearn_datasets.load_wine(), "grower")
 
 
 def _diabetes() -> pl.DataFrame:
     """Patients, and the progression of their diabetes a year on; in the units they were measured in."""
-    return _from_sklearn(_sklearn().load_diabetes(scaled=False), "progression")
-
-
-def _sklearn() -> Any:
-    """The datasets of scikit-learn, for those who ask for one: their import takes longer than a small table's fit."""
-    return import_module("sklearn.datasets")
+    return _from_sklearn(sklearn_datasets.load_diabetes(scaled=False), "progression")
 
 
 def _from_sklearn(table: Any, target: str) -> pl.DataFrame:

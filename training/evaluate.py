@@ -1,8 +1,4 @@
-"""How good the answers are, in the metrics of the task, beside baselines that need no network.
-
-The losses are torch's, what ranks rows is `ranking.py`'s; `tests/training/test_ranking.py` holds both against
-scikit-learn.
-"""
+"""How good the answers are, in the metrics of the task, beside baselines that need no network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn import metrics
 from torch import nn
-from torch.nn import functional
 
 from models.manifest import Part, Scores, Task, finite
 from models.schema import Matrix
 from training.net import Net
-from training.ranking import roc_auc
 
 Answers = Mapping[str, npt.NDArray[Any]]
 Targets = npt.NDArray[Any]
@@ -26,7 +21,6 @@ BINS = 15
 """Equal bins of confidence in the calibration error, as in Guo et al. 2017, section 4."""
 MAIN: dict[Task, str] = {"regression": "r2", "binary": "accuracy", "multiclass": "accuracy"}
 """The metric that a task is summed up by."""
-_LEAST = float(np.finfo(np.float64).eps)  # probability that the log loss takes for none
 
 
 def answers_of(net: nn.Module, matrix: Matrix, most: int = 1 << 16) -> dict[str, npt.NDArray[Any]]:
@@ -62,29 +56,27 @@ def score(task: Task, y: Targets, answers: Answers) -> dict[str, float | None]:
 
 
 def _regression(y: Targets, prediction: npt.NDArray[np.float64]) -> dict[str, float]:
-    right, answers = torch.from_numpy(y), torch.from_numpy(prediction)
-    squares = functional.mse_loss(answers, right, reduction="none").mean(0)  # [K]
+    mse = float(metrics.mean_squared_error(y, prediction))
     varies = bool((y.max(0) > y.min(0)).all())
     return {
-        "r2": float((1 - squares / right.var(0, correction=0)).mean()) if varies else np.nan,
-        "rmse": float(squares.mean().sqrt()),
-        "mae": float(functional.l1_loss(answers, right)),
-        "mse": float(squares.mean()),
+        "r2": float(metrics.r2_score(y, prediction)) if varies else np.nan,
+        "rmse": mse**0.5,
+        "mae": float(metrics.mean_absolute_error(y, prediction)),
+        "mse": mse,
     }
 
 
 def _classification(y: Targets, probabilities: npt.NDArray[np.float64]) -> dict[str, float]:
     probabilities = probabilities / probabilities.sum(1, keepdims=True)  # float32 sums to 1 within 1e-7
-    right, p = torch.from_numpy(y), torch.from_numpy(probabilities)
-    squares = functional.mse_loss(p, functional.one_hot(right, p.shape[1]).to(p.dtype), reduction="none").mean(0)  # [C]
+    classes = np.arange(probabilities.shape[1])
     label = probabilities.argmax(1)
     present = np.unique(y)
     return {
         "accuracy": float((label == y).mean()),
         "balanced_accuracy": float(np.mean([(label[y == code] == code).mean() for code in present])),
-        "log_loss": float(functional.nll_loss(p.clamp(_LEAST, 1 - _LEAST).log(), right)),
+        "log_loss": float(metrics.log_loss(y, probabilities, labels=classes)),
         "roc_auc": _roc_auc(y, probabilities),
-        "brier": float(squares[1] if p.shape[1] == 2 else squares.sum()),
+        "brier": float(metrics.brier_score_loss(y, probabilities, labels=classes)),
         "calibration_error": _calibration_error(y, probabilities),
     }
 
@@ -92,7 +84,9 @@ def _classification(y: Targets, probabilities: npt.NDArray[np.float64]) -> dict[
 def _roc_auc(y: Targets, probabilities: npt.NDArray[np.float64]) -> float:
     """Mean over the classes that some rows have and others have not."""
     classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-    areas = [roc_auc(y == code, probabilities[:, code]) for code in classes if 0 < (y == code).sum() < len(y)]
+    areas = [
+        metrics.roc_auc_score(y == code, probabilities[:, code]) for code in classes if 0 < (y == code).sum() < len(y)
+    ]
     return float(np.mean(areas)) if areas else np.nan
 
 

@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from sklearn import metrics
 
 from models.manifest import Importance, Part
 from models.schema import NumberFeature
 from training.drawing import COLOURS, GRID, INK, PALE, colour, panel, panels, shades, shortened, some, with_unit
 from training.evaluate import BINS
-from training.ranking import average_precision, precision_recall_curve, roc_auc, roc_curve
 
 if TYPE_CHECKING:
     from training.recipe import Fitted, PartRows  # recipe tells the story and imports this file
@@ -277,14 +277,14 @@ def _draw_curves(
     figure, (left, right) = panels(2, height=4.2)
     for place, code in enumerate(drawn):
         is_class, score = y == code, probabilities[:, code]
-        false_rate, true_rate = roc_curve(is_class, score)
-        precision, recall = precision_recall_curve(is_class, score)
-        area = roc_auc(is_class, score)
-        mean = average_precision(is_class, score)
+        false_rate, true_rate, _ = metrics.roc_curve(is_class, score)
+        precision, recall, _ = metrics.precision_recall_curve(is_class, score)
+        area = metrics.roc_auc_score(is_class, score)
+        mean = metrics.average_precision_score(is_class, score)
         name, of_class = shortened(classes[code], most=16), colour(place)
         left.plot(*_thinned(false_rate, true_rate), color=of_class, linewidth=1.6, label=f"{name}, area {area:.3f}")
         right.step(
-            *_thinned(recall, precision), color=of_class, linewidth=1.6, where="pre", label=f"{name}, mean {mean:.3f}"
+            *_thinned(recall, precision), color=of_class, linewidth=1.6, where="post", label=f"{name}, mean {mean:.3f}"
         )
         right.axhline(is_class.mean(), color=of_class, linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)
     left.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle=(0, (4, 3)))
