@@ -60,9 +60,9 @@ class NoParity(RowcastError):  # noqa: N818 - it says what is lacking
 
 
 def export(net: Net, matrix: Matrix, folder: Path, *, program: bool = False) -> None:
-    """Write ONNX and TorchScript into the folder, the `program` of torch.export too, and check them against the network.
+    """Write ONNX and TorchScript into the folder, and check each against the eager network.
 
-    `matrix` holds some rows, missing and unknown values among them.
+    `matrix` holds some rows, missing and unknown values among them; `program` asks for torch.export's file as well.
 
     Raises:
         NoParity: a file's answers for these rows, none, one or many differ.
