@@ -219,6 +219,16 @@ class FitPlan(_Section):
         return self.model_copy(update=chosen | {"averaged": self.averaged or members})
 
 
+class ExportPlan(_Section):
+    """Which files a version has beside the graph that is served and its TorchScript.
+
+    Attributes:
+        program: write model.pt2 for `torch.export.load` as well; torch's tracer takes longer than a small table's fit.
+    """
+
+    program: bool = False
+
+
 class Published(_Section):
     """A figure that the source of a founding system published, and the recipe that reached it.
 
@@ -270,6 +280,7 @@ class Plan(_Section):
         split: which rows train, choose and judge.
         net: the network.
         fit: how its weights are found.
+        export: which files the version has.
         published: what `make reproduce` reproduces.
     """
 
@@ -281,6 +292,7 @@ class Plan(_Section):
     split: SplitPlan = SplitPlan()
     net: NetPlan = NetPlan()
     fit: FitPlan = FitPlan()
+    export: ExportPlan = ExportPlan()
     published: tuple[Published, ...] = ()
 
     @model_validator(mode="after")
@@ -345,6 +357,7 @@ def _nearest_key(key: str) -> str:
             "split": set(SplitPlan.model_fields),
             "net": set(NetPlan.model_fields),
             "fit": set(FitPlan.model_fields),
+            "export": set(ExportPlan.model_fields),
             "published": set(Published.model_fields),
         }.get(section, known)
     return nearest(wrong, known)

@@ -45,7 +45,7 @@ def publish(fitted: "Fitted", repository: Repository) -> int:
 
     def fill(draft: Path) -> "functools.partial[Manifest]":
         rows = train[_spread(len(train), PARITY_ROWS)]
-        export(fitted.net, awkward_rows(fitted.schema, rows), draft)
+        export(fitted.net, awkward_rows(fitted.schema, rows), draft, program=fitted.plan.export.program)
         (draft / proofs.FILE).write_bytes(proof.to_json())
         if fitted.findings is not None:
             (draft / shapley.FILE).write_bytes(fitted.findings.background.to_json())

@@ -24,6 +24,9 @@ from training.plan import FitPlan
 _MASKS = 1 << 20
 """Numbers in a CPU's store of dropout masks: to draw them anew takes 16 ns each, longer than the products around."""
 
+_FEW = 8
+"""Inputs or outputs of a layer up to which a product goes the other way round."""
+
 _aten = torch.ops.aten
 
 
@@ -158,19 +161,30 @@ def _rule(layer: nn.Module, number: int, slots: dict[str, _Slot], masks: "_Masks
 
 
 class _Linear(_Rule):
-    """z = x W^T + b, as nn.Linear has it: W is [outputs, inputs]."""
+    """z = x W^T + b, as nn.Linear has it: W is [outputs, inputs].
+
+    With few outputs z^T = W x^T + b is the faster product, with few inputs d^T x = (x^T d)^T is: a third of the time.
+    """
 
     def __init__(self, weight: _Slot, bias: _Slot, *, is_first: bool) -> None:
         self._weight, self._bias, self._is_first = weight, bias, is_first
         self._transposed = weight.weight.mT  # [K, inputs, outputs]
         self._row = bias.weight.unsqueeze(1)  # [K, 1, outputs]
+        outputs, inputs = weight.weight.shape[1:]
+        self._has_few_outputs = 1 < outputs <= _FEW < inputs
+        self._has_few_inputs = 1 < inputs <= _FEW < outputs
 
     def forward(self, x: Tensor) -> Tensor:
         self._x = x
+        if self._has_few_outputs:
+            return torch.baddbmm(self._row.mT, self._weight.weight, x.mT).mT
         return torch.baddbmm(self._row, x, self._transposed)
 
     def backward(self, d: Tensor) -> Tensor:
-        torch.bmm(d.mT, self._x, out=self._weight.gradient)
+        if self._has_few_inputs:
+            self._weight.gradient.copy_(torch.bmm(self._x.mT, d).mT)
+        else:
+            torch.bmm(d.mT, self._x, out=self._weight.gradient)
         torch.sum(d, 1, out=self._bias.gradient)
         return d if self._is_first else torch.bmm(d, self._weight.weight)
 

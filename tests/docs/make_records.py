@@ -11,7 +11,7 @@ from models.intervals import Intervals, PredictionSets
 from models.manifest import Calibration, FileDigest, Importance, Manifest, Predictions, Provenance, Scores
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
 from tests.docs.pages import ROOT
-from training.plan import FitPlan, NetPlan, Plan, Published, SplitPlan, TablePlan
+from training.plan import ExportPlan, FitPlan, NetPlan, Plan, Published, SplitPlan, TablePlan
 
 REFERENCE = ROOT / "docs/reference"
 MANIFEST = {
@@ -45,6 +45,7 @@ PLAN = {
     SplitPlan: "`[split]`",
     NetPlan: "`[net]`",
     FitPlan: "`[fit]`",
+    ExportPlan: "`[export]`",
     Published: "`[[published]]`",
 }
 PLAN_HEAD = """\

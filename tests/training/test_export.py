@@ -78,7 +78,7 @@ def net_of(task: Task, datatype: str = "FP32", members: int = 1, *, linear: bool
 @pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
 def test_every_file_answers_as_the_network_does(tmp_path: Path, task, datatype, members):
     net, matrix = net_of(task, datatype, members)
-    export(net, matrix, tmp_path)  # checks parity for none, one and many rows
+    export(net, matrix, tmp_path, program=True)  # checks parity for none, one and many rows
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ONNX, TORCHSCRIPT, EXPORTED])
     session = OnnxSession((tmp_path / ONNX).read_bytes())
     width = OUTPUTS[task] if task != "binary" else 2
@@ -92,7 +92,7 @@ def test_every_file_answers_as_the_network_does(tmp_path: Path, task, datatype, 
 @pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
 def test_a_linear_member_is_exported_alone_and_with_others(tmp_path: Path, task, members):
     net, matrix = net_of(task, members=members, linear=True)
-    export(net, matrix, tmp_path)
+    export(net, matrix, tmp_path, program=True)
 
 
 @pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
@@ -114,7 +114,7 @@ def test_members_of_several_shapes_and_expansions_are_exported_with_their_weight
     ]
     weights = [0.4, 0.1, 0.05, 0.05, 0.2, 0.2]
     net = Net(preprocessing, members, task, weights=weights)
-    export(net, awkward_rows(schema, matrix), tmp_path)
+    export(net, awkward_rows(schema, matrix), tmp_path, program=True)
     alone = [Net(preprocessing, [member], task)(torch.from_numpy(matrix)) for member in members]
     answers = [answer if task == "regression" else answer[0] for answer in alone]
     together = net(torch.from_numpy(matrix))
@@ -149,7 +149,7 @@ def test_the_average_of_members_is_the_mean_of_their_probabilities():
 
 def test_the_files_tell_nothing_of_this_machine(tmp_path: Path):
     net, matrix = net_of("multiclass", members=2)
-    export(net, matrix, tmp_path)
+    export(net, matrix, tmp_path, program=True)
     parts = {ONNX: (tmp_path / ONNX).read_bytes()}
     for name in (TORCHSCRIPT, EXPORTED):
         with zipfile.ZipFile(tmp_path / name) as archive:
