@@ -18,8 +18,8 @@ from models.manifest import Task, check_name
 PLANS = Path(__file__).parent / "plans"
 MANY_ROWS = 100_000
 """Training rows beyond which one fold is enough to choose by."""
-FEW_ROWS = 1_500
-"""Training rows up to which five folds are worth their fits; beyond, three."""
+FEW_ROWS, SEVERAL_ROWS = 2_000, 5_000
+"""Training rows up to which five folds are affordable, and beyond which four are: more rows take no longer there."""
 HIDDEN = (256, 256)
 """Widths of the hidden layers where a plan names none and nothing is there to choose them by."""
 
@@ -162,8 +162,8 @@ class FitPlan(_Section):
         keep: the weights of the best validation loss, or the last ones.
         folds: parts into which the training and validation rows are dealt together; each network is fitted on all but
             one of them, and that one chooses. 1 fits on the training part and lets the validation part choose. None is
-            5, beyond 1,500 training rows 3, but 1 beyond 100,000 rows, where the split is by time, and where the plan
-            says `members`.
+            5 up to 2,000 training rows, 3 up to 5,000, 4 up to 100,000; but 1 beyond, where the split is by time, and
+            where the plan says `members`.
         members: how many networks are fitted from different seeds for each fold and candidate, of which validation
             keeps the best `averaged`; None lets the number of training rows decide.
         averaged: how many of the members the exported graph averages; None is all of them.
@@ -204,19 +204,24 @@ class FitPlan(_Section):
 
         A minibatch is a twenty-fourth of the rows as a power of two, from 32 to 256, and beyond 100,000 rows a
         four-hundredth, to 4096. Epochs are 64, or fewer where the rows would be visited more than 480,000 times; yet
-        10, while that is not more than 5 million. There are five folds up to 1,500 rows, then three, beyond 100,000
-        one. With folds there is one member for each, without there are 8 up to 2,000 rows, 4 up to 20,000, else 1.
+        10, while that is not more than 5 million. There are five folds up to 2,000 rows, three up to 5,000, four
+        up to 100,000, then one. With folds there is one member for each, without there are 8 up to 2,000 rows, 4 up to
+        20,000, else 1.
         """
         rows = max(rows, 1)
         share, most = (24, 256) if rows <= MANY_ROWS else (400, 4096)
         batch = self.batch if self.batch is not None else min(most, max(32, 2 ** round(math.log2(rows / share))))
         epochs = self.epochs or min(64, max(1, round(480_000 / rows), min(10, round(5_000_000 / rows))))
-        folds = self.folds or (1 if self.members or rows > MANY_ROWS else 5 if rows <= FEW_ROWS else 3)
+        folds = self.folds or (1 if self.members or rows > MANY_ROWS else _folds(rows))
         members = self.members or max(
             1 if folds > 1 or rows > 20_000 else 8 if rows <= 2_000 else 4, self.averaged or 1
         )
         chosen = {"batch": batch, "epochs": epochs, "folds": folds, "members": members}
         return self.model_copy(update=chosen | {"averaged": self.averaged or members})
+
+
+def _folds(rows: int) -> int:
+    return 5 if rows <= FEW_ROWS else 3 if rows <= SEVERAL_ROWS else 4
 
 
 class ExportPlan(_Section):

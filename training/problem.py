@@ -1,7 +1,7 @@
 """The plan in torch's terms: what is fitted on which rows, and what it says of the rows it was not fitted on."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -27,14 +27,30 @@ from training.linear import STRENGTHS, solve_linear
 from training.losses import LOSSES, Objective, objective_of
 from training.many import fit_all
 from training.net import Averaged, Net, make_member
-from training.plan import BadPlan, Loss, Plan
+from training.plan import FEW_ROWS, BadPlan, Loss, Plan
 from training.split import Rows
 
-KEPT, NEAR = 2, 1.02
-"""How many candidates go on to the other folds, and how many times the least loss on the first fold theirs may be."""
-RUNGS = {3 / 15: 1.15, 7 / 15: 1.05}
-"""Shares of the first fold's epochs, and how many times the least loss that of those may be that go on after them."""
-MOST_PIECES = 256
+KEPT = 2
+"""How many candidates go on to the other folds at most."""
+
+
+@dataclass(frozen=True)
+class Halving:
+    """How far behind the least loss on the first fold a candidate may be, by what times.
+
+    Attributes:
+        rungs: after which shares of the epochs it is asked, and what is allowed to go on then.
+        near: what is allowed to go on to the other folds.
+    """
+
+    rungs: Mapping[float, float]
+    near: float
+
+
+FEW = Halving({3 / 15: 1.2, 7 / 15: 1.1}, 1.1)
+"""Up to `FEW_ROWS`, where a fit takes less than a second and luck decides more."""
+MANY = Halving({3 / 15: 1.15, 7 / 15: 1.05}, 1.02)
+MOST_PIECES = 512
 """Columns that an expansion may add: beyond, the first layer costs more than all others together."""
 FAR = 1.5
 """A linear model whose loss on the validation part is so many times the networks' is not worth its solving by folds."""
@@ -207,6 +223,7 @@ def fit_units(
     """
     assert problem.plan.fit.members is not None
     members = range(problem.plan.fit.members)
+    halving = FEW if len(problem.folds[0].train) <= FEW_ROWS else MANY
     total = (len(candidates) + min(KEPT, len(candidates)) * (len(problem.folds) - 1)) * len(members)
     expansions = {candidate.name: _expansion(problem, candidate) for candidate in candidates}
     done: dict[tuple[str, int, int], Member] = {}  # of a candidate, a fold and a member
@@ -224,7 +241,7 @@ def fit_units(
             report=lambda k, epoch: report(before + k, total, epoch),
             checkpoint=checkpoint,
             rivals=[candidate.name for candidate, _, _ in keys],
-            rungs=RUNGS if folds == [0] else None,
+            rungs=halving.rungs if folds == [0] else None,
         )
         bad = [result for result in fitted if isinstance(result, Diverged)]
         if len(bad) == len(fitted):
@@ -244,7 +261,7 @@ def fit_units(
     fit_on(candidates, [0])
     losses = {candidate.name: of(candidate, 0)[0].validation_loss for candidate in candidates if of(candidate, 0)}
     standing = sorted((one for one in candidates if one.name in losses), key=lambda one: losses[one.name])[:KEPT]
-    standing = [one for one in standing if losses[one.name] <= NEAR * min(losses.values())]
+    standing = [one for one in standing if losses[one.name] <= halving.near * min(losses.values())]
     if others := range(1, len(problem.folds)):
         fit_on(standing, others)
     units = [
