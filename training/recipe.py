@@ -35,7 +35,7 @@ from training.large import fit_large
 from training.leaks import find_leaks
 from training.net import Net
 from training.plan import BadPlan, FitPlan, Plan
-from training.problem import FAR, Problem, fit_units, linear_unit, pose
+from training.problem import Problem, fit_units, linear_unit, pose
 from training.publish import publish
 from training.source import is_large
 from training.split import Rows, Split, split_rows
@@ -170,7 +170,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     units, members = fit_units(problem, candidates, _steps(plan.fit, report), checkpoint)
     if checkpoint.trouble is not None:
         report(checkpoint.trouble)
-    if _wants_linear(plan, units, baseline):
+    if _wants_linear(plan, units, baseline, problem.far):
         units.append(linear_unit(problem))
     choice = choose(units, problem.held_out_y)
     if len(units) > 1:
@@ -273,11 +273,11 @@ def _settled(plan: Plan, data: Data, split: Split) -> Plan:
     return plan.model_copy(update={"task": data.task, "fit": fit.for_rows(len(split.train))})
 
 
-def _wants_linear(plan: Plan, units: Sequence[Unit], baseline: Member) -> bool:
+def _wants_linear(plan: Plan, units: Sequence[Unit], baseline: Member, far: float) -> bool:
     """Whether a linear model may count: the plan asks, it could come near, and the networks are not linear anyway."""
     if not plan.fit.linear or plan.net.hidden == () or plan.net.preprocessing != "learned":
         return False
-    return baseline.validation_loss < FAR * min(unit.members[0].validation_loss for unit in units)
+    return baseline.validation_loss < far * min(unit.members[0].validation_loss for unit in units)
 
 
 def _calibrate(plan: FitPlan, problem: Problem, choice: Choice) -> Calibration | None:
