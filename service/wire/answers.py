@@ -12,6 +12,8 @@ from models.proof import Answers
 from models.repository import Version
 from service.problems import ModelFailed
 
+_BEYOND = 2**63  # the first integer that is too large for an array of them
+
 
 def finite(version: Version, output: str, answers: Answers) -> npt.NDArray[Any]:
     """The values of one output [N, K], in C order.
@@ -44,15 +46,33 @@ def class_labels(version: Version, answers: Answers) -> list[ClassLabel]:
     Raises:
         ModelFailed: as `class_numbers` does.
     """
+    labels: list[ClassLabel] = _labels(version, answers).tolist()
+    return labels
+
+
+def json_labels(version: Version, answers: Answers) -> list[ClassLabel] | npt.NDArray[Any]:
+    """The same for orjson, which writes an array of integers or booleans in a third of a list's time.
+
+    Raises:
+        ModelFailed: as `class_numbers` does.
+    """
+    labels = _labels(version, answers)
+    return labels.tolist() if labels.dtype == object else labels
+
+
+def _labels(version: Version, answers: Answers) -> npt.NDArray[Any]:
     classes = _classes(version)
-    labels: list[ClassLabel] = classes[class_numbers(version, classes, answers)].tolist()
+    labels: npt.NDArray[Any] = classes[class_numbers(version, classes, answers)]
     return labels
 
 
 @lru_cache(maxsize=256)
-def _classes(version: Version) -> npt.NDArray[np.object_]:
+def _classes(version: Version) -> npt.NDArray[Any]:
     """The labels as an array, which picks a thousand of them in a fifth of a tuple's time."""
     classes = version.manifest.classes or ()
+    kinds = set(map(type, classes))
+    if kinds == {bool} or (kinds == {int} and all(abs(int(label)) < _BEYOND for label in classes)):
+        return np.array(classes)
     objects = np.empty(len(classes), object)
     objects[:] = classes
     return objects

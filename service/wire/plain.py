@@ -23,7 +23,7 @@ from models.repository import Version
 from models.schema import Matrix, Schema
 from service.problems import BadBody, TooLarge
 from service.wire import number_rows, record_rows
-from service.wire.answers import class_labels, class_numbers, finite
+from service.wire.answers import class_numbers, finite, json_labels
 from service.wire.json_text import read_json, texts_of_numbers, texts_of_rows
 from service.wire.number_rows import NumberRows
 from service.wire.record_rows import RecordRows
@@ -154,7 +154,7 @@ def write(version: Version, answers: Answers) -> bytes:
     else:
         probabilities = finite(version, "probabilities", answers)  # [N, C]
         answer = {
-            "predictions": class_labels(version, answers),
+            "predictions": json_labels(version, answers),
             "probabilities": probabilities,
             "classes": manifest.classes,
         }

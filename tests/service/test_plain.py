@@ -228,6 +228,23 @@ def test_no_rows_have_no_predictions(versions):
     assert orjson.loads(plain.write(regression(1), {"prediction": np.empty((0, 1), np.float32)}))["predictions"] == []
 
 
+class Anonymous(SimpleNamespace):
+    """Equal to nothing else, as versions are."""
+
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize(
+    "classes", [(False, True), (7, -3, 0), (2**63 - 1, -(2**63) + 1), (2**63, 1), (0, "a", True), ("no", "yes")]
+)
+def test_labels_of_every_kind_are_written_as_they_are(classes):
+    version = Anonymous(manifest=SimpleNamespace(classes=classes), name="m", number=1)
+    labels = np.array([1, 0, 1, 1], np.int64)
+    answers = {"probabilities": np.zeros((4, len(classes)), np.float32), "label": labels}
+    written = orjson.loads(plain.write(version, answers))["predictions"]
+    assert list(map(repr, written)) == [repr(classes[number]) for number in labels]
+
+
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("12", 12), ("0", None), ("01", None), ("+1", None)])
 def test_a_version_in_a_path_is_a_plain_number(text, number):
     assert plain.version_number(text) == number
