@@ -1,0 +1,138 @@
+"""KServe's client and Triton's perf_analyzer, unmodified, against a real server."""
+
+import csv
+import ctypes.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import CHECKOUT, PATIENT, START_S, Server, until
+from tests.service import tiny
+
+pytestmark = pytest.mark.server
+
+KSERVE = "kserve==0.21.0"  # it wants another protobuf than we do
+KSERVE_ENVIRONMENT = CHECKOUT / "build" / "kserve-client"
+ANALYZER = [
+    "tritonclient==2.48.0",
+    "nvidia-cuda-runtime-cu12==12.9.79",
+]  # the last that brings it; what it is linked to
+ANALYZER_FOLDER = CHECKOUT / "build" / "perf-analyzer"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tools")
+    for name in ("line", "pair", "flowers"):
+        tiny.publish(folder / "published", name)
+    server = Server(folder / "published", folder / "server.log", **PATIENT)
+    try:
+        until(server.is_ready, what="ready")
+        yield server
+        assert "Traceback" not in server.said()
+    finally:
+        server.close()
+
+
+def pip(python, *arguments):
+    done = subprocess.run(
+        [python, "-m", "pip", "--disable-pip-version-check", *arguments, "--quiet"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    if done.returncode and "No matching distribution" in done.stderr:
+        pytest.skip(f"no package index can be reached: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def python_of_kserve():
+    """An environment whose pins are not ours: what it does not bring itself is taken from ours; made once."""
+    ours = sysconfig.get_path("purelib")
+    made, said = KSERVE_ENVIRONMENT / ".made", f"{KSERVE} {ours}"
+    python = KSERVE_ENVIRONMENT / "bin" / "python"
+    if not made.is_file() or made.read_text() != said:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", KSERVE_ENVIRONMENT], check=True)
+        (site,) = KSERVE_ENVIRONMENT.glob("lib/python*/site-packages")
+        (site / "ours.pth").write_text(ours)  # behind its own
+        pip(python, "install", KSERVE)
+        made.write_text(said)
+    return python
+
+
+@pytest.fixture(scope="session")
+def perf_analyzer():
+    """The program and its environment variables; unpacked once."""
+    if platform.machine() != "x86_64":
+        pytest.skip("Triton's wheels bring perf_analyzer for x86_64 alone")
+    if ctypes.util.find_library("b64") is None:
+        pytest.skip("perf_analyzer needs libb64.so.0d (Debian's libb64-0d)")
+    made, said = ANALYZER_FOLDER / ".made", " ".join(ANALYZER)
+    if not made.is_file() or made.read_text() != said:
+        pip(sys.executable, "download", "--no-deps", "--only-binary", ":all:", "--dest", ANALYZER_FOLDER, *ANALYZER)
+        for wheel in ANALYZER_FOLDER.glob("*.whl"):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(ANALYZER_FOLDER)
+        made.write_text(said)
+    (program,) = ANALYZER_FOLDER.glob("*/data/bin/perf_analyzer")
+    program.chmod(0o755)
+    return program, os.environ | {"LD_LIBRARY_PATH": str(ANALYZER_FOLDER / "nvidia" / "cuda_runtime" / "lib")}
+
+
+def test_the_client_of_kserve_gets_the_right_answers_and_the_reason_of_a_refusal(server, python_of_kserve):
+    client = Path(__file__).with_name("kserve_client.py")
+    done = subprocess.run(
+        [python_of_kserve, client, str(server.port)], capture_output=True, text=True, check=False, timeout=START_S
+    )
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    assert (got["live"], got["ready"], got["model"]) == (True, True, True)
+    zeros, holes = (
+        tiny.answer("pair", tiny.SCHEMAS["pair"].encode(rows))["prediction"].tolist()
+        for rows in ([[1.5, -2.0], [0.0, 4.0]], [[1.5, -2.0], [None, 4.0]])
+    )
+    assert got["json"] == ["k-json", "pair", zeros]
+    assert got["binary"] == ["k-binary", "pair", holes]
+    assert "unexpected inference input 'depth' for model 'pair'" in got["refused"]
+    assert got["v1"] == {"predictions": [7.0], "model_name": "line", "model_version": "1"}
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"), [("pair", ["-b", "4"]), ("flowers", ["-b", "1", "--string-data", "2024-05-31T09:30:00"])]
+)
+def test_perf_analyzer_measures_and_its_counts_are_the_servers(server, perf_analyzer, tmp_path, model, arguments):
+    program, environment = perf_analyzer
+    table = tmp_path / "measured.csv"
+    url = f"127.0.0.1:{server.port}"
+    before = counts_of(server, model)
+    # it compares one window with the next: any that passes for stable will do
+    often = ["--concurrency-range", "2", "-p", "500", "-r", "3", "-s", "100000"]
+    done = subprocess.run(
+        [program, "-m", model, "-u", url, *often, *arguments, "-f", table],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=START_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (measured,) = csv.DictReader(table.read_text().splitlines())
+    assert float(measured["Inferences/Second"]) > 0
+    assert float(measured["Server Compute Infer"]) >= 0
+    now = counts_of(server, model)
+    assert now["success"] > before["success"]
+    assert now["fail"] == before["fail"]
+
+
+def counts_of(server, model):
+    statistics = server.client.get(f"/v2/models/{model}/stats").json()["model_stats"][0]["inference_stats"]
+    return {what: statistics[what]["count"] for what in ("success", "fail")}
