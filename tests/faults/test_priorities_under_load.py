@@ -52,7 +52,7 @@ def test_urgent_requests_are_answered_soon_at_twice_the_capacity(start, tmp_path
     seconds = max(8.0, FAULT_S)
     asyncio.run(capacity_of(server.port, 1))  # warm
     for left in (2, 1, 0):  # the best of three: what else the machine does only ever adds to waits
-        capacity = asyncio.run(capacity_of(server.port, seconds / 2))
+        capacity, _ = asyncio.run(capacity_of(server.port, seconds / 2))
         _, idle = asyncio.run(together(server, 0, URGENT * capacity, seconds))
         without, _ = asyncio.run(together(server, 2 * capacity, 0, seconds))
         ordinary, urgent = asyncio.run(together(server, 2 * capacity * (1 - URGENT), 2 * capacity * URGENT, seconds))
