@@ -7,19 +7,18 @@ import os
 import platform
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.server.conftest import CHECKOUT, PATIENT, START_S, Server, until
+from tests.server.environments import environment_beside_ours, pip
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
 
-KSERVE = "kserve==0.21.0"  # it wants another protobuf than we do
-KSERVE_ENVIRONMENT = CHECKOUT / "build" / "kserve-client"
+KSERVE = ["kserve==0.21.0"]  # it wants another protobuf than we do
 ANALYZER = [
     "tritonclient==2.48.0",
     "nvidia-cuda-runtime-cu12==12.9.79",
@@ -41,32 +40,9 @@ def server(tmp_path_factory):
         server.close()
 
 
-def pip(python, *arguments):
-    done = subprocess.run(
-        [python, "-m", "pip", "--disable-pip-version-check", *arguments, "--quiet"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    if done.returncode and "No matching distribution" in done.stderr:
-        pytest.skip(f"no package index can be reached: {done.stderr.splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="session")
 def python_of_kserve():
-    """An environment whose pins are not ours: what it does not bring itself is taken from ours; made once."""
-    ours = sysconfig.get_path("purelib")
-    made, said = KSERVE_ENVIRONMENT / ".made", f"{KSERVE} {ours}"
-    python = KSERVE_ENVIRONMENT / "bin" / "python"
-    if not made.is_file() or made.read_text() != said:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", KSERVE_ENVIRONMENT], check=True)
-        (site,) = KSERVE_ENVIRONMENT.glob("lib/python*/site-packages")
-        (site / "ours.pth").write_text(ours)  # behind its own
-        pip(python, "install", KSERVE)
-        made.write_text(said)
-    return python
+    return environment_beside_ours(CHECKOUT / "build" / "kserve-client", KSERVE)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 import json
 import random
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +11,12 @@ import pytest
 
 from service.wire.arrow_stream import MEDIA_TYPE
 from tests.server.conftest import CHECKOUT, PATIENT, START_S, Server, free_port, until
+from tests.server.environments import environment_beside_ours
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
 
 PACKAGES = ["mlflow-skinny==3.17.2"]  # its client needs pandas, scipy and pyarrow, too
-ENVIRONMENT = CHECKOUT / "build" / "scoring-clients"
 ARROW = {"content-type": MEDIA_TYPE}
 
 
@@ -38,20 +36,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def python_of_clients():
-    """Their environment, whose pins are not ours: what it does not bring itself is taken from ours; made once."""
-    ours = sysconfig.get_path("purelib")
-    made, said = ENVIRONMENT / ".made", " ".join([*PACKAGES, ours])
-    if not made.is_file() or made.read_text() != said:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
-        (site,) = ENVIRONMENT.glob("lib/python*/site-packages")
-        (site / "ours.pth").write_text(ours)  # behind its own
-        pip = [ENVIRONMENT / "bin" / "pip", "--disable-pip-version-check", "install", "--quiet", *PACKAGES]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=900)
-        if done.returncode and "No matching distribution" in done.stderr:
-            pytest.skip(f"no package index can be reached: {done.stderr.splitlines()[-1]}")
-        assert done.returncode == 0, done.stderr
-        made.write_text(said)
-    return ENVIRONMENT / "bin" / "python"
+    return environment_beside_ours(CHECKOUT / "build" / "scoring-clients", PACKAGES)
 
 
 def stream(columns):

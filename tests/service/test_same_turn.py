@@ -256,28 +256,17 @@ def test_a_list_of_rows_is_answered_in_its_turn_where_that_is_all_there_is(
     assert [matrix.shape for matrix in sessions.runs] == ([(3, 1)] * 2 if in_its_turn else [])
 
 
-def test_lists_of_rows_that_come_together_get_their_own_answers(front, app, sessions):
-    async def talk(fast):
-        connections, said = [Connection(front, app, fast=fast) for _ in range(3)], []
-        for connection in connections:
-            await connection.send(request(listed([1, 2], 2), path="/v2/models/coin/infer"))
-            await connection.answers()
-        for number, connection in enumerate(connections):
-            connection.protocol.data_received(request(listed([number, -number], 2), path="/v2/models/coin/infer"))
-        for connection in connections:
-            said += await connection.answers()
-        await close(connections)
-        return plain(said)
-
-    assert asyncio.run(talk(fast=True)) == asyncio.run(talk(fast=False))
-    assert [matrix.shape for matrix in sessions.runs] == [(6, 1)]
+def in_raw_bytes(first):
+    body, head = binary([first, first + 1], {"label": True, "probabilities": True}, rows=2)
+    return request(body, head, path="/v2/models/coin/infer")
 
 
-def test_requests_of_many_rows_that_come_together_get_their_own_answers(front, app, sessions):
-    def raw(first):
-        body, head = binary([first, first + 1], {"label": True, "probabilities": True}, rows=2)
-        return request(body, head, path="/v2/models/coin/infer")
+def in_a_list(first):
+    return request(listed([first, first + 1], 2), path="/v2/models/coin/infer")
 
+
+@pytest.mark.parametrize("raw", [in_raw_bytes, in_a_list])
+def test_requests_of_many_rows_that_come_together_get_their_own_answers(front, app, sessions, raw):
     async def talk(fast):
         connections, said = [Connection(front, app, fast=fast) for _ in range(3)], []
         for connection in connections:

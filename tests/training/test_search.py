@@ -1,11 +1,5 @@
 """A study that processes share: real processes, a real journal, and one of them killed."""
 
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +8,7 @@ import polars as pl
 import pytest
 from optuna.trial import TrialState
 
+from tests.training.sharing import check_that_killing_one_of_two_loses_its_trial_alone, trials_in
 from training.plan import BadPlan, Plan
 from training.search import plan_of, search, write_plan
 from training.table import BadTable
@@ -31,12 +26,6 @@ def plan(tmp_path: Path) -> Plan:
     return Plan.of({"name": "m", "target": ["y"], "table": {"path": str(path)}, "fit": fit}, "test")
 
 
-def trials_in(storage: str) -> list[optuna.trial.FrozenTrial]:
-    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
-    (name,) = optuna.get_all_study_names(backend)
-    return optuna.load_study(study_name=name, storage=backend).trials
-
-
 @pytest.mark.parametrize("kind", ["journal", "database"])
 def test_the_best_of_the_trials_is_a_plan_that_trains(plan: Plan, tmp_path: Path, kind):
     storage = str(tmp_path / "j.log") if kind == "journal" else f"sqlite:///{tmp_path}/s.db"
@@ -52,40 +41,7 @@ def test_the_best_of_the_trials_is_a_plan_that_trains(plan: Plan, tmp_path: Path
 
 
 def test_two_processes_share_a_study_and_killing_one_loses_its_trial_alone(plan: Plan, tmp_path: Path):
-    write_plan(plan, tmp_path / "p.toml")
-    storage = str(tmp_path / "shared" / "j.log")
-    words = [sys.executable, "-u", "-m", "training", "search", str(tmp_path / "p.toml"), "--trials", "6"]
-    words += ["--storage", storage, "--save", str(tmp_path / "best.toml")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    victim, other = (
-        subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    )
-    deadline = time.monotonic() + 300
-    while not any(_is_running(storage, victim.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    victim.send_signal(signal.SIGKILL)
-    victim.communicate()
-    said, errors = other.communicate(timeout=300)
-    assert (other.returncode, errors) == (0, "")
-    assert re.search(r"m-[0-9a-f]{8}: [67] trials; best validation loss ", said)
-    trials = trials_in(storage)
-    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    assert len(ended) >= 6
-    assert len(trials) - len(ended) <= 1
-    assert Plan.read(tmp_path / "best.toml").name == "m"
-
-
-def _is_running(storage: str, pid: int) -> list[bool]:
-    if not Path(storage).exists():
-        return []
-    try:
-        return [
-            trial.state is TrialState.RUNNING and trial.user_attrs.get("process", "").endswith(f":{pid}")
-            for trial in trials_in(storage)
-        ]
-    except ValueError:  # the study is not there yet
-        return []
+    check_that_killing_one_of_two_loses_its_trial_alone(plan, tmp_path, str(tmp_path / "shared" / "j.log"))
 
 
 def test_a_trial_whose_process_died_is_failed_by_the_next(plan: Plan, tmp_path: Path):

@@ -17,14 +17,14 @@ import numpy as np
 import optuna
 import polars as pl
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
+from tests.training.sharing import ROOT, check_that_killing_one_of_two_loses_its_trial_alone, trials_in
 from training.plan import BadPlan, Plan
-from training.search import _opened, search, write_plan
+from training.search import _opened, search
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg, the driver of PostgreSQL, is not installed")
 
-ROOT = Path(__file__).parents[2]
 PASSWORD = "s3cret/:@"
 IN_A_URL = "s3cret%2F%3A%40"
 
@@ -104,46 +104,8 @@ def plan(tmp_path: Path) -> Plan:
     return Plan.of({"name": "m", "target": ["y"], "table": {"path": str(path)}, "fit": fit}, "test")
 
 
-def trials_in(storage: str) -> list[FrozenTrial]:
-    with _opened(storage) as shared:
-        names = optuna.get_all_study_names(shared)
-        return optuna.load_study(study_name=names[0], storage=shared).trials if names else []
-
-
 def test_two_processes_share_a_study_and_killing_one_loses_its_trial_alone(plan: Plan, tmp_path: Path, storage: str):
-    write_plan(plan, tmp_path / "p.toml")
-    words = [sys.executable, "-u", "-m", "training", "search", str(tmp_path / "p.toml"), "--trials", "6"]
-    words += ["--storage", storage, "--save", str(tmp_path / "best.toml")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    victim, other = (
-        subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and victim.poll() is None and not _runs_one(storage, victim.pid):
-        time.sleep(0.05)
-    victim.send_signal(signal.SIGKILL)
-    victim.communicate()
-    said, errors = other.communicate(timeout=300)
-    assert (other.returncode, errors) == (0, "")
-    assert re.search(r"m-[0-9a-f]{8}: [67] trials; best validation loss ", said)
-    trials = trials_in(storage)
-    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    assert len(ended) >= 6
-    assert len(trials) - len(ended) <= 1
-    assert {trial.user_attrs["process"].split(":")[-1] for trial in trials} >= {str(other.pid)}
-    assert Plan.read(tmp_path / "best.toml").name == "m"
-
-
-def _runs_one(storage: str, pid: int) -> bool:
-    try:
-        trials = trials_in(storage)
-    except (optuna.exceptions.OptunaError, KeyError, RuntimeError):  # the tables are being made
-        return False
-    return any(
-        trial.state is TrialState.RUNNING and trial.user_attrs.get("process", "").endswith(f":{pid}")
-        for trial in trials
-    )
+    check_that_killing_one_of_two_loses_its_trial_alone(plan, tmp_path, storage)
 
 
 def test_a_trial_that_no_longer_beats_is_failed_by_the_next(plan: Plan, storage: str):
