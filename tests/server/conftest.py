@@ -205,3 +205,16 @@ def starting(repository: Path, tmp_path: Path, usual: Mapping[str, Any]) -> Iter
     yield start
     for server in started:
         server.close()
+
+
+def serving(folder: Path, *names: str, **settings: Any) -> Iterator[Server]:
+    """A patient server of these tiny models for the tests of a module, which has told of no failure of its own."""
+    for name in names:
+        tiny.publish(folder / "published", name)
+    server = Server(folder / "published", folder / "server.log", **settings, **PATIENT)
+    try:
+        until(server.is_ready, what="ready")
+        yield server
+        assert "Traceback" not in server.said()
+    finally:
+        server.close()

@@ -13,7 +13,7 @@ from open_inference.openapi.errors import BadRequestError
 from open_inference.openapi.types import InferenceRequest, RequestInput, RequestOutput, TensorData
 from tritonclient.utils import InferenceServerException
 
-from tests.server.conftest import PATIENT, START_S, Server, until
+from tests.server.conftest import START_S, serving, until
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
@@ -24,16 +24,9 @@ PAIR_ANSWER = tiny.answer("pair", PAIR)["prediction"]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("oip")
-    for name in ("line", "pair", "flowers", "line"):
-        tiny.publish(folder / "published", name)
-    server = Server(folder / "published", folder / "server.log", api_processes=2, max_rows=1000, **PATIENT)
-    try:
-        until(server.is_ready, what="ready")
-        yield server
-        assert "Traceback" not in server.said()
-    finally:
-        server.close()
+    yield from serving(
+        tmp_path_factory.mktemp("oip"), "line", "pair", "flowers", "line", api_processes=2, max_rows=1000
+    )
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import CHECKOUT, PATIENT, START_S, Server, until
+from tests.server.conftest import CHECKOUT, START_S, serving
 from tests.server.environments import environment_beside_ours, pip
 from tests.service import tiny
 
@@ -28,16 +28,7 @@ ANALYZER_FOLDER = CHECKOUT / "build" / "perf-analyzer"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tools")
-    for name in ("line", "pair", "flowers"):
-        tiny.publish(folder / "published", name)
-    server = Server(folder / "published", folder / "server.log", **PATIENT)
-    try:
-        until(server.is_ready, what="ready")
-        yield server
-        assert "Traceback" not in server.said()
-    finally:
-        server.close()
+    yield from serving(tmp_path_factory.mktemp("tools"), "line", "pair", "flowers")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from service.wire.arrow_stream import MEDIA_TYPE
-from tests.server.conftest import CHECKOUT, PATIENT, START_S, Server, free_port, until
+from tests.server.conftest import CHECKOUT, START_S, free_port, serving, until
 from tests.server.environments import environment_beside_ours
 from tests.service import tiny
 
@@ -22,16 +22,7 @@ ARROW = {"content-type": MEDIA_TYPE}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("platforms")
-    for name in ("line", "pair", "flowers"):
-        tiny.publish(folder / "published", name)
-    server = Server(folder / "published", folder / "server.log", default_model="flowers", **PATIENT)
-    try:
-        until(server.is_ready, what="ready")
-        yield server
-        assert "Traceback" not in server.said()
-    finally:
-        server.close()
+    yield from serving(tmp_path_factory.mktemp("platforms"), "line", "pair", "flowers", default_model="flowers")
 
 
 @pytest.fixture(scope="session")
