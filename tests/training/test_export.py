@@ -1,3 +1,4 @@
+import copy
 import zipfile
 from pathlib import Path
 
@@ -122,6 +123,24 @@ def test_members_of_several_shapes_and_expansions_are_exported_with_their_weight
     torch.testing.assert_close(together if task == "regression" else together[0], right)
 
 
+@pytest.mark.parametrize(("task", "outputs"), [("binary", 1), ("binary", 2), ("multiclass", 3)])
+@pytest.mark.parametrize("temperature", [1.0, 1.3])
+def test_the_last_layer_of_a_single_perceptron_answers_calibrated_logits(task, outputs, temperature):
+    schema = schema_of("FP32")
+    matrix = matrix_of(schema)
+    preprocessing = Preprocessing(schema, matrix)
+    member = make_member(NetPlan(hidden=(8,)), preprocessing.width, preprocessing.sizes, outputs)
+    before, luck = copy.deepcopy(member.state_dict()), torch.get_rng_state()
+    net = Net(preprocessing, [member], task, temperature=temperature)
+    assert torch.equal(torch.get_rng_state(), luck)
+    raw = member(preprocessing(torch.from_numpy(matrix)))
+    logits = torch.cat([torch.zeros_like(raw), raw], 1) if outputs == 1 else raw
+    probabilities, label = net(torch.from_numpy(matrix))
+    torch.testing.assert_close(probabilities, torch.softmax(logits / temperature, 1))
+    assert torch.equal(label, probabilities.argmax(1))
+    assert all(torch.equal(before[name], values) for name, values in member.state_dict().items())
+
+
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 def test_members_that_are_certain_stay_finite(tmp_path: Path, task):
     net, matrix = net_of(task, members=3)
@@ -169,6 +188,17 @@ def test_the_graph_is_one_file_of_standard_operators(tmp_path: Path):
     assert not {"Loop", "If", "Scan"} & {node.op_type for node in model.graph.node}
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     assert len(model.graph.node) < 100
+
+
+def test_the_graph_reads_features_as_lines(tmp_path: Path):
+    net, matrix = net_of("multiclass")  # a category among them
+    export(net, matrix, tmp_path)
+    nodes = onnx.load(tmp_path / ONNX).graph.node
+    picks = [node for node in nodes if node.op_type == "Gather" and "preprocessing" in node.name]
+    assert picks
+    assert all(attribute.i == 0 for node in picks for attribute in node.attribute if attribute.name == "axis")
+    made = {name: node.op_type for node in nodes for name in node.output}
+    assert not {"Shape", "ConstantOfShape", "Expand"} & set(made.values())
 
 
 def test_a_file_with_other_answers_is_refused(tmp_path: Path):
