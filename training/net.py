@@ -133,6 +133,9 @@ class Net(nn.Module):
         features: [N, F], N from 0
         regression -> prediction float32 [N, K]
         classification -> probabilities float32 [N, C] and label int64 [N], the likeliest class
+
+    Attributes:
+        is_steep: its probabilities are computed in float64, since many are too small for float32.
     """
 
     def __init__(
@@ -162,6 +165,7 @@ class Net(nn.Module):
         self.register_buffer("slopes", slopes)
         self.member = Averaged(members, task, weights)
         self.task = task
+        self.is_steep = False
         self.centre: Tensor | None
         self.scale: Tensor | None
         self.register_buffer("centre", centre)
@@ -174,7 +178,7 @@ class Net(nn.Module):
             return raw if self.scale is None or self.centre is None else raw * self.scale + self.centre
         if self.slopes is not None:  # a binary net has one logit, of the second class
             raw = raw * (self.slopes if raw.shape[-1] == 1 else self.slopes[1])
-        probabilities = torch.softmax(raw, -1)
+        probabilities = torch.softmax(raw.double() if self.is_steep else raw, -1).to(torch.float32)
         return probabilities, probabilities.argmax(1)  # not -1, of which ONNX Runtime makes [0, C] for no rows
 
 

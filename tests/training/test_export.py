@@ -152,6 +152,27 @@ def test_members_that_are_certain_stay_finite(tmp_path: Path, task):
         assert np.isfinite(answers).all(), name
 
 
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+@pytest.mark.parametrize(("factor", "is_steep"), [(1.0, False), (20.0, True)])
+def test_probabilities_that_float32_does_not_hold_are_computed_in_float64(tmp_path: Path, task, factor, is_steep):
+    net, matrix = net_of(task)
+    with torch.no_grad():
+        for weight in net.member.parameters():
+            weight.mul_(factor)
+        right, label = net(torch.from_numpy(matrix))
+    export(net, matrix, tmp_path)
+    assert net.is_steep == is_steep == (float(right.min()) < 1e-38)
+    nodes = onnx.load(tmp_path / ONNX).graph.node
+    made_by = {name: node for node in nodes for name in node.output}
+    (softmax,) = (node for node in nodes if node.op_type == "Softmax")
+    before = made_by[softmax.input[0]]
+    casts = [attribute.i for attribute in before.attribute] if before.op_type == "Cast" else []
+    assert casts == ([onnx.TensorProto.DOUBLE] if is_steep else [])
+    answers = OnnxSession((tmp_path / ONNX).read_bytes()).run(matrix)
+    np.testing.assert_allclose(answers["probabilities"], right.numpy(), atol=1e-6)
+    np.testing.assert_array_equal(answers["label"], label.numpy())
+
+
 def test_the_average_of_members_is_the_mean_of_their_probabilities():
     schema = schema_of("FP32")
     matrix = torch.from_numpy(matrix_of(schema))
