@@ -178,7 +178,7 @@ class Net(nn.Module):
             return raw if self.scale is None or self.centre is None else raw * self.scale + self.centre
         if self.slopes is not None:  # a binary net has one logit, of the second class
             raw = raw * (self.slopes if raw.shape[-1] == 1 else self.slopes[1])
-        probabilities = torch.softmax(raw.double() if self.is_steep else raw, -1).to(torch.float32)
+        probabilities = torch.softmax(raw.double(), -1).float() if self.is_steep else torch.softmax(raw, -1)
         return probabilities, probabilities.argmax(1)  # not -1, of which ONNX Runtime makes [0, C] for no rows
 
 

@@ -168,6 +168,7 @@ def test_probabilities_that_float32_does_not_hold_are_computed_in_float64(tmp_pa
     before = made_by[softmax.input[0]]
     casts = [attribute.i for attribute in before.attribute] if before.op_type == "Cast" else []
     assert casts == ([onnx.TensorProto.DOUBLE] if is_steep else [])
+    assert is_steep != (softmax.output[0] == "probabilities")
     answers = OnnxSession((tmp_path / ONNX).read_bytes()).run(matrix)
     np.testing.assert_allclose(answers["probabilities"], right.numpy(), atol=1e-6)
     np.testing.assert_array_equal(answers["label"], label.numpy())
@@ -220,6 +221,28 @@ def test_the_graph_reads_features_as_lines(tmp_path: Path):
     assert all(attribute.i == 0 for node in picks for attribute in node.attribute if attribute.name == "axis")
     made = {name: node.op_type for node in nodes for name in node.output}
     assert not {"Shape", "ConstantOfShape", "Expand"} & set(made.values())
+
+
+@pytest.mark.parametrize("has_codes", [False, True])
+def test_the_graph_tells_numbers_again_as_lines(tmp_path: Path, has_codes):
+    schema = schema_of("FP32")
+    if not has_codes:
+        schema = Schema(features=tuple(one for one in schema.features if one.name in ("size", "day")))
+    matrix = np.random.default_rng(0).normal(size=(40, len(schema.columns))).astype(np.float32)
+    if has_codes:
+        matrix[:, schema.columns.index("city")] = np.arange(40) % len(CITIES)
+    preprocessing = Preprocessing(schema, matrix)
+    x = preprocessing(torch.from_numpy(matrix))
+    assert bool(preprocessing.sizes) == has_codes
+    expansion = Steps(x, len(preprocessing.numbers), len(preprocessing.sizes), 7)
+    members = [
+        make_member(NetPlan(hidden=(8,)), preprocessing.width, preprocessing.sizes, 2, expansion) for _ in range(2)
+    ]
+    export(Net(preprocessing, members, "regression"), matrix, tmp_path)
+    nodes = onnx.load(tmp_path / ONNX).graph.node
+    (told,) = (node for node in nodes if node.op_type == "Gather" and node.input[1].endswith("columns"))
+    assert {attribute.name: attribute.i for attribute in told.attribute}["axis"] in (0, -2)
+    assert sum(node.op_type == "Slice" for node in nodes) == (4 if has_codes else 0)  # two around, two of an embedding
 
 
 def test_a_file_with_other_answers_is_refused(tmp_path: Path):
