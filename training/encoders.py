@@ -37,7 +37,7 @@ EMBEDDING = 8
 
 _WHOLE_LOST = 0.01  # share of distinct whole numbers that FP32 may merge with a neighbour
 _SPREAD_LOST = 1e-4  # rounding error of FP32 that is allowed, in interquartile ranges
-_TOGETHER = 1 << 12  # rows that are turned from columns into lines while they lie in the processor's cache
+_TOGETHER = 1 << 12  # rows that stay in the processor's cache while columns become lines, or lines columns
 _DAY, _WEEK, _YEAR = 86_400.0, 7.0, 365.25
 
 
@@ -248,6 +248,16 @@ class Preprocessing(nn.Module):
         z = ((lines - self.centres) * self.scales).to(torch.float32)
         z = _or_zero(z, torch.isnan(z)).clamp(-1e6, 1e6)  # beyond, the square below would overflow
         return z / torch.sqrt(1 + (z / 3) * (z / 3))
+
+
+def preprocess(preprocessing: Preprocessing, matrix: Matrix) -> Tensor:
+    """What the network reads of all rows of a table.
+
+    Shape:
+        matrix: [N, F] -> float32 [N, width]
+    """
+    with torch.no_grad():
+        return torch.cat([preprocessing(some) for some in torch.split(torch.from_numpy(matrix), _TOGETHER)])
 
 
 class Embedding(nn.Module):
