@@ -235,6 +235,7 @@ def test_the_server_names_its_extensions(client):
         about = client.get(path).json()
         assert about["name"] == "rowcast"
         assert {"binary_tensor_data", "classification", "statistics", "model_configuration"} <= set(about["extensions"])
+        assert {"schedule_policy", "model_repository(unload_dependents)"} <= set(about["extensions"])
 
 
 def test_metadata_lists_versions_and_tensors(client):
