@@ -133,7 +133,7 @@ class KnownHead:
         before, after = self._around
         if not before or not data.startswith(before):
             return False
-        end = data.find(after, len(before), len(before) + _MOST_DIGITS)
+        end = data.find(after, len(before), len(before) + _MOST_DIGITS + len(after))
         length = data[len(before) : max(0, end)]
         start = end + len(after)
         if not _is_small(length, self._most_bytes) or int(length) != len(data) - start:
