@@ -58,7 +58,7 @@ class Connection:
             self.asked_the_app += 1
             await app(scope, receive, send)
 
-        config = Config(counting, lifespan="off", log_config=None, ws="none", interface="asgi3")
+        config = Config(counting, lifespan="off", log_config=None, interface="asgi3")
         self.state = ServerState()
         known = {"config": config, "server_state": self.state, "app_state": {}}
         config.load()
