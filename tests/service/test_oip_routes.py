@@ -94,7 +94,7 @@ def test_a_timeout_shortens_the_deadline_and_never_lengthens_it(client, front):
 
     async def predict(version, matrix, deadline_s, **_):
         waited.append(deadline_s)
-        return await answering(version, matrix, 1)
+        return await answering(version, matrix, 1, within_s=1)
 
     front.coalescer.predict = predict
     for microseconds in (200_000_000, 0, 10**15):
