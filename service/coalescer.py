@@ -102,8 +102,18 @@ class Coalescer:
         self._rows_out = 0
         self.rows_waiting = 0
 
-    async def predict(self, version: Version, matrix: Matrix, deadline_s: float, *, is_urgent: bool = False) -> Answers:
+    async def predict(
+        self,
+        version: Version,
+        matrix: Matrix,
+        deadline_s: float,
+        *,
+        within_s: float | None = None,
+        is_urgent: bool = False,
+    ) -> Answers:
         """The answers for a matrix [N, F]; `deadline_s` is how long the caller wants to wait.
+
+        `within_s` is what it had to begin with, if that was more.
 
         Raises:
             Overloaded: as `Admission.check` says.
@@ -119,6 +129,7 @@ class Coalescer:
             now,
             now + deadline_s,
         )
+        job.within_s = deadline_s if within_s is None else within_s
         job.is_urgent = is_urgent
         self.submit(job)
         try:
@@ -217,7 +228,7 @@ class Coalescer:
     def _expire(self, job: Job) -> None:
         self._leave(job)
         if not settle(job):
-            job.refused(DeadlinePassed(job.deadline - job.arrived))
+            job.refused(DeadlinePassed(job.within_s))
 
     def _leave(self, job: Job) -> None:
         queue = self._queues.get(job.version.key) if job.version is not None else None

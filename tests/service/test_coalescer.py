@@ -322,8 +322,12 @@ def test_a_job_whose_deadline_passed_is_never_computed(versions):
         first = start(coalescer, versions["line"], rows(1))
         await turns()
         (late,) = start(coalescer, versions["line"], rows(2), deadline_s=0.01)
-        with pytest.raises(DeadlinePassed):
+        with pytest.raises(DeadlinePassed) as passed:
             await late
+        assert passed.value.seconds == 0.01
+        with pytest.raises(DeadlinePassed) as passed:
+            await coalescer.predict(versions["line"], rows(2), -0.001, within_s=0.5)
+        assert passed.value.seconds == 0.5  # that its client knows of, not what was left of it
         assert coalescer.rows_waiting == 0
         lanes.reply()
         await asyncio.gather(*first)
