@@ -39,6 +39,8 @@ _WHOLE_LOST = 0.01  # share of distinct whole numbers that FP32 may merge with a
 _SPREAD_LOST = 1e-4  # rounding error of FP32 that is allowed, in interquartile ranges
 _TOGETHER = 1 << 12  # rows that are turned from columns into lines while they lie in the processor's cache
 _DAY, _WEEK, _YEAR = 86_400.0, 7.0, 365.25
+_CLIP = 3.0  # interquartile ranges that a number tends to, however large it is
+_MOST_UNCLIPPED = 100.0  # interquartile ranges up to which FP32 tells clipped numbers apart to 1e-4 of themselves
 
 
 # ------------------------------------------------------------------------------------------------ the schema
@@ -245,7 +247,18 @@ class Preprocessing(nn.Module):
             return _or_zero(x.to(torch.float32), torch.isnan(x))
         z = ((x - self.centres) * self.scales).to(torch.float32)
         z = _or_zero(z, torch.isnan(z)).clamp(-1e6, 1e6)  # beyond, the square below would overflow
-        return z / torch.sqrt(1 + (z / 3) * (z / 3))
+        return z / torch.sqrt(1 + (z / _CLIP) * (z / _CLIP))
+
+
+def unclipped(x: Tensor, numbers: int) -> Tensor:
+    """The preprocessed matrix with its numbers as they were before the smooth clipping, to 100 interquartile ranges.
+
+    Shape:
+        x: [N, width], the first `numbers` columns clipped -> [N, width]
+    """
+    z = x[:, :numbers] / _CLIP
+    z = x[:, :numbers] / torch.sqrt((1 - z * z).clamp_min(1 / (1 + (_MOST_UNCLIPPED / _CLIP) ** 2)))
+    return torch.cat([z, x[:, numbers:]], 1)
 
 
 class Embedding(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.manifest import Task
-from training.encoders import Embedding, Preprocessing
+from training.encoders import Embedding, Preprocessing, unclipped
 from training.expansions import Expansion
 from training.plan import HIDDEN, Activation, NetPlan
 
@@ -76,13 +76,19 @@ class LinearMember(nn.Module):
         [N, inputs] -> [N, outputs]
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, table: Tensor | None) -> None:
-        """`weight` is [inputs without the embedded, outputs], `table` [rows of the embedding table, outputs]."""
+    def __init__(self, weight: Tensor, bias: Tensor, table: Tensor | None, numbers: int = 0) -> None:
+        """`weight` is [inputs without the embedded, outputs], `table` [rows of the embedding table, outputs].
+
+        The first `numbers` inputs are numbers that are read as they were before their smooth clipping.
+        """
         super().__init__()
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.table = None if table is None else nn.Parameter(table)
+        self.numbers = numbers
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.numbers:
+            x = unclipped(x, self.numbers)
         if self.table is None:
             return torch.addmm(self.bias, x, self.weight)
         plain = len(self.weight)
@@ -169,8 +175,7 @@ class Net(nn.Module):
         if self.temperature != 1.0:
             logits = logits * (1 / self.temperature)
         probabilities = torch.softmax(logits, -1)
-        # the reshape matters for no rows at all: ONNX Runtime's ArgMax of [0, C] alone is [0, C]
-        return probabilities, probabilities.argmax(1)  # not -1: ONNX Runtime answers [0, C] for no rows.reshape(-1)
+        return probabilities, probabilities.argmax(1)  # not -1: of no rows ONNX Runtime's answer would be [0, C]
 
 
 def _of_both_classes(raw: Tensor) -> Tensor:
