@@ -83,8 +83,10 @@ class TurnBatches:
         batch = self._batches.get(key)
         if batch is None:
             form = form_of(version, body, is_oip=is_oip, oip_length=oip_length, begin=begin)
-            if form is None or len(self._batches) >= _MOST_BATCHES:
+            if form is None:
                 return None
+            if len(self._batches) >= _MOST_BATCHES:
+                del self._batches[next(iter(self._batches))]
             batch = self._batches[key] = TurnBatch(self._front, self._inline, version, form)
         return batch
 

@@ -49,7 +49,7 @@ class Halving:
 
 FEW = Halving({3 / 15: 1.2, 7 / 15: 1.1}, 1.1)
 """Up to `FEW_ROWS`, where a fit takes less than a second and luck decides more."""
-MANY = Halving({3 / 15: 1.15, 7 / 15: 1.05}, 1.02)
+MANY = Halving({3 / 15: 1.08, 7 / 15: 1.035}, 1.02)
 MOST_PIECES = 512
 """Columns that an expansion may add: beyond, the first layer costs more than all others together."""
 FAR, FAR_OF_MANY = 1.5, 1.2

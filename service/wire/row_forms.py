@@ -17,6 +17,7 @@ from models.schema import Matrix
 from service.wire import number_rows, oip, oip_answer, oip_row, oip_signature, plain, record_rows
 from service.wire.oip_signature import CLASS, PACKED
 
+_LONGEST_AROUND = 1000  # bytes beside the numbers: whoever knows a form keeps them
 _JSON = b"content-type: application/json\r\n"
 _DATA = re.compile(rb'"data"\s*:\s*\[\Z')
 _DATA_LIST = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[')
@@ -134,6 +135,8 @@ class OipBinaryRows:
     @classmethod
     def of(cls, version: Version, body: bytes, head_bytes: int) -> Self | None:
         """The form of requests like this one, which was read; None where one has more than rows of numbers."""
+        if head_bytes > _LONGEST_AROUND:
+            return None
         schema = version.schema
         asked = oip.read(body, str(head_bytes))
         outputs = asked.wanted or [oip.Wanted(name) for name in oip_signature.outputs_by_name(version)]
@@ -200,9 +203,11 @@ class OipManyRows:
 
     @classmethod
     def of(cls, version: Version, body: bytes, begin: int) -> Self | None:
-        """The form of requests like this one; None where its list is not flat."""
+        """The form of requests like this one; None where its list is not flat, or there is much beside it."""
         end = body.find(b"]", begin)
-        return None if b"[" in body[begin:end] else cls(version, oip.read(body, None), body[:begin], body[end:])
+        if b"[" in body[begin:end] or begin + len(body) - end > _LONGEST_AROUND:
+            return None
+        return cls(version, oip.read(body, None), body[:begin], body[end:])
 
     def read(self, body: bytes) -> tuple[Any, str] | None:
         if not body.startswith(self._before) or not body.endswith(self._after):
