@@ -33,9 +33,6 @@ _SWEEP_S = 0.05
 """How often deadlines are looked at: a timer for each job would cost as much as its encoding. Only a job that has
 less time than this gets a timer of its own."""
 
-_URGENT_LATELY_S = 10.0
-"""For so long after an urgent job, batches of its version are kept short: the next one would have to wait for them."""
-
 Observer = Callable[[Version, int, float, list[float]], None]
 """Told of every batch: version, rows, seconds that the session ran, seconds that each job had waited."""
 
@@ -90,7 +87,6 @@ class Coalescer:
         self._sample = sample
         self._observe_urgent = observe_urgent
         self._urgent_waiting = 0  # rows
-        self._urgent_until: dict[str, float] = {}  # by version: as long as batches are kept short
         self._max_batch_rows = max_batch_rows
         self._admission = admission
         self._gathering = Gathering()
@@ -102,8 +98,18 @@ class Coalescer:
         self._rows_out = 0
         self.rows_waiting = 0
 
-    async def predict(self, version: Version, matrix: Matrix, deadline_s: float, *, is_urgent: bool = False) -> Answers:
+    async def predict(
+        self,
+        version: Version,
+        matrix: Matrix,
+        deadline_s: float,
+        *,
+        within_s: float | None = None,
+        is_urgent: bool = False,
+    ) -> Answers:
         """The answers for a matrix [N, F]; `deadline_s` is how long the caller wants to wait.
+
+        `within_s` is what it had to begin with, if that was more.
 
         Raises:
             Overloaded: as `Admission.check` says.
@@ -119,6 +125,7 @@ class Coalescer:
             now,
             now + deadline_s,
         )
+        job.within_s = deadline_s if within_s is None else within_s
         job.is_urgent = is_urgent
         self.submit(job)
         try:
@@ -167,7 +174,7 @@ class Coalescer:
         queue.add(job)
         self.rows_waiting += job.rows
         self._urgent_waiting += job.rows
-        self._urgent_until[key] = job.arrived + _URGENT_LATELY_S
+        self._admission.urgent_came(key, job.arrived)
         self._observe_urgent(version_of(job), None)
         self.wake()
 
@@ -217,7 +224,7 @@ class Coalescer:
     def _expire(self, job: Job) -> None:
         self._leave(job)
         if not settle(job):
-            job.refused(DeadlinePassed(job.deadline - job.arrived))
+            job.refused(DeadlinePassed(job.within_s))
 
     def _leave(self, job: Job) -> None:
         queue = self._queues.get(job.version.key) if job.version is not None else None
@@ -261,7 +268,10 @@ class Coalescer:
             lane = self._lanes.idle() if len(queue.out) < max(1, self._lanes.living) else None
             if lane is None:
                 break
-            most_rows = self._most_rows(version_of(first).key)
+            # every second batch of many with urgent rows is filled up, or their own cost would be most of what is done
+            urgent_rows = queue.urgent_rows if first.is_urgent and queue.urgent_in_a_row % 2 == 0 else 0
+            most_rows = self._admission.most_rows(version_of(first).key, time.perf_counter(), urgent_rows)
+            most_rows = min(most_rows, self._max_batch_rows)
             if self._waits_for_more(queue, first, most_rows):
                 break
             batch = self._take(queue, most_rows)
@@ -290,15 +300,6 @@ class Coalescer:
     def _look(self, queue: Queue) -> None:
         queue.look = None
         self.wake()
-
-    def _most_rows(self, key: str) -> int:
-        """How many rows a batch that goes to a worker may have."""
-        most = min(self._max_batch_rows, self._admission.most_rows(key))
-        if key in self._urgent_until:
-            if time.perf_counter() < self._urgent_until[key]:
-                return min(most, self._admission.short_rows(key))
-            del self._urgent_until[key]
-        return most
 
     def _take(self, queue: Queue, most_rows: int) -> Batch | None:
         """The next batch; None when nobody waits for its job any more."""

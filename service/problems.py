@@ -159,7 +159,7 @@ class DeadlinePassed(RowcastError):  # noqa: N818
     """The answer was not there in time.
 
     Attributes:
-        seconds: the time that the request had.
+        seconds: the time that the request had in all.
     """
 
     code = "deadline_passed"

@@ -39,6 +39,8 @@ _WHOLE_LOST = 0.01  # share of distinct whole numbers that FP32 may merge with a
 _SPREAD_LOST = 1e-4  # rounding error of FP32 that is allowed, in interquartile ranges
 _TOGETHER = 1 << 12  # rows that stay in the processor's cache while columns become lines, or lines columns
 _DAY, _WEEK, _YEAR = 86_400.0, 7.0, 365.25
+_CLIP = 3.0  # interquartile ranges that a number tends to, however large it is
+_MOST_UNCLIPPED = 100.0  # interquartile ranges up to which FP32 tells clipped numbers apart to 1e-4 of themselves
 
 
 # ------------------------------------------------------------------------------------------------ the schema
@@ -247,7 +249,18 @@ class Preprocessing(nn.Module):
             return _or_zero(lines.to(torch.float32), torch.isnan(lines))
         z = ((lines - self.centres) * self.scales).to(torch.float32)
         z = _or_zero(z, torch.isnan(z)).clamp(-1e6, 1e6)  # beyond, the square below would overflow
-        return z / torch.sqrt(1 + (z / 3) * (z / 3))
+        return z / torch.sqrt(1 + (z / _CLIP) * (z / _CLIP))
+
+
+def unclipped(x: Tensor, numbers: int) -> Tensor:
+    """The preprocessed matrix with its numbers as they were before the smooth clipping, to 100 interquartile ranges.
+
+    Shape:
+        x: [N, width], the first `numbers` columns clipped -> [N, width]
+    """
+    z = x[:, :numbers] / _CLIP
+    z = x[:, :numbers] / torch.sqrt((1 - z * z).clamp_min(1 / (1 + (_MOST_UNCLIPPED / _CLIP) ** 2)))
+    return torch.cat([z, x[:, numbers:]], 1)
 
 
 def preprocess(preprocessing: Preprocessing, matrix: Matrix) -> Tensor:
@@ -340,15 +353,16 @@ def _add_one_hot(fitted: _Fitted, column: int, categories: int) -> None:
 
 
 def _centre_and_scale(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Median and the factor that makes the spread one: 1 / (q75 - q25), or 2 / (max - min) where the quartiles meet.
+    """Median and the factor that makes the spread one: 1 / (q75 - q25).
 
-    A column that is constant in training has factor 0: it says nothing (Holzmüller et al. 2024, appendix A.1).
+    Where the quartiles meet, most rows have one value: 2 over the median distance of the others from it. By all of
+    their range (Holzmüller et al. 2024, appendix A.1) one large value among many zeros would make the others zeros too.
+    A column that is constant in training has factor 0: it says nothing.
     """
     if not len(values):
         return 0.0, 0.0
-    low, q25, median, q75, high = (
-        float(value) + 0.0 for value in np.quantile(np.sort(values), [0, 0.25, 0.5, 0.75, 1])
-    )
+    q25, median, q75 = (float(value) + 0.0 for value in np.quantile(np.sort(values), [0.25, 0.5, 0.75]))
     if q75 > q25:
         return median, min(1 / (q75 - q25), 1e30)
-    return median, min(2 / (high - low), 1e30) if high > low else 0.0
+    away = np.abs(values[values != median] - median)
+    return median, min(2 / float(np.median(away)), 1e30) if len(away) else 0.0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.manifest import Task
-from training.encoders import Embedding, Preprocessing
+from training.encoders import Embedding, Preprocessing, unclipped
 from training.expansions import Expansion
 from training.plan import HIDDEN, Activation, NetPlan
 
@@ -76,13 +76,19 @@ class LinearMember(nn.Module):
         [N, inputs] -> [N, outputs]
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, table: Tensor | None) -> None:
-        """`weight` is [inputs without the embedded, outputs], `table` [rows of the embedding table, outputs]."""
+    def __init__(self, weight: Tensor, bias: Tensor, table: Tensor | None, numbers: int = 0) -> None:
+        """`weight` is [inputs without the embedded, outputs], `table` [rows of the embedding table, outputs].
+
+        The first `numbers` inputs are numbers that are read as they were before their smooth clipping.
+        """
         super().__init__()
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.table = None if table is None else nn.Parameter(table)
+        self.numbers = numbers
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.numbers:
+            x = unclipped(x, self.numbers)
         if self.table is None:
             return torch.addmm(self.bias, x, self.weight)
         plain = len(self.weight)
