@@ -218,7 +218,7 @@ SIZED = {"binary_data_size": 16}
         ({"inputs": [features([1, 2], [1, 2]) | {"parameters": 1}]}, "\"parameters\" of input 'features'"),
         ({"inputs": [features([1, 2], {})]}, "must be a list, got an object"),
         ({"inputs": [features([1, 2], [1, 2]) | {"parameters": {"shared_memory_region": "x"}}]}, "shared memory"),
-        ({"inputs": [features([1, 2], [1, 2])] * 2}, "unexpected inference input 'features'"),
+        ({"inputs": [features([1, 2], [1, 2])] * 2}, "input 'features' must be the only one, got 2 inputs"),
         (
             {"inputs": [features([1], [1]) | {"name": "a"}]},
             "expected 2 inputs but got 1 inputs for model 'pair'; input 'b'",
