@@ -7,6 +7,9 @@ A batch has a cost of its own beside that of its rows, so the few rows of an idl
 burst. While batches are short beside the longest wait, rows are taken to go up to eight times as fast as those before
 them did, and a batch may be eight times as large: if that was too kind, the next batch knows it soon.
 
+Where an urgent request came lately, batches have no more rows than most of the best pace needs (`service/costs.py`):
+the next one would have to wait for the batch that is out.
+
 A batch that was held up, by a worker that was stopped or a machine that starts another, says nothing about those behind
 it: one that took eight times as long for its rows as those before it does not count, unless there are more than two of
 sixteen.
@@ -15,12 +18,15 @@ sixteen.
 import math
 from collections import deque
 
+from service.costs import Costs
 from service.problems import Overloaded
 
 _BATCHES = 16  # that say how fast rows go
 _STEP = 8.0
 _FIRST_ROWS = 64  # of a batch before anything is known
-_SHORT_S = 0.02  # of a batch that somebody urgent may have to wait for
+_URGENT_LATELY_S = 10.0  # after an urgent request another one is likely, and would wait for the batch that is out
+_NEARLY_ALL = 0.9  # of the best pace, that batches keep meanwhile
+_HALF = 0.5  # that one with urgent rows is filled up to: then it takes at most twice as long as without a row
 _MOST_VERSIONS = 1000  # whose pace is remembered
 
 
@@ -53,34 +59,49 @@ class Admission:
         """As long as so many rows wait in all, `check` lets in whoever can wait `max_wait_s`."""
         return int(min(self._known.get(key, _NOTHING).pace * self.max_wait_s, self._max_rows))
 
-    def most_rows(self, key: str) -> int:
-        """How many rows a batch of several requests may have: not many more than one that came back."""
-        batches = self._known.get(key, _NOTHING).batches
-        return int(max(_FIRST_ROWS, _STEP * max((rows for rows, _ in batches), default=0)))
+    def urgent_came(self, key: str, now: float) -> None:
+        """Keep batches of a version short for a while; `now`, here and below, is that of `time.perf_counter`."""
+        self._of(key).short_until = now + _URGENT_LATELY_S
 
-    def short_rows(self, key: str) -> int:
-        """How many rows a batch may have that nobody is to wait for long: twice those of the largest that was short."""
-        batches = self._known.get(key, _NOTHING).batches
-        return max(1, 2 * max((rows for rows, seconds in batches if seconds <= _SHORT_S), default=0))
+    def most_rows(self, key: str, now: float, urgent_rows: int = 0) -> int:
+        """How many rows a batch of several requests may have: not many more than one that came back.
+
+        Where somebody urgent may come, no more than most of the pace needs, see `Costs.rows_for`; and beside urgent
+        rows, of which so many wait, only ordinary ones that cost little beside what the batch costs anyway.
+        """
+        known = self._known.get(key, _NOTHING)
+        most = int(max(_FIRST_ROWS, _STEP * max((rows for rows, _ in known.batches), default=0)))
+        known.short_rows = known.costs.rows_for(_NEARLY_ALL) if now < known.short_until else 0
+        if not known.short_rows:
+            return most
+        enough = max(urgent_rows, known.costs.rows_for(_HALF)) if urgent_rows else most
+        return min(most, known.short_rows, enough)
 
     def learn(self, key: str, rows: int, seconds: float) -> None:
         """A batch of so many rows came back after so many seconds."""
-        known = self._known.get(key)
-        if known is None:
-            if len(self._known) >= _MOST_VERSIONS:
-                del self._known[next(iter(self._known))]
-            known = self._known[key] = _Known()
+        known = self._of(key)
         if seconds > _STEP * known.row_s * rows and known.held_up < 2 * _STEP:
             known.held_up += _STEP
             return
         known.held_up = max(0.0, known.held_up - 1)
         batches = known.batches
         batches.append((rows, seconds))
+        known.costs.learn(rows, seconds)
         in_all = max(1e-6, sum([seconds for _, seconds in batches]))
         rows_in_all = sum([rows for rows, _ in batches])
-        hope = min(_STEP, max(1.0, self.max_wait_s * len(batches) / (16 * in_all)))
-        known.pace = hope * rows_in_all / in_all
+        hope = min(_STEP, self.max_wait_s * len(batches) / (16 * in_all))
+        if known.short_rows:
+            hope = min(hope, known.short_rows * len(batches) / max(1, rows_in_all))
+        known.pace = max(1.0, hope) * rows_in_all / in_all
         known.row_s = in_all / max(1, rows_in_all)
+
+    def _of(self, key: str) -> "_Known":
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _MOST_VERSIONS:
+                del self._known[next(iter(self._known))]
+            known = self._known[key] = _Known()
+        return known
 
 
 class _Known:
@@ -88,16 +109,20 @@ class _Known:
 
     Attributes:
         batches: rows and seconds of each.
+        costs: what these and others before them say of their size.
         pace: rows per second that one worker is expected to answer; 0 before the first.
         row_s: seconds that a row took of them.
         held_up: eight for each batch that did not count, less one for each that did since.
+        short_until, short_rows: when batches need no longer be short; how many rows they have until then, else 0.
     """
 
-    __slots__ = ("batches", "held_up", "pace", "row_s")
+    __slots__ = ("batches", "costs", "held_up", "pace", "row_s", "short_rows", "short_until")
 
     def __init__(self) -> None:
         self.batches: deque[tuple[int, float]] = deque(maxlen=_BATCHES)
+        self.costs = Costs()
         self.pace, self.row_s, self.held_up = 0.0, math.inf, 0.0
+        self.short_until, self.short_rows = 0.0, 0
 
 
 _NOTHING = _Known()

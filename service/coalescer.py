@@ -33,9 +33,6 @@ _SWEEP_S = 0.05
 """How often deadlines are looked at: a timer for each job would cost as much as its encoding. Only a job that has
 less time than this gets a timer of its own."""
 
-_URGENT_LATELY_S = 10.0
-"""For so long after an urgent job, batches of its version are kept short: the next one would have to wait for them."""
-
 Observer = Callable[[Version, int, float, list[float]], None]
 """Told of every batch: version, rows, seconds that the session ran, seconds that each job had waited."""
 
@@ -90,7 +87,6 @@ class Coalescer:
         self._sample = sample
         self._observe_urgent = observe_urgent
         self._urgent_waiting = 0  # rows
-        self._urgent_until: dict[str, float] = {}  # by version: as long as batches are kept short
         self._max_batch_rows = max_batch_rows
         self._admission = admission
         self._gathering = Gathering()
@@ -181,7 +177,7 @@ class Coalescer:
         queue.add(job)
         self.rows_waiting += job.rows
         self._urgent_waiting += job.rows
-        self._urgent_until[key] = job.arrived + _URGENT_LATELY_S
+        self._admission.urgent_came(key, job.arrived)
         self._observe_urgent(version_of(job), None)
         self.wake()
 
@@ -275,7 +271,10 @@ class Coalescer:
             lane = self._lanes.idle() if len(queue.out) < max(1, self._lanes.living) else None
             if lane is None:
                 break
-            most_rows = self._most_rows(version_of(first).key)
+            # every second batch of many with urgent rows is filled up, or their own cost would be most of what is done
+            urgent_rows = queue.urgent_rows if first.is_urgent and queue.urgent_in_a_row % 2 == 0 else 0
+            most_rows = self._admission.most_rows(version_of(first).key, time.perf_counter(), urgent_rows)
+            most_rows = min(most_rows, self._max_batch_rows)
             if self._waits_for_more(queue, first, most_rows):
                 break
             batch = self._take(queue, most_rows)
@@ -304,15 +303,6 @@ class Coalescer:
     def _look(self, queue: Queue) -> None:
         queue.look = None
         self.wake()
-
-    def _most_rows(self, key: str) -> int:
-        """How many rows a batch that goes to a worker may have."""
-        most = min(self._max_batch_rows, self._admission.most_rows(key))
-        if key in self._urgent_until:
-            if time.perf_counter() < self._urgent_until[key]:
-                return min(most, self._admission.short_rows(key))
-            del self._urgent_until[key]
-        return most
 
     def _take(self, queue: Queue, most_rows: int) -> Batch | None:
         """The next batch; None when nobody waits for its job any more."""

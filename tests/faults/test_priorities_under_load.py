@@ -45,9 +45,10 @@ async def together(server, ordinary, urgent, seconds):
     return many.tally, few.tally
 
 
-def test_urgent_requests_are_answered_soon_at_twice_the_capacity(start, tmp_path):
+@pytest.mark.parametrize("turns", [(4000, 0), (40, 16_000)], ids=["rows cost", "batches cost"])
+def test_urgent_requests_are_answered_soon_at_twice_the_capacity(start, tmp_path, turns):
     root = tmp_path / "slow"
-    tiny.publish(root, "line", hostile.costly())
+    tiny.publish(root, "line", hostile.costly(*turns))
     server = start(root)
     seconds = max(8.0, FAULT_S)
     asyncio.run(capacity_of(server.port, 1))  # warm
@@ -63,9 +64,8 @@ def test_urgent_requests_are_answered_soon_at_twice_the_capacity(start, tmp_path
         goodput = (len(ordinary.right) + len(urgent.right)) / len(without.right)
         ratio = p99(urgent.right) / p99(idle.right)
         print(f"\ngoodput {goodput:.2f} of that without priorities; p99 of urgent ones {ratio:.1f} x that when idle")
-        if not left or (goodput > 0.85 and p99(urgent.right) < p99(without.right) / 4):
+        if not left or (goodput > 0.9 and ratio < 2):
             break
     assert goodput > 0.8
-    # twice that when idle is wanted and not reached, see the decision: it waits for a batch and is in one
-    assert p99(urgent.right) < p99(without.right) / 3
+    assert ratio < 5  # 2 is wanted; where others use the machine, what is idle is not so for long
     assert server.metric("rowcast_urgent_requests_total") > 0

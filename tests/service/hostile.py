@@ -63,16 +63,18 @@ def slow_for_large_x() -> bytes:
     return model(nodes, [numpy_helper.from_array(np.array(1e6, np.float32), "million")])
 
 
-def costly(turns_per_row: int = 4000) -> bytes:
-    """It is `line`, and takes so many turns for each row, some milliseconds."""
+def costly(turns_per_row: int = 4000, turns: int = 0) -> bytes:
+    """It is `line`, and takes so many turns for each row, some milliseconds, and so many for a batch."""
     nodes = [
         helper.make_node("Shape", ["features"], ["rows"], start=0, end=1),
         helper.make_node("Squeeze", ["rows"], ["count"]),
-        helper.make_node("Mul", ["count", "per_row"], ["turns"]),
+        helper.make_node("Mul", ["count", "per_row"], ["of_rows"]),
+        helper.make_node("Add", ["of_rows", "of_batch"], ["turns"]),
         _loop("turns"),
         helper.make_node("Add", ["line", "nothing"], ["prediction"]),
     ]
-    return model(nodes, [numpy_helper.from_array(np.array(turns_per_row), "per_row")])
+    constants = {"per_row": np.array(turns_per_row), "of_batch": np.array(turns)}
+    return model(nodes, [numpy_helper.from_array(value, key) for key, value in constants.items()])
 
 
 def greedy_for_large_x() -> bytes:

@@ -68,9 +68,42 @@ def test_a_burst_after_small_quick_batches_is_taken_to_go_eight_times_as_fast_an
     one = admission(rows=1, seconds=0.001)
     assert is_let_in(one, waiting=3999)
     assert not is_let_in(one, waiting=4001)
-    assert one.most_rows("line") == 64
+    assert one.most_rows("line", 0.0) == 64
     one.learn("line", 64, 0.002)
-    assert one.most_rows("line") == 512
+    assert one.most_rows("line", 0.0) == 512
+
+
+def costing(fixed_s, row_s, urgent_at=100.0):
+    """One that was asked something urgent, at whose version "line" batches cost so much."""
+    one = Admission(0.5, 10_000)
+    one.urgent_came("line", urgent_at)
+    for rows in (1, 5, 32):
+        one.learn("line", rows, fixed_s + rows * row_s)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("fixed_s", "row_s", "ordinary", "beside_urgent"),
+    [(0.0, 0.003, 1, 1), (0.01, 0.0, 256, 256), (0.01, 0.001, 90, 10)],
+)
+def test_where_somebody_urgent_may_come_batches_have_the_rows_that_their_pace_needs(
+    fixed_s, row_s, ordinary, beside_urgent
+):
+    one = costing(fixed_s, row_s)
+    assert one.most_rows("line", 109.0) == pytest.approx(ordinary, abs=1)
+    assert one.most_rows("line", 109.0, urgent_rows=1) == pytest.approx(beside_urgent, abs=1)
+    assert one.most_rows("line", 109.0, urgent_rows=40) == pytest.approx(min(ordinary, max(40, beside_urgent)), abs=1)
+    assert one.most_rows("line", 111.0) == 256
+
+
+def test_batches_that_are_short_for_the_sake_of_urgent_ones_give_no_hope_of_a_better_pace():
+    one = costing(0.0, 0.003)
+    one.most_rows("line", 101.0)
+    one.learn("line", 1, 0.003)
+    assert not is_let_in(one, waiting=168)  # half a second at 333 rows/s
+    one.most_rows("line", 111.0)
+    one.learn("line", 1, 0.003)
+    assert is_let_in(one, waiting=168)
 
 
 def test_a_refusal_says_when_the_queue_will_be_empty():

@@ -153,12 +153,19 @@ def begin(coalescer, version, kind, *matrices, deadline_s=1000.0):
     ]
 
 
+def teach(coalescer, version, *, fixed_s, row_s):
+    """Have it know what batches of a version cost."""
+    for count in (1, 32):
+        coalescer._admission.learn(version.key, count, fixed_s + count * row_s)
+
+
 def test_urgent_jobs_go_first_and_ordinary_ones_fill_the_batch(versions):
     async def scenario():
         lanes = Doubling()
         waits = []
         coalescer = coalescer_of(lanes, max_batch_rows=4, observe_urgent=lambda _, waited_s: waits.append(waited_s))
         line = versions["line"]
+        teach(coalescer, line, fixed_s=1e-7, row_s=0.0)
         tasks = start(coalescer, line, rows(0, 0))
         await turns()
         tasks += begin(coalescer, line, "ordinary", rows(1), rows(2), rows(3))
@@ -216,26 +223,25 @@ def test_after_eight_batches_with_urgent_rows_the_oldest_ordinary_job_goes_first
     asyncio.run(scenario())
 
 
-def test_batches_are_short_as_long_as_somebody_urgent_may_come(versions):
+@pytest.mark.parametrize(("fixed_s", "row_s", "expected"), [(0.0, 0.01, [1, 1]), (0.01, 0.0, [11, 30])])
+def test_as_long_as_somebody_urgent_may_come_batches_have_the_rows_that_the_pace_needs(
+    versions, fixed_s, row_s, expected
+):
     async def scenario():
-        lanes = Doubling()
+        lanes, line = Doubling(), versions["line"]
         coalescer = coalescer_of(lanes)
-        sent = []
-        for kind in ("ordinary", "urgent"):
-            tasks = begin(coalescer, versions["line"], kind, rows(1), rows(2))
+        teach(coalescer, line, fixed_s=fixed_s, row_s=row_s)
+        tasks = start(coalescer, line, *(rows(x) for x in range(10)))
+        tasks += begin(coalescer, line, "urgent", rows(1))
+        await turns()
+        tasks += start(coalescer, line, *(rows(x) for x in range(30)))
+        await turns()
+        while lanes.out:
+            time.sleep(fixed_s)  # noqa: ASYNC251 - what a batch takes
+            lanes.reply()
             await turns()
-            tasks += start(coalescer, versions["line"], *(rows(x) for x in range(40)))
-            for _ in range(50):
-                if lanes.out:
-                    time.sleep(0.021)  # noqa: ASYNC251 - what this batch takes
-                    lanes.reply()
-                await turns()
-            await asyncio.gather(*tasks)
-            sent.append([len(matrix) for matrix in lanes.sent])
-            lanes.sent.clear()
-        ordinary, urgent = sent
-        assert ordinary == [2, 40]
-        assert urgent[:3] == [1, 1, 1]  # nothing as long as 20 ms, or shorter, came back yet
+        await asyncio.gather(*tasks)
+        assert [len(matrix) for matrix in lanes.sent[:2]] == expected
 
     asyncio.run(scenario())
 
@@ -262,7 +268,7 @@ def test_in_a_full_queue_an_urgent_job_takes_the_place_of_the_last_ordinary_ones
         for refused in ordinary[:2]:
             with pytest.raises(Overloaded):
                 await refused
-        for _ in range(3):
+        while lanes.out:
             lanes.reply()
             await turns()
         assert [len(answer["prediction"]) for answer in await asyncio.gather(*tasks, urgent, *more)] == [1, 1, 3]
