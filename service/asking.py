@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from models.errors import shown
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
@@ -36,6 +37,7 @@ OIP_LENGTH = "inference-header-content-length"
 
 JSON: Mapping[str, str] = {"content-type": "application/json"}
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib numbers its formats; HTTP's deflate is zlib's own
+_MOST_TIMEOUT_DIGITS = 9
 _MOST_INFLATION = 1032  # a byte of a deflate stream holds at most so many
 
 _T = TypeVar("_T")
@@ -217,14 +219,18 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
 
     Raises:
         Forbidden: the caller's key is not for this model.
+        BadBody: as `allowed_s` says.
         Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` and the question's `write` say.
         NotComputable: as `blamed` says.
     """
     check_model(ledger, question.version)
+    within_s = allowed_s(ledger, question.within_s)
     ledger.encoded = time.perf_counter()
-    rest_s = question.within_s - (ledger.encoded - ledger.started)
+    rest_s = within_s - (ledger.encoded - ledger.started)
     is_urgent = question.is_urgent and may_be_urgent(ledger)
-    answers = await front.coalescer.predict(question.version, question.matrix, rest_s, is_urgent=is_urgent)
+    answers = await front.coalescer.predict(
+        question.version, question.matrix, rest_s, within_s=within_s, is_urgent=is_urgent
+    )
     ledger.computed = time.perf_counter()
     try:
         body, headers = question.write(answers)
@@ -244,6 +250,22 @@ def check_model(ledger: Ledger, version: Version) -> None:
     """
     if ledger.caller is not None:
         ledger.caller.client.check_model(version.name)
+
+
+def allowed_s(ledger: Ledger, most_s: float) -> float:
+    """How long a request may take: what X-Timeout-Ms says, and no longer than `most_s`.
+
+    Raises:
+        BadBody: it says no number of milliseconds.
+    """
+    if ledger.timeout is None:
+        return most_s
+    if not (ledger.timeout.isdigit() and len(ledger.timeout) <= _MOST_TIMEOUT_DIGITS and int(ledger.timeout)):
+        raise BadBody(
+            f"X-Timeout-Ms must be a whole number of milliseconds from 1, of {_MOST_TIMEOUT_DIGITS} digits at most",
+            shown(ledger.timeout.decode("latin-1")),
+        )
+    return min(int(ledger.timeout) / 1000, most_s)
 
 
 PRIORITY = "x-priority"

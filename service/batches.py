@@ -29,6 +29,7 @@ class Job:
         line: the values of its only row, see `Schema.line_of`.
         rows: N.
         arrived, deadline: by `time.perf_counter`, in seconds.
+        within_s: how long its request may take in all, of which some had passed when it arrived.
         alarm: goes off at its deadline, if that is near.
         is_settled: it was told what became of it, or nobody waits for it any more.
         is_urgent: it goes before those that are not.
@@ -40,7 +41,7 @@ class Job:
     matrix: Matrix | None = None
     line: list[Any] | None = None
     rows = 0
-    arrived = deadline = 0.0
+    arrived = deadline = within_s = 0.0
     alarm: asyncio.TimerHandle | None = None
     is_settled = False
     is_urgent = False

@@ -98,8 +98,18 @@ class Coalescer:
         self._rows_out = 0
         self.rows_waiting = 0
 
-    async def predict(self, version: Version, matrix: Matrix, deadline_s: float, *, is_urgent: bool = False) -> Answers:
+    async def predict(
+        self,
+        version: Version,
+        matrix: Matrix,
+        deadline_s: float,
+        *,
+        within_s: float | None = None,
+        is_urgent: bool = False,
+    ) -> Answers:
         """The answers for a matrix [N, F]; `deadline_s` is how long the caller wants to wait.
+
+        `within_s` is what it had to begin with, if that was more.
 
         Raises:
             Overloaded: as `Admission.check` says.
@@ -115,6 +125,7 @@ class Coalescer:
             now,
             now + deadline_s,
         )
+        job.within_s = deadline_s if within_s is None else within_s
         job.is_urgent = is_urgent
         self.submit(job)
         try:
@@ -126,14 +137,17 @@ class Coalescer:
         """Have a job computed; later, and once, it is told what became of it.
 
         Raises:
-            Overloaded: as `Admission.check` says; the job is told nothing.
+            DeadlinePassed: no time is left; the job is told nothing.
+            Overloaded: as `Admission.check` says; neither here.
         """
+        left_s = job.deadline - job.arrived
+        if left_s <= 0:
+            raise DeadlinePassed(job.within_s)
         if job.is_urgent:
             self._submit_urgent(job)
             return
         key = job.version.key  # type: ignore[union-attr]  # it has one by now
         queue = self._queues.get(key)
-        left_s = job.deadline - job.arrived
         sure_rows = 0 if queue is None else queue.sure_rows
         if self.rows_waiting + job.rows > sure_rows or left_s < self._admission.max_wait_s:
             waiting = 0 if queue is None else queue.rows
@@ -213,7 +227,7 @@ class Coalescer:
     def _expire(self, job: Job) -> None:
         self._leave(job)
         if not settle(job):
-            job.refused(DeadlinePassed(job.deadline - job.arrived))
+            job.refused(DeadlinePassed(job.within_s))
 
     def _leave(self, job: Job) -> None:
         queue = self._queues.get(job.version.key) if job.version is not None else None

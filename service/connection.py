@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from models.errors import RowcastError
@@ -31,7 +32,6 @@ MOST_AHEAD = 128
 _LARGE = 4096  # what is smaller than this is not worth counting
 _LINGER_S = 2.0  # long enough to read a refusal that was written while the client still sent
 _PROGRESS = 100_000
-_MOST_REFUSED = 128  # that are told so at a time; more are closed without a word, before descriptors end
 
 
 class Connection(HttpToolsProtocol):
@@ -58,10 +58,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         all_of_them = self._front.connections
         if not all_of_them.add(self):
-            if len(all_of_them) > all_of_them.most + _MOST_REFUSED:
-                transport.abort()
-            else:
-                self.turn_away(TooManyConnections(all_of_them.most))
+            self.turn_away(TooManyConnections(all_of_them.most))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -76,7 +73,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
-        super().data_received(data)
+        self._feed(data)
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             self._head_bytes = 0 if self._rest_of_a_body_comes() else self._head_bytes + len(data)
@@ -88,6 +85,28 @@ class Connection(HttpToolsProtocol):
                 self._hold(len(data))
         if len(self.headers or ()) > MOST_HEADERS:  # of a trailer
             self.turn_away(HeadTooLarge(MOST_HEADERS, "headers"))
+
+    def _feed(self, data: bytes) -> None:
+        """Have the parser read; a request that would rather speak another protocol is read as if it would not.
+
+        RFC 9110, section 7.8, leaves that to the server, and clients count on it: `curl --http2`, and Java's own with
+        their first request. The parser takes what follows such a head, the body included, for the other protocol.
+        uvicorn would drop it, or hand the connection over to a WebSocket, out of sight of all bounds.
+        """
+        while data:
+            unread = b""
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as upgrade:
+                unread = self._head_without_upgrade() + data[upgrade.args[0] :]
+            except HttpParserError:
+                self.send_400_response("")
+            data = unread
+
+    def _head_without_upgrade(self) -> bytes:
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        lines = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        return b"".join((line, *lines, b"\r\n"))
 
     def _hold(self, size: int) -> None:
         connections = self._front.connections
@@ -105,9 +124,17 @@ class Connection(HttpToolsProtocol):
             self._break_off(HeadTooLarge(MOST_HEAD_BYTES, "bytes"))
         if len(self.pipeline) >= MOST_AHEAD:
             self._break_off(BadHttp(f"at most {MOST_AHEAD} requests may be sent ahead of their answers"))
+        if self.parser.get_method() == b"CONNECT":
+            self._break_off(BadHttp("this server is no proxy, so there is no CONNECT"))
+        if self.parser.should_upgrade():
+            return  # it is read again, see `_feed`
         super().on_headers_complete()
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete] + [self.cycle]
         self._begun = self.headers
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def _break_off(self, problem: RowcastError) -> None:
         """Stop the parser; uvicorn then calls `send_400_response`."""

@@ -5,7 +5,17 @@ from asyncio import TimerHandle
 from typing import TYPE_CHECKING
 
 from models.errors import RowcastError
-from service.asking import JSON, Question, check_model, find, may_be_urgent, oip_question, plain_question, whom
+from service.asking import (
+    JSON,
+    Question,
+    allowed_s,
+    check_model,
+    find,
+    may_be_urgent,
+    oip_question,
+    plain_question,
+    whom,
+)
 from service.batches import Batch, Job, WriteRows, own_matrix
 from service.blame import blamed
 from service.front import Front
@@ -79,7 +89,8 @@ class Exchange(Job, Ledger):
             check_model(self, self.version)
         self.is_urgent = is_urgent and may_be_urgent(self)
         self.encoded = self.arrived = time.perf_counter()
-        self.deadline = self.started + within_s
+        self.within_s = within_s if self.timeout is None else allowed_s(self, within_s)
+        self.deadline = self.started + self.within_s
         front.coalescer.submit(self)
 
     def _read_plain(self, front: Front, body: bytes) -> plain.Request | None:

@@ -20,6 +20,7 @@ from models.errors import shown
 from models.repository import Version
 from models.schema import Matrix, category_text
 from models.shapley import Background, Explanation, Shapley
+from service.asking import allowed_s
 from service.blame import blamed
 from service.front import Front
 from service.ledger import Ledger
@@ -38,7 +39,7 @@ async def explain(front: Front, ledger: Ledger, version: Version, asked: plain.R
 
     Raises:
         NotOffered: the version has no background, or too many features.
-        BadBody: a class is asked for that is none.
+        BadBody: a class is asked for that is none, or as `allowed_s` says.
         TooLarge: there are more rows than may be explained at once.
         BadRow: as `plain.Request.encode` says.
         Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` says.
@@ -73,8 +74,10 @@ async def _answers(front: Front, ledger: Ledger, version: Version, matrix: Matri
     output = "prediction" if version.manifest.classes is None else "probabilities"
     parts = []
     for start in range(0, len(matrix), _TOGETHER):
-        rest_s = front.settings.deadline_s - (time.perf_counter() - ledger.started)
-        part = await front.coalescer.predict(version, matrix[start : start + _TOGETHER], max(rest_s, 0.0))
+        within_s = allowed_s(ledger, front.settings.deadline_s)
+        rest_s = within_s - (time.perf_counter() - ledger.started)
+        some = matrix[start : start + _TOGETHER]
+        part = await front.coalescer.predict(version, some, max(rest_s, 0.0), within_s=within_s)
         parts.append(finite(version, output, part))
     return np.concatenate(parts)
 

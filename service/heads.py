@@ -22,7 +22,7 @@ _OIP = re.compile(rf"/v2/models/(?P<model>{_NAME})(/versions/(?P<version>{_NAME}
 
 _FOR_THE_APP = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 _FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "json")
-_SAID_OF_IT = frozenset({b"x-request-id", b"x-routing-key", b"traceparent"})
+_SAID_OF_IT = frozenset({b"x-request-id", b"x-routing-key", b"x-timeout-ms", b"traceparent"})
 _OIP_LENGTH = OIP_LENGTH.encode()
 _PRIORITY, _URGENT = PRIORITY.encode(), URGENT.encode()
 _LONGEST_KNOWN = 4000  # bytes of a head
@@ -65,7 +65,7 @@ class Head:
 
     Attributes:
         oip_length: the value of Inference-Header-Content-Length.
-        is_bare: it has no id, no trace and no routing key.
+        is_bare: it has no id, no trace, no routing key and no timeout.
         is_urgent: it asks to go before others.
     """
 
@@ -133,7 +133,7 @@ class KnownHead:
         before, after = self._around
         if not before or not data.startswith(before):
             return False
-        end = data.find(after, len(before), len(before) + _MOST_DIGITS)
+        end = data.find(after, len(before), len(before) + _MOST_DIGITS + len(after))
         length = data[len(before) : max(0, end)]
         start = end + len(after)
         if not _is_small(length, self._most_bytes) or int(length) != len(data) - start:

@@ -29,6 +29,7 @@ class Ledger:
         headers: of its answer, beside those that say what the answer is.
         caller: who asks, as soon as it is admitted.
         is_prediction: it reached a route that predicts.
+        timeout: how long the client says that it may take, as it came.
         routing_key: what decides which version answers where labels have shares: the client's own X-Routing-Key, else
             the id.
         version: whom it asked, as soon as that is known.
@@ -39,6 +40,7 @@ class Ledger:
 
     routing_key = ""
     method = "POST"
+    timeout: bytes | None = None
     trace: Trace | None = None
     headers: dict[str, str] | None = None
     caller: Caller | None = None
@@ -67,12 +69,13 @@ class Ledger:
 
 
 def read_headers(front: Front, ledger: Ledger, headers: Mapping[bytes, bytes]) -> None:
-    """Have a ledger hold what the headers of its request say: an id, a routing key, a trace."""
+    """Have a ledger hold what the headers of its request say: an id, a routing key, a timeout, a trace."""
     given = headers.get(b"x-request-id")
     is_fit = given is not None and _REQUEST_ID.fullmatch(given)
     ledger.id = given.decode("ascii") if given is not None and is_fit else front.ids.next()
     routing_key = headers.get(b"x-routing-key")
     ledger.routing_key = ledger.id if routing_key is None else routing_key.decode(errors="replace")
+    ledger.timeout = headers.get(b"x-timeout-ms")
     trace = front.open_trace(headers)
     if trace is not None:
         ledger.trace, ledger.headers = trace, trace.headers()

@@ -13,7 +13,9 @@ EXTENSIONS = (
     "classification",
     "parameters",
     "model_repository",
+    "model_repository(unload_dependents)",
     "model_configuration",
+    "schedule_policy",
     "statistics",
 )
 """By the names that clients look for; of the model repository, load and unload need ROWCAST_CONTROL."""

@@ -29,10 +29,11 @@ _RECIPE: Mapping[str, object] = {
     "schedule": "coslog4",
     "beta2": 0.95,
     "weight_decay": 0.01,
-    "patience": 40,
     "label_smoothing": 0.05,
 }
 _NET: Mapping[str, object] = {"init": "normal", "dropout": 0.1}
+_PATIENCE = 0.45
+"""The share of the epochs after which a fit without a better one ends: a better one has hardly ever come later."""
 _FEW_ROWS = 5_000
 """Rows up to which narrow layers do as well, in a quarter of the time."""
 
@@ -45,21 +46,24 @@ def candidates_of(plan: Plan, rows: int) -> list[Candidate]:
     if plan.net.hidden is not None or plan.fit.members is not None or plan.net.preprocessing == "none":
         return [Candidate("perceptron", plan.net, plan.fit)]
     width = 128 if rows <= _FEW_ROWS else 192
+    epochs = plan.fit.for_rows(rows).epochs
+    assert epochs is not None
+    recipe = {**_RECIPE, "patience": max(1, round(_PATIENCE * epochs))}
     return [
         # numbers cut at their quantiles: for what jumps and bends, as trees see it
-        _candidate(plan, "steps", {"hidden": (128, 128), "expansion": "steps", "pieces": 48}),
+        _candidate(plan, recipe, "steps", {"hidden": (128, 128), "expansion": "steps", "pieces": 48}),
         # each number bent gently on its own: for what is nearly additive
-        _candidate(plan, "waves", {"hidden": (128, 128), "expansion": "waves", "pieces": 16}),
+        _candidate(plan, recipe, "waves", {"hidden": (128, 128), "expansion": "waves", "pieces": 16}),
         # numbers as they are: for what turns with many of them together
-        _candidate(plan, "plain", {"hidden": (width,) * 3}),
+        _candidate(plan, recipe, "plain", {"hidden": (width,) * 3}),
     ]
 
 
-def _candidate(plan: Plan, name: str, net: Mapping[str, object]) -> Candidate:
+def _candidate(plan: Plan, recipe: Mapping[str, object], name: str, net: Mapping[str, object]) -> Candidate:
     return Candidate(
         name,
         plan.net.model_copy(update=_unsaid({**_NET, **net}, plan.net.model_fields_set)),
-        plan.fit.model_copy(update=_unsaid(_RECIPE, plan.fit.model_fields_set)),
+        plan.fit.model_copy(update=_unsaid(recipe, plan.fit.model_fields_set)),
     )
 
 

@@ -38,6 +38,9 @@ ID_SHARE = 0.9
 FEW_WHOLE_NUMBERS = 20
 """A target of at most this many distinct whole numbers, each ten times on average, is a class; so are any two."""
 
+LARGEST_TARGET = 1e37
+"""A tenth of what a float32 holds: an answer may go beyond the targets without becoming infinite."""
+
 _ID_NAMES = {"id", "index", "row", "rowid", "row_id", "rownames", "uid", "uuid"}
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
 _CODE = r"^[+-]?0\d"
@@ -498,6 +501,14 @@ def _target(column: pl.Series, plan: Plan, rows: pl.Series, place: str, *, is_te
     kind, values = _typed(column, wanted, rows, place, is_text=is_text, notes=[])
     if kind == "datetime":
         raise BadTable(place, f"target {shown(column.name)} holds datetimes; make it a number, such as days until then")
+    if values.dtype.is_float() and (is_far := values.abs() > LARGEST_TARGET).any():
+        first = is_far.arg_max()
+        assert first is not None
+        where = f"target {shown(column.name)}, row {rows[first]}"
+        raise BadTable(
+            place,
+            f"{where}: {values[first]:.4g} is beyond {LARGEST_TARGET:g}, about what 32 bits hold; use a larger unit",
+        )
     if values.n_unique() < 2:
         only = shown(_plain(values[0]))
         raise BadTable(place, f"target {shown(column.name)} is {only} in every row; there is nothing to learn")

@@ -5,6 +5,7 @@ for a training row is computed once for the whole fit.
 """
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ class Expansion(nn.Module):
     """The matrix with more columns made of its numbers.
 
     Shape:
-        x: [..., width] -> [..., width + pieces]; the numbers are the first columns, the embedded codes the last
+        x: [..., N, width] -> [..., N, width + pieces]; the numbers are the first columns, the embedded codes the last
 
     Attributes:
         pieces: columns that are added.
@@ -31,8 +32,13 @@ class Expansion(nn.Module):
         self.register_buffer("columns", torch.tensor(columns, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        pieces = self.bent(x.index_select(-1, self.columns))
-        return torch.cat([x[..., : self.plain], pieces, x[..., self.plain :]], -1)
+        if torch.onnx.is_in_onnx_export():  # ONNX Runtime copies a line at once, and a column number by number
+            numbers = x.transpose(-2, -1).index_select(-2, self.columns).transpose(-2, -1)
+        else:
+            numbers = x.index_select(-1, self.columns)
+        pieces = self.bent(numbers)
+        has_codes = x.shape[-1] > self.plain
+        return torch.cat([x[..., : self.plain], pieces, x[..., self.plain :]] if has_codes else [x, pieces], -1)
 
     def bent(self, numbers: Tensor) -> Tensor:
         """What is made of the numbers: [..., pieces] -> [..., pieces]."""
@@ -44,13 +50,14 @@ class Steps(Expansion):
 
     A number x in bins of edges b becomes clip((x - b_t) / (b_{t+1} - b_t), 0, 1) for each t: the piecewise-linear
     encoding of Gorishniy et al. 2022, section 3.2.1, so that the layer behind it is a piecewise-linear function of each
-    number with bends at the quantiles. Columns of fewer than three distinct quantiles have no bends to offer.
+    number with bends at the quantiles. Where most rows have one value, the quantiles are those of the other rows.
+    Columns of fewer than three distinct quantiles have no bends to offer.
     """
 
     def __init__(self, train: Tensor, numbers: int, embedded: int, bins: int) -> None:
         """`train` [N, width] is the preprocessed matrix; its first columns are numbers, the last embedded codes."""
         rows = train[:: -(-len(train) // _ROWS), :numbers].cpu().numpy().astype(np.float64)
-        edges = [np.unique(np.quantile(rows[:, k], np.linspace(0, 1, bins + 1))) for k in range(numbers)]
+        edges = [_edges(rows[:, k], bins) for k in range(numbers)]
         uneven = [k for k in range(numbers) if len(edges[k]) > 2]
         super().__init__(train.shape[1] - embedded, [k for k in uneven for _ in edges[k][1:]])
         self.starts: Tensor
@@ -62,6 +69,18 @@ class Steps(Expansion):
 
     def bent(self, numbers: Tensor) -> Tensor:
         return ((numbers - self.starts) * self.slopes).clamp(0, 1)
+
+
+def _edges(values: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float64]:
+    """Distinct quantiles, at most `bins` + 1; of a column that is mostly one value, that value and the others' ones."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
+    if 2 * len(edges) > bins:
+        return edges
+    distinct, rows = np.unique(values, return_counts=True)
+    if len(distinct) < 3:
+        return distinct
+    most = distinct[rows.argmax()]
+    return np.unique(np.append(np.quantile(values[values != most], np.linspace(0, 1, bins)), most))
 
 
 class Waves(Expansion):

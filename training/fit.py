@@ -259,13 +259,13 @@ def _one_pass(step: Stepper, x: Tensor, y: Tensor, plan: FitPlan, number: int) -
     assert plan.epochs is not None
     rows = x.shape[1]
     batch = min(plan.batch or rows, rows)
-    total = torch.zeros(len(x), device=x.device)
-    steps = math.ceil(rows / batch)
-    for count, start in enumerate(range(0, rows, batch)):
-        rate = plan.learning_rate * SCHEDULES[plan.schedule]((number - 1 + count / steps) / plan.epochs)
-        part = slice(start, start + batch)
-        total += step(x[:, part], y[:, part], rate) * min(batch, rows - start)
-    return [float(loss) for loss in (total / rows).tolist()]
+    minibatches = list(zip(torch.split(x, batch, 1), torch.split(y, batch, 1), strict=True))
+    losses = []
+    for count, (some_x, some_y) in enumerate(minibatches):
+        rate = plan.learning_rate * SCHEDULES[plan.schedule]((number - 1 + count / len(minibatches)) / plan.epochs)
+        losses.append(step(some_x, some_y, rate))
+    sizes = x.new_tensor([some_x.shape[1] for some_x, _ in minibatches])
+    return [float(loss) for loss in (torch.stack(losses, 1) @ sizes / rows).tolist()]
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

@@ -31,10 +31,10 @@ from training.calibrate import fit_temperature
 from training.checkpoint import Checkpoint
 from training.columns import Data, read_batch, read_columns, targets_of
 from training.distributed import Team
-from training.encoders import Preprocessing, encode, learn_schema
+from training.encoders import Preprocessing, encode, learn_schema, preprocess
 from training.evaluate import answers_of
 from training.fit import SCHEDULES, Course, Epoch, Member, choose_device, mean_loss
-from training.linear import solve_linear
+from training.linear import readings, solve_linear
 from training.losses import LOSSES, objective_of
 from training.net import Averaged, Net, make_member
 from training.plan import BadPlan, FitPlan, Plan
@@ -303,8 +303,12 @@ def fit_large(
     objective = objective_of(LOSSES[data.task])
     train = _tensors(sampled, sampled.split.train, scale)
     sizes, outputs = sampled.preprocessing.sizes, outputs_of(data)
-    linear = solve_linear(train[0].numpy(), train[1].numpy(), sizes, data.task, outputs=outputs, strength=1.0)
-    line = Member(linear, (), mean_loss(linear, (x, y), objective))
+    solved = [
+        solve_linear(train[0].numpy(), train[1].numpy(), sizes, data.task, outputs=outputs, numbers=unclipped)
+        for unclipped in readings(data.task, sampled.preprocessing)
+    ]
+    lines = [Member(linear, (), mean_loss(linear, (x, y), objective)) for linear in solved]
+    line = min(lines, key=lambda one: one.validation_loss)
     ways = [[member]] if not plan.fit.linear else [[member], [line], [member, line]]
     losses = [mean_loss(Averaged([one.net for one in way], data.task), (x, y), objective) for way in ways]
     chosen = ways[int(np.argmin(losses))]
@@ -322,12 +326,10 @@ def fit_large(
         temperature = fit_temperature(probabilities, data.y[rows].astype(np.int64))
         calibration = Calibration(method="temperature", temperature=temperature, rows=len(rows))
     final = net(1.0 if calibration is None else calibration.temperature)
-    return Large(sampled, final, linear, member, chosen, calibration)
+    return Large(sampled, final, line.net, member, chosen, calibration)
 
 
 def _tensors(sampled: Sampled, rows: npt.NDArray[np.int64], scale: _Scale) -> tuple[Tensor, Tensor]:
     data = sampled.data
-    matrix = torch.from_numpy(encode(data.frame[rows], sampled.schema))
-    with torch.no_grad():
-        x = torch.cat([sampled.preprocessing(part) for part in torch.split(matrix, 1 << 16)])
+    x = preprocess(sampled.preprocessing, encode(data.frame[rows], sampled.schema))
     return x, scale.of_targets(torch.from_numpy(data.y[rows]))

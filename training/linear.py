@@ -16,12 +16,23 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import OneHotEncoder
 
 from models.manifest import Task
+from training.encoders import Preprocessing, unclipped
 from training.net import LinearMember
 
 STRENGTHS = (0.01, 1.0, 100.0)
 """Penalties on the squared weights among which validation chooses; 1 is scikit-learn's default."""
 MOST_ROWS = 50_000
 """Rows that a logistic regression is solved on; more hardly move its few weights, and cost minutes."""
+
+
+def readings(task: Task, preprocessing: Preprocessing) -> tuple[int, ...]:
+    """How many numbers a linear model may read as they were before their smooth clipping: validation chooses.
+
+    None, and, for a regression, all: many a target is a sum, which clipped numbers of heavy tails do not add up to.
+    Logistic regressions gain nothing by it, and lose where a tail is long.
+    """
+    numbers = len(preprocessing.numbers)
+    return (0, numbers) if task == "regression" and preprocessing.clips and numbers else (0,)
 
 
 def solve_linear(
@@ -32,8 +43,11 @@ def solve_linear(
     *,
     outputs: int,
     strength: float = 1.0,
+    numbers: int = 0,
 ) -> LinearMember:
     """The ridge or logistic regression with the given penalty.
+
+    The first `numbers` columns are numbers that it reads as they were before their smooth clipping.
 
     Shape:
         x: [N, width], the last `len(sizes)` columns are rows of the embedding table
@@ -45,7 +59,7 @@ def solve_linear(
         kept = np.arange(len(x)) % step == 0
         kept[np.unique(y, return_index=True)[1]] = True  # each class keeps a row
         x, y = x[kept], y[kept]
-    design = x.astype(np.float64)
+    design = (unclipped(torch.from_numpy(x), numbers).numpy() if numbers else x).astype(np.float64)
     if sizes:
         starts = np.cumsum([0, *sizes])
         rows = [np.arange(low, high) for low, high in itertools.pairwise(starts)]
@@ -72,6 +86,7 @@ def solve_linear(
         by_column[table_rows:].clone(),
         torch.tensor(bias, dtype=torch.float32),
         by_column[:table_rows].clone() if sizes else None,
+        numbers,
     ).eval()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.manifest import Task
-from training.encoders import Embedding, Preprocessing
+from training.encoders import Embedding, Preprocessing, unclipped
 from training.expansions import Expansion
 from training.plan import HIDDEN, Activation, NetPlan
 
@@ -76,13 +76,19 @@ class LinearMember(nn.Module):
         [N, inputs] -> [N, outputs]
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, table: Tensor | None) -> None:
-        """`weight` is [inputs without the embedded, outputs], `table` [rows of the embedding table, outputs]."""
+    def __init__(self, weight: Tensor, bias: Tensor, table: Tensor | None, numbers: int = 0) -> None:
+        """`weight` is [inputs without the embedded, outputs], `table` [rows of the embedding table, outputs].
+
+        The first `numbers` inputs are numbers that are read as they were before their smooth clipping.
+        """
         super().__init__()
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.table = None if table is None else nn.Parameter(table)
+        self.numbers = numbers
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.numbers:
+            x = unclipped(x, self.numbers)
         if self.table is None:
             return torch.addmm(self.bias, x, self.weight)
         plain = len(self.weight)
@@ -133,6 +139,9 @@ class Net(nn.Module):
         features: [N, F], N from 0
         regression -> prediction float32 [N, K]
         classification -> probabilities float32 [N, C] and label int64 [N], the likeliest class
+
+    Attributes:
+        is_steep: its probabilities are computed in float64, since many are too small for float32.
     """
 
     def __init__(
@@ -152,9 +161,17 @@ class Net(nn.Module):
         """
         super().__init__()
         self.preprocessing = preprocessing
+        self.temperature = temperature
+        slopes = None
+        if task != "regression" and len(members) == 1 and isinstance(members[0], nn.Sequential):
+            members = [_with_all_logits(members[0], temperature)]
+        elif task != "regression":
+            slopes = torch.tensor([0.0, 1 / temperature])
+        self.slopes: Tensor | None
+        self.register_buffer("slopes", slopes)
         self.member = Averaged(members, task, weights)
         self.task = task
-        self.temperature = temperature
+        self.is_steep = False
         self.centre: Tensor | None
         self.scale: Tensor | None
         self.register_buffer("centre", centre)
@@ -165,17 +182,25 @@ class Net(nn.Module):
         raw: Tensor = self.member(self.preprocessing(features))
         if self.task == "regression":
             return raw if self.scale is None or self.centre is None else raw * self.scale + self.centre
-        logits = _of_both_classes(raw)
-        if self.temperature != 1.0:
-            logits = logits * (1 / self.temperature)
-        probabilities = torch.softmax(logits, -1)
-        # the reshape matters for no rows at all: ONNX Runtime's ArgMax of [0, C] alone is [0, C]
-        return probabilities, probabilities.argmax(1)  # not -1: ONNX Runtime answers [0, C] for no rows.reshape(-1)
+        if self.slopes is not None:  # a binary net has one logit, of the second class
+            raw = raw * (self.slopes if raw.shape[-1] == 1 else self.slopes[1])
+        probabilities = torch.softmax(raw.double(), -1).float() if self.is_steep else torch.softmax(raw, -1)
+        return probabilities, probabilities.argmax(1)  # not -1, of which ONNX Runtime makes [0, C] for no rows
 
 
-def _of_both_classes(raw: Tensor) -> Tensor:
-    """The logits of all classes, where a binary net has only that of the second: [..., 1] -> [..., 2]."""
-    return torch.cat([torch.zeros_like(raw), raw], -1) if raw.shape[-1] == 1 else raw
+def _with_all_logits(perceptron: nn.Sequential, temperature: float) -> nn.Sequential:
+    """The perceptron with a last layer that answers the logits of all classes, calibrated.
+
+    Four nodes of the graph less where a binary net has a logit for the second class alone, one less otherwise.
+    """
+    *layers, old = perceptron
+    assert isinstance(old, nn.Linear)
+    weight, bias = old.weight.detach() / temperature, old.bias.detach() / temperature
+    if len(bias) == 1:
+        weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
+    last = nn.Linear(weight.shape[1], len(bias), device="meta")  # draws no random numbers
+    last.weight, last.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return nn.Sequential(*layers, last)
 
 
 # ------------------------------------------------------------------------------------------------ many members

@@ -203,15 +203,17 @@ class FitPlan(_Section):
         """The same plan with every choice made that it leaves to the number of training rows.
 
         A minibatch is a twenty-fourth of the rows as a power of two, from 32 to 256, and beyond 100,000 rows a
-        four-hundredth, to 4096. Epochs are 64, or fewer where the rows would be visited more than 480,000 times; yet
-        10, while that is not more than 5 million. There are five folds up to 2,000 rows, three up to 5,000, four
-        up to 100,000, then one. With folds there is one member for each, without there are 8 up to 2,000 rows, 4 up to
-        20,000, else 1.
+        four-hundredth, to 4096. Epochs are 64 up to 2,000 rows and 48 beyond, or fewer where the rows would be visited
+        more than 450,000 times; yet 10, while that is not more than 5 million. There are five folds up to 2,000 rows,
+        three up to 5,000, four up to 100,000, then one. With folds there is one member for each, without there are 8 up
+        to 2,000 rows, 4 up to 20,000, else 1.
         """
         rows = max(rows, 1)
         share, most = (24, 256) if rows <= MANY_ROWS else (400, 4096)
         batch = self.batch if self.batch is not None else min(most, max(32, 2 ** round(math.log2(rows / share))))
-        epochs = self.epochs or min(64, max(1, round(480_000 / rows), min(10, round(5_000_000 / rows))))
+        epochs = self.epochs or min(
+            64 if rows <= FEW_ROWS else 48, max(1, round(450_000 / rows), min(10, round(5_000_000 / rows)))
+        )
         folds = self.folds or (1 if self.members or rows > MANY_ROWS else _folds(rows))
         members = self.members or max(
             1 if folds > 1 or rows > 20_000 else 8 if rows <= 2_000 else 4, self.averaged or 1

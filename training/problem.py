@@ -17,13 +17,13 @@ from training.candidates import Candidate
 from training.checkpoint import Checkpoint
 from training.choice import Answers, Unit
 from training.columns import Data
-from training.encoders import Preprocessing
+from training.encoders import Preprocessing, preprocess
 from training.evaluate import answers_of
 from training.expansions import Expansion, Steps, Waves
 from training.fit import Diverged, Epoch, Job, Member, choose_device, mean_loss, worth
 from training.fit import Rows as TensorRows
 from training.folds import Fold, fitted_on
-from training.linear import STRENGTHS, solve_linear
+from training.linear import STRENGTHS, readings, solve_linear
 from training.losses import LOSSES, Objective, objective_of
 from training.many import fit_all
 from training.net import Averaged, Net, make_member
@@ -49,7 +49,7 @@ class Halving:
 
 FEW = Halving({3 / 15: 1.2, 7 / 15: 1.1}, 1.1)
 """Up to `FEW_ROWS`, where a fit takes less than a second and luck decides more."""
-MANY = Halving({3 / 15: 1.15, 7 / 15: 1.05}, 1.02)
+MANY = Halving({3 / 15: 1.08, 7 / 15: 1.035}, 1.02)
 MOST_PIECES = 512
 """Columns that an expansion may add: beyond, the first layer costs more than all others together."""
 FAR, FAR_OF_MANY = 1.5, 1.2
@@ -113,13 +113,19 @@ class Problem:
             weights=weights,
         )
 
-    def linear(self, strength: float, fold: Fold) -> Member:
+    def linear(self, strength: float, unclipped: int, fold: Fold) -> Member:
         """The linear model with this penalty on a fold, as a member without a history."""
         train, judging = self.rows(fold.train), self.rows(fold.held_out)
         x, y = (tensor.cpu().numpy() for tensor in train)
         sizes = self.preprocessing.sizes
-        net = solve_linear(x, y, sizes, self.task, outputs=self.outputs, strength=strength).to(self.x.device)
+        net = solve_linear(x, y, sizes, self.task, outputs=self.outputs, strength=strength, numbers=unclipped)
+        net.to(self.x.device)
         return Member(net, (), mean_loss(net, judging, self.objective))
+
+    def baseline(self, fold: Fold) -> Member:
+        """The linear model of scikit-learn's own penalty, of clipped numbers or not, as the fold prefers."""
+        models = [self.linear(1.0, unclipped, fold) for unclipped in readings(self.task, self.preprocessing)]
+        return min(models, key=lambda model: model.validation_loss)
 
     def answers(self, members: Sequence[Member], rows: Rows) -> Answers:
         """What the average of some members says: predictions [R, K] in the fit's units, or probabilities [R, C]."""
@@ -175,8 +181,7 @@ def pose(plan: Plan, data: Data, schema: Schema, matrix: Matrix, folds: list[Fol
             y = (y - centre) / scale
         y = y.astype(np.float32)
     device = choose_device()
-    with torch.no_grad():
-        x = torch.cat([preprocessing(part) for part in torch.split(torch.from_numpy(matrix), 1 << 16)])
+    x = preprocess(preprocessing, matrix)
     return Problem(
         plan,
         data.task,
@@ -316,17 +321,17 @@ def unit_of(problem: Problem, name: str, members: Sequence[Sequence[Member]]) ->
 
 
 def linear_unit(problem: Problem) -> Unit:
-    """The linear model of the penalty that does best on the first fold.
+    """The linear model of the penalty that does best on the first fold, and of clipped numbers or not, likewise.
 
     Its answers are those of each fold's model, its member is the model of all rows that are fitted on: a mean of linear
     models would be no better.
     """
-    first = [problem.linear(strength, problem.folds[0]) for strength in STRENGTHS]
-    best = min(range(len(STRENGTHS)), key=lambda k: first[k].validation_loss)
-    strength = STRENGTHS[best]
-    models = [first[best], *(problem.linear(strength, fold) for fold in problem.folds[1:])]
+    forms = list(product(STRENGTHS, readings(problem.task, problem.preprocessing)))
+    first = [problem.linear(*form, problem.folds[0]) for form in forms]
+    best = min(range(len(forms)), key=lambda k: first[k].validation_loss)
+    models = [first[best], *(problem.linear(*forms[best], fold) for fold in problem.folds[1:])]
     unit = unit_of(problem, "linear", [[model] for model in models])
     if len(problem.folds) > 1:
         everything = Fold(fitted_on(problem.folds), problem.folds[0].held_out)
-        models = [problem.linear(strength, everything)]
+        models = [problem.linear(*forms[best], everything)]
     return Unit("linear", models, unit.answers)

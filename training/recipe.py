@@ -162,7 +162,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     parts = {part: PartRows(data.frame[kept], matrix[kept], data.y[kept]) for part, kept in rows.items() if len(kept)}
 
     problem = pose(plan, data, schema, matrix, folds)
-    baseline = problem.linear(1.0, Fold(split.train, split.validation))
+    baseline = problem.baseline(Fold(split.train, split.validation))
     checkpoint = checkpoint or Checkpoint()
     checkpoint.open(plan, data.sha256, device_name(choose_device()))
     if checkpoint.folder is not None:

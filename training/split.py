@@ -23,6 +23,7 @@ Rows = npt.NDArray[np.int64]
 
 _SALTS = 32
 _FEWEST_ROWS = 10
+_MOST_NAMED = 5  # classes
 _TOGETHER = 1 << 14  # values that are mixed while they lie in the processor's cache
 
 
@@ -149,13 +150,11 @@ def _by_column(data: Data, column: str) -> npt.NDArray[np.int64]:
 
 
 def _checked(parts: npt.NDArray[np.int64], data: Data, plan: SplitPlan) -> Split:
-    notes = []
+    notes: tuple[str, ...] = ()
     if data.classes is not None:
-        for code in np.setdiff1d(data.y, data.y[parts == 0]):
-            rows = int((data.y == code).sum())
-            label = shown(data.classes[int(code)])
-            notes.append(f"class {label} has only {rows} row{'s' * (rows > 1)}, none in the training part; moved there")
-            parts = np.where(data.y == code, 0, parts)
+        absent = np.setdiff1d(data.y, data.y[parts == 0])
+        notes = _moved(data, absent)
+        parts = np.where(np.isin(data.y, absent), 0, parts)
     train, validation, test = (np.flatnonzero(parts == part) for part in range(3))
     asked = {"train": train, "validation": validation}
     if plan.column is None and plan.test > 0:
@@ -163,7 +162,20 @@ def _checked(parts: npt.NDArray[np.int64], data: Data, plan: SplitPlan) -> Split
     for name, rows_of_part in asked.items():
         if not len(rows_of_part):
             raise BadTable(data.source, f"the {name} part is empty; give more rows or other shares in split")
-    return Split(train, validation, test, tuple(notes))
+    return Split(train, validation, test, notes)
+
+
+def _moved(data: Data, absent: npt.NDArray[np.int64]) -> tuple[str, ...]:
+    """What is said of classes that have no training row: a sentence each, or one for all where they are many."""
+    assert data.classes is not None
+    rows = [int((data.y == code).sum()) for code in absent]
+    labels = [shown(data.classes[int(code)]) for code in absent]
+    where = "none in the training part; moved there"
+    if len(absent) > _MOST_NAMED:
+        named = f"{', '.join(labels[:_MOST_NAMED])} and {len(absent) - _MOST_NAMED} more"
+        return (f"classes {named} have only {min(rows)} to {max(rows)} rows, {where}",)
+    each = zip(labels, rows, strict=True)
+    return tuple(f"class {label} has only {n} row{'s' * (n > 1)}, {where}" for label, n in each)
 
 
 # ------------------------------------------------------------------------------------------------ hashing

@@ -17,6 +17,7 @@ _LOOK_S = 1.0  # how often the file of keys is looked at: one call to the kernel
 
 _MODEL = re.compile(r"/v[12](?:/repository)?/models/(?!stats$)([^/:]+)")
 _ADMIN = re.compile(r"/v2/repository/models/[^/]+/(un)?load|/admin(/.*)?|/shutdown")
+_CHANGING = frozenset({"PUT", "PATCH", "DELETE"})  # whatever path it is: a prediction is never asked so
 
 
 @dataclass(slots=True)
@@ -39,11 +40,11 @@ class Caller:
         return self.client.name or self.address
 
 
-def scope_of(path: str) -> Scope:
-    """The scope that a path needs."""
+def scope_of(method: str, path: str) -> Scope:
+    """The scope that a request needs."""
     if path == "/metrics":
         return "metrics"
-    return "admin" if _ADMIN.fullmatch(path) else "predict"
+    return "admin" if method in _CHANGING or _ADMIN.fullmatch(path) else "predict"
 
 
 def model_of(path: str) -> str | None:

@@ -21,7 +21,6 @@ from service.wire.oip_answer import class_names
 from service.wire.oip_signature import CLASS, PACKED
 
 _LARGEST = {"FP32": float(np.finfo(np.float32).max), "FP64": float(np.finfo(np.float64).max)}
-_FLOATS_ALONE = frozenset({float})
 _MOST_INTEGER = 2**53  # above, an integer may be rounded on its way
 
 
@@ -45,13 +44,6 @@ def line_of(body: object, version: Version) -> tuple[str, list[Any]] | None:
     return None if line is None else (request_id, line)
 
 
-def packed_line_of(values: list[Any], schema: Schema) -> list[Any] | None:
-    """The line of the data of a packed tensor, for a schema of numbers alone; None where they are no row of numbers."""
-    if _FLOATS_ALONE.issuperset(map(type, values)):  # `Schema.stack` finds those that are too large
-        return values if len(values) == len(schema.columns) else None
-    return schema.line_of(values) if _are_numbers(values, schema.datatype) else None
-
-
 def _line_of_columns(inputs: list[Any], schema: Schema) -> list[Any] | None:
     if len(inputs) != len(schema.features):
         return None
@@ -70,8 +62,9 @@ def _values(one: object, name: str, datatypes: Sequence[str], shape: list[int]) 
     """The data of a tensor of this name, one of these datatypes and this shape, which has no parameters."""
     if type(one) is not dict or len(one) != 4 or one.get("name") != name or one.get("datatype") not in datatypes:
         return None
-    values = one.get("data")
-    return values if one.get("shape") == shape and type(values) is list else None
+    values, given = one.get("data"), one.get("shape")
+    is_shape = given == shape and all(type(size) is int for size in given)  # 1.0 and true are equal to 1
+    return values if is_shape and type(values) is list else None
 
 
 def _datatypes(feature: Feature, schema: Schema) -> Sequence[str]:

@@ -81,11 +81,14 @@ class Answering:
         self.answer = tiny.answer
         self.matrices = []
         self.urgent = []
+        self.within_s = []
         self.tasks = {}
 
-    async def predict(self, version, matrix, deadline_s, *, is_urgent=False):
+    async def predict(self, version, matrix, deadline_s, *, within_s, is_urgent=False):
+        assert deadline_s <= within_s
         self.matrices.append(matrix)
         self.urgent.append(is_urgent)
+        self.within_s.append(within_s)
         if self.failure is not None:
             raise self.failure
         assert deadline_s > 0
@@ -106,7 +109,9 @@ class Answering:
             job.answered(batch, 0)
 
         self.tasks[job] = asyncio.ensure_future(
-            self.predict(job.version, matrix, job.deadline - job.arrived, is_urgent=job.is_urgent)
+            self.predict(
+                job.version, matrix, job.deadline - job.arrived, within_s=job.within_s, is_urgent=job.is_urgent
+            )
         )
         self.tasks[job].add_done_callback(settle)
 

@@ -291,25 +291,29 @@ def test_without_keys_and_limits_everybody_may_do_everything(limits):
 
 
 @pytest.mark.parametrize(
-    ("path", "scope", "model"),
+    ("asked", "scope", "model"),
     [
-        ("/v1/models/line:predict", "predict", "line"),
-        ("/v1/models/line/versions/2:predict", "predict", "line"),
-        ("/v1/models/line", "predict", "line"),
-        ("/v2/models/line/infer", "predict", "line"),
-        ("/v2/models/stats", "predict", None),
-        ("/v2/models/line/stats", "predict", "line"),
-        ("/v2/repository/models/line/load", "admin", "line"),
-        ("/v2/repository/models/line/unload", "admin", "line"),
-        ("/v2/repository/index", "predict", None),
-        ("/shutdown", "admin", None),
-        ("/metrics", "metrics", None),
-        ("/v1/models", "predict", None),
-        ("/", "predict", None),
+        ("POST /v1/models/line:predict", "predict", "line"),
+        ("POST /v1/models/line/versions/2:predict", "predict", "line"),
+        ("GET /v1/models/line", "predict", "line"),
+        ("POST /v2/models/line/infer", "predict", "line"),
+        ("GET /v2/models/stats", "predict", None),
+        ("GET /v2/models/line/stats", "predict", "line"),
+        ("POST /v2/repository/models/line/load", "admin", "line"),
+        ("POST /v2/repository/models/line/unload", "admin", "line"),
+        ("POST /v2/repository/index", "predict", None),
+        ("PUT /v1/models/line/labels/stable", "admin", "line"),
+        ("DELETE /v1/models/line/labels/stable", "admin", "line"),
+        ("GET /v1/models/line/labels/stable", "predict", "line"),
+        ("POST /shutdown", "admin", None),
+        ("GET /metrics", "metrics", None),
+        ("GET /v1/models", "predict", None),
+        ("GET /", "predict", None),
     ],
 )
-def test_a_path_needs_a_scope_and_may_name_a_model(path, scope, model):
-    assert (scope_of(path), model_of(path)) == (scope, model)
+def test_a_request_needs_a_scope_and_its_path_may_name_a_model(asked, scope, model):
+    method, path = asked.split()
+    assert (scope_of(method, path), model_of(path)) == (scope, model)
 
 
 def test_a_key_opens_what_it_is_for(file, limits):

@@ -94,6 +94,30 @@ def test_garbage_is_refused_behind_the_answer_to_what_came_before_it(talk, front
     assert counted(front) == Counter({("line", "2", "ok"): 1, ("", "", "bad_http"): 1})
 
 
+UPGRADES = [
+    ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"],
+    ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZQ=="],
+]
+
+
+@pytest.mark.parametrize("headers", UPGRADES, ids=["h2c", "websocket"])
+@pytest.mark.parametrize("cut", [10, 100, -5, None])
+def test_who_would_rather_speak_another_protocol_is_answered_in_this_one(talk, front, headers, cut):
+    async def conversation(connection):
+        raw = request(GOOD, *headers) + request(GOOD) + request(GOOD, *headers)
+        await connection.send(*((raw[:cut], raw[cut:]) if cut else (raw,)))
+        assert codes(await connection.answers(3)) == [(200, "ok")] * 3
+        await connection.send(request(b"", *headers, path="/v1/models", method="GET", length=False))
+        assert codes(await connection.answers()) == [(200, "ok")]
+        assert len(front.connections) == 1
+        await connection.send(request(b"", path="/v1/models", method="CONNECT", length=False))
+        assert codes(await connection.answers()) == [(400, "bad_http")]
+
+    talk(conversation)
+    assert len(front.connections) == 0
+    assert counted(front) == Counter({("line", "2", "ok"): 3, ("", "", "bad_http"): 1})
+
+
 @pytest.mark.parametrize("path", ["/v1/models/line:predict", "/v1/models"])
 @pytest.mark.parametrize(
     "headers", [[f"X-{n}: {n}" for n in range(200)], ["X: " + "x" * 70_000]], ids=["too many", "too long"]
@@ -119,6 +143,27 @@ def test_the_rest_of_a_body_that_is_answered_already_counts_for_no_head(talk):
         assert codes(await connection.answers()) == [(200, "ok")]
 
     talk(conversation)
+
+
+@pytest.mark.parametrize("path", ["/v1/models/line:predict", "/predict?"])  # of the fast lane, of the application
+def test_when_bodies_take_all_the_memory_that_they_may_more_are_refused_until_one_is_answered(front, app, talk, path):
+    long = request(GOOD + b" " * 30_000, path=path)
+    front.connections.most_held = 50_000
+
+    async def conversation(one):
+        other, third = Connection(front, app), Connection(front, app)
+        await one.send(long[:-5_000])
+        await other.send(long[:25_000])
+        assert codes(await other.answers()) == [(503, "overloaded")]
+        await other.close()
+        await one.send(long[-5_000:])
+        assert codes(await one.answers()) == [(200, "ok")]
+        await third.send(long[:29_000], long[29_000:])
+        assert codes(await third.answers()) == [(200, "ok")]
+        await third.close()
+
+    talk(conversation)
+    assert front.connections.held == 0
 
 
 def test_what_breaks_within_a_body_is_refused_once(talk, front):

@@ -58,7 +58,7 @@ class Connection:
             self.asked_the_app += 1
             await app(scope, receive, send)
 
-        config = Config(counting, lifespan="off", log_config=None, ws="none", interface="asgi3")
+        config = Config(counting, lifespan="off", log_config=None, interface="asgi3")
         self.state = ServerState()
         known = {"config": config, "server_state": self.state, "app_state": {}}
         config.load()
@@ -208,6 +208,7 @@ PLAIN_OIP = {
         *([tensor("a", "FP32", [1], a), tensor("b", "FP64", [1, 1], 1.5)] for a in (2.5, 3, 1e39, None)),
         [tensor("b", "FP32", [1], 1.5), tensor("a", "FP32", [1], 2.5)],
         [tensor("a", "FP32", [1], 1.5)],
+        *([tensor("features", "FP32", shape, 1.5, 2.5)] for shape in ([1.0, 2], [True, 2], [1, 2.0])),
     ],
     "coin": [[tensor("x", "FP32", [1, 1], value)] for value in (-2.5, 0.0, 7)],
 }
@@ -409,6 +410,29 @@ def test_an_idle_connection_is_closed_and_one_that_is_used_is_not(front, app):
         await connection.close()
 
     asyncio.run(talk())
+
+
+IN_OIP = json.dumps({"inputs": PLAIN_OIP["line"][0]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [(GOOD, LINE), (GOOD, "/predict"), (IN_OIP, "/v2/models/line/infer"), (GOOD, "/invocations")],
+)
+@pytest.mark.parametrize(
+    ("timeout", "within_s"),
+    [("250", 0.25), ("999999999", 1000), *((wrong, None) for wrong in ("0", "-1", "1.5", "", "1e3", "1234567890"))],
+)
+def test_a_client_may_say_how_long_the_answer_may_take(front, app, body, path, timeout, within_s):  # noqa: PLR0917
+    front.settings.deadline_s = 1000
+    slow, fast, _ = both(front, app, request(body, f"X-Timeout-Ms: {timeout}", "X-Request-Id: 1", path=path))
+    assert fast == slow
+    status, _, said = fast
+    if within_s is None:
+        assert (status, json.loads(said)["code"]) == (400, "bad_body")
+        assert b"X-Timeout-Ms" in said
+    else:
+        assert (status, front.coalescer.within_s) == (200, [within_s] * 2)
 
 
 def test_a_client_that_never_sends_its_body_is_let_go(front, app):

@@ -94,7 +94,7 @@ def test_a_timeout_shortens_the_deadline_and_never_lengthens_it(client, front):
 
     async def predict(version, matrix, deadline_s, **_):
         waited.append(deadline_s)
-        return await answering(version, matrix, 1)
+        return await answering(version, matrix, 1, within_s=1)
 
     front.coalescer.predict = predict
     for microseconds in (200_000_000, 0, 10**15):
@@ -235,6 +235,7 @@ def test_the_server_names_its_extensions(client):
         about = client.get(path).json()
         assert about["name"] == "rowcast"
         assert {"binary_tensor_data", "classification", "statistics", "model_configuration"} <= set(about["extensions"])
+        assert {"schedule_policy", "model_repository(unload_dependents)"} <= set(about["extensions"])
 
 
 def test_metadata_lists_versions_and_tensors(client):

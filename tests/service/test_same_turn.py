@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from service import same_turn
 from service.access.gate import Gate
 from service.inline import InlineSession
 from service.same_turn import TurnBatches
@@ -88,6 +89,15 @@ def test_bodies_may_be_of_any_length(front, app, sessions):
     values = (3, 44, 5.25, -1e-7, 12345.678)
     said = one_after_the_other(front, app, *[request(row(value), "Accept: */*") for value in values])
     assert [json.loads(body)["predictions"] for _, _, body in said] == [[np.float32(2 * value + 1)] for value in values]
+    assert len(sessions.runs) == 4
+
+
+def test_bodies_may_be_of_any_length_wherever_it_stands_among_the_headers(front, app, sessions):
+    first, *others = (
+        request(row(value)).replace(b"\r\n\r\n", b"\r\nContent-Type: application/json\r\n\r\n")
+        for value in (3, 44, 5.25, -1e-7, 12345.678)
+    )
+    assert [status for status, _, _ in one_after_the_other(front, app, first, *others)] == [200] * 5
     assert len(sessions.runs) == 4
 
 
@@ -254,6 +264,68 @@ def test_a_list_of_rows_is_answered_in_its_turn_where_that_is_all_there_is(
     slow = one_after_the_other(front, app, *raw, fast=False)
     assert plain(one_after_the_other(front, app, *raw)) == plain(slow)
     assert [matrix.shape for matrix in sessions.runs] == ([(3, 1)] * 2 if in_its_turn else [])
+
+
+def test_what_clients_put_around_their_numbers_is_not_remembered_without_end(front, app, sessions, monkeypatch):
+    monkeypatch.setattr(same_turn, "_MOST_BATCHES", 3)
+    bodies = [binary([1.0], {"prediction": True}, note=f"{number}") for number in range(8)]
+    requests = [request(body, head, path="/v2/models/line/infer") for body, head in bodies for _ in range(2)]
+    assert [status for status, _, _ in one_after_the_other(front, app, *requests)] == [200] * 16
+    assert len(sessions.runs) == 8  # each second one: forms that are new take the place of the oldest
+    assert len(front.turn_batches._batches) == 3
+
+    long = binary([1.0], {"prediction": True}, note="x" * 5000)
+    lists = [listed([1, 2], 2, note="x" * 5000), b'{"note": "%b", ' % (b"x" * 5000) + listed([1, 2], 2)[1:]]
+    requests = [request(*long, path="/v2/models/line/infer")] * 2
+    requests += [request(body, path="/v2/models/line/infer") for body in lists for _ in range(2)]
+    assert [status for status, _, _ in one_after_the_other(front, app, *requests)] == [200] * 6
+    assert len(sessions.runs) == 8
+
+
+NO_ROWS = [
+    "", " ", "1", "1,2,3", "1 2", "1,", ",1", "--1", "1.", ".5", "+1", "01", "1e", "-", "1e999", "9" * 400,
+    "12345678901234567890", "]],[[", "1]],[[2", "null", "NaN", '"1"', "[1]", "1,2]],[[3,4", "true",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        *((text, "1,2") for text in NO_ROWS),
+        *((f"{text},{text}", "1") for text in NO_ROWS),
+        *((text, text) for text in ("-0.0", "1 , 2e-3", "9007199254740993")),
+        *(("1", "1,2,3"), ("1,2,3", "1"), ("", "1,2"), ("1,2", "")),  # together as many as two rows have
+    ],
+)
+@pytest.mark.parametrize("form", ["line", "pair", "pair of Open Inference"])
+def test_what_stands_between_known_brackets_is_nobody_elses_matter(front, app, sessions, form, inside):
+    """The numbers of requests that come together are read together: no text may move another's."""
+
+    def raw(numbers):
+        if form == "pair of Open Inference":
+            tensor = PLAIN_OIP["pair"][0][0] | {"data": ["?"]}
+            body = json.dumps({"inputs": [tensor]}).replace('"?"', numbers)
+            return request(body.encode(), path="/v2/models/pair/infer")
+        return request(b'{"instances": [[%b]]}' % numbers.encode(), path=f"/v1/models/{form}:predict")
+
+    def good(first):
+        return raw(f"{first}" if form == "line" else f"{first},{first + 1}")
+
+    async def talk(fast):
+        connections, said = [Connection(front, app, fast=fast) for _ in range(4)], []
+        for connection in connections:
+            for first in (0, 1):
+                await connection.send(good(first))
+                await connection.answers()
+        for connection, sent in zip(connections, (good(3), *map(raw, inside), good(5)), strict=True):
+            connection.protocol.data_received(sent)
+        for connection in connections:
+            said += await connection.answers()
+        await close(connections)
+        return plain(said)
+
+    assert asyncio.run(talk(fast=True)) == asyncio.run(talk(fast=False))
+    assert sessions.runs
 
 
 def in_raw_bytes(first):

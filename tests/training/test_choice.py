@@ -97,6 +97,13 @@ def test_pieces_are_the_way_through_each_interval_between_quantiles():
     assert out[:, -1].tolist() == [7, 8, 9, 7]
 
 
+def test_pieces_of_a_number_that_is_mostly_one_value_are_between_the_others():
+    x = torch.tensor([0.0] * 95 + [1, 2, 3, 4, 5])[:, None]  # of all values, only the last quantile is above 0
+    expansion = Steps(x, 1, 0, 8)
+    assert 5 <= expansion.pieces <= 8
+    assert (expansion(torch.tensor([[1.5], [4.5]]))[:, 1:].sum(1).diff() > 2).all()
+
+
 def test_waves_are_cosines_of_each_number_the_same_every_time():
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     waves = Waves(x, 2, 1, 4)

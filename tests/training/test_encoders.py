@@ -33,7 +33,9 @@ def test_a_number_is_scaled_by_its_quartiles_and_clipped_smoothly():
     assert z.abs().max() < 3
 
 
-def test_quartiles_that_meet_are_replaced_by_the_range_and_a_constant_says_nothing():
+def test_where_quartiles_meet_the_other_values_say_the_spread_and_a_constant_says_nothing():
+    schema, matrix = numbers([0] * 17 + [1, 1, 5000])  # by the range, 1 would be as good as 0
+    assert Preprocessing(schema, matrix)(torch.tensor([[1.0]])).item() == pytest.approx(2 / math.sqrt(1 + 4 / 9))
     schema, matrix = numbers([5, 5, 5, 5, 9])
     assert Preprocessing(schema, matrix)(torch.tensor([[7.0]])).item() == pytest.approx(1 / math.sqrt(1 + 1 / 9))
     schema, matrix = numbers([5, 5, 5])
@@ -83,6 +85,34 @@ def test_a_datetime_turns_only_where_it_varied():
     hourly = schema.encode([{"t": "2024-01-01T00:00"}, {"t": "2024-01-01T06:00"}])
     z = Preprocessing(schema, hourly)(torch.from_numpy(hourly))
     assert z[1].tolist() == pytest.approx([0, 1, 0], abs=1e-6)  # a quarter turn
+
+
+def test_a_row_becomes_the_same_alone_and_among_others():
+    rng = np.random.default_rng(0)
+    kinds = ("n", "m", "few", "many", "b", "t")
+    frame = pl.DataFrame(
+        {
+            "n": rng.normal(3, 2, 50),
+            "m": rng.normal(size=50) * 1e30,
+            "few": rng.choice(["a", "b", "c"], 50),
+            "many": rng.choice([f"c{number}" for number in range(30)], 50),
+            "b": rng.choice([True, False], 50),
+            "t": rng.integers(10**15, 10**16, 50).astype("datetime64[us]"),
+        }
+    ).with_columns(pl.when(pl.int_range(pl.len()) % 7 != place).then(pl.col(kinds[place])) for place in range(5))
+    schema, matrix = schema_of(frame)
+    hard = [np.full((1, matrix.shape[1]), np.nan, matrix.dtype)]
+    for value in (np.finfo(matrix.dtype).max, -np.finfo(matrix.dtype).max):
+        row = matrix[-1:].copy()
+        row[:, schema.columns.index("n")] = row[:, schema.columns.index("m")] = value
+        hard.append(row)
+    rows = torch.from_numpy(np.concatenate([matrix, *hard]))
+    preprocessing = Preprocessing(schema, matrix)
+    together = preprocessing(rows)
+    assert together.shape == (53, preprocessing.width)
+    assert together.is_contiguous()
+    assert torch.isfinite(together).all()
+    assert torch.equal(together, torch.cat([preprocessing(row[None]) for row in rows]))
 
 
 def test_without_preprocessing_numbers_pass_and_missing_is_zero():

@@ -46,6 +46,7 @@ def published(frame: pl.DataFrame, folder: Path, **fields: object) -> recipe.Fit
         ({"x": [7] * 20, "y": RNG.normal(size=20)}, "no column is left to predict 'y' from"),
         ({"x": [None] * 20, "y": RNG.normal(size=20)}, "no column is left to predict 'y' from"),
         ({"x": RNG.normal(size=20), "y": [np.inf, *RNG.normal(size=19)]}, "column 'y', row 1: the number is infinite"),
+        ({"x": RNG.normal(size=20), "y": [-2e37, *RNG.normal(size=19)]}, "target 'y', row 1: -2e+37 is beyond 1e+37"),
         ({"x": RNG.normal(size=2002), "y": [f"c{i // 2}" for i in range(2002)]}, "1001 distinct values in 2002 rows"),
     ],
 )
@@ -102,7 +103,7 @@ def test_columns_that_are_constant_missing_or_equal_do_no_harm(tmp_path: Path):
     assert fitted.scores["test"].metrics["r2"] > 0.9
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 1e36])
 def test_targets_of_any_size_are_learned(tmp_path: Path, scale):
     x = RNG.normal(size=200)
     fitted = published(pl.DataFrame({"x": x, "z": x**2, "y": scale * (x + 3)}), tmp_path, fit={"epochs": 30})

@@ -98,6 +98,15 @@ def test_a_line_is_within_reach_of_every_network(tmp_path: Path):
     assert not fitted.chosen[-1].history
 
 
+def test_a_sum_of_numbers_with_heavy_tails_is_within_reach(tmp_path: Path):
+    """Smooth clipping would level the tails, of which such a sum is made."""
+    x = np.exp(1.5 * np.random.default_rng(0).normal(size=(300, 3))).round(3)  # quartiles about 0.4 and 2.8, up to 60
+    frame = pl.DataFrame({f"x{number}": x[:, number] for number in range(3)} | {"y": x @ [1.0, 2, 3]})
+    fitted = recipe.train(plan_of(frame, tmp_path, "y", fit={"epochs": 1}))
+    assert fitted.scores["test"].baselines["linear"]["r2"] > 0.999
+    assert fitted.scores["test"].metrics["r2"] > 0.999
+
+
 def test_networks_without_preprocessing_read_the_numbers_as_they_are(tmp_path: Path):
     frame = pl.DataFrame({"x": np.linspace(-1, 1, 200), "y": np.linspace(-1, 1, 200) * 3})
     net = {"preprocessing": "none", "scale_targets": False, "hidden": (), "init": "normal"}

@@ -120,6 +120,15 @@ def test_a_class_that_training_would_lack_is_moved_there():
         assert set(data.y[split.train]) == {0, 1, 2}
 
 
+def test_many_classes_that_training_would_lack_are_one_sentence():
+    y = ["a"] * 60 + [f"rare {number}" for number in range(40)]
+    split = split_rows(*data_of(numbers(100).with_columns(y=pl.Series(y))))
+    (note,) = split.notes
+    assert note.startswith("classes 'rare ")
+    assert note.endswith(" more have only 1 to 1 rows, none in the training part; moved there")
+    assert set(range(60, 100)) <= set(split.train.tolist())
+
+
 def test_every_part_of_a_tiny_table_has_rows():
     for seed in range(20):
         split = split_rows(*data_of(numbers(12, seed)))
