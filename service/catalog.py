@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ Prove = Callable[[Version], Awaitable[str | None]]
 """Has a version proven: None when it may go live, else the sentence why not; ConnectionError: nobody there to ask."""
 
 Expect = Callable[[Sequence[str]], Awaitable[None]]
+Alone = Callable[[], AbstractAsyncContextManager[None]]
 
 _TOGETHER = 32  # models whose new versions are proven together
 
@@ -61,10 +63,12 @@ class Catalog:
         unloaded: Callable[[], frozenset[str]] = frozenset,
         retire: Callable[[Version], None] = lambda _: None,
         expect: Expect | None = None,
+        alone: Alone = nullcontext,
     ) -> None:
         """Know of nothing yet.
 
-        `expect` hears of several versions, `<model>/<number>` each, that will be proven next.
+        `expect` hears of several versions, `<model>/<number>` each, that will be proven next; where others are asked
+        meanwhile, that is done in an `alone`.
         `unloaded` says which models are not served whatever the repository holds. `retire` hears of every version that
         is no longer live; requests that were given it before may still ask it.
         """
@@ -75,6 +79,7 @@ class Catalog:
         self._unloaded = unloaded
         self._retire = retire
         self._expect = expect
+        self._alone = alone
         self._seen: dict[str, _Seen] = {}
         self._models: dict[str, Traffic] = {}
         self._looking = asyncio.Lock()
@@ -188,10 +193,11 @@ class Catalog:
             for start in range(0, len(models), _TOGETHER):
                 some = models[start : start + _TOGETHER]
                 new = [place for name, stamps in some for place in self._new(name, stamps)]
-                if self._expect is not None and len(new) > 1:
-                    await self._expect(new)
-                for name, stamps in some:
-                    await self._update(name, stamps)
+                async with self._alone() if self._models and len(new) > 1 else nullcontext():
+                    if self._expect is not None and len(new) > 1:
+                        await self._expect(new)
+                    for name, stamps in some:
+                        await self._update(name, stamps)
 
     def _new(self, name: str, stamps: Mapping[int, tuple[int, int]]) -> list[str]:
         """What `_update` is likely to open: those of the newest versions that were not there before."""

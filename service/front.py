@@ -12,6 +12,7 @@ from models.repository import Repository, Version
 from service import control
 from service.access.gate import Gate
 from service.admission import Admission
+from service.alone import alone
 from service.catalog import Catalog
 from service.coalescer import Coalescer
 from service.connections import Connections
@@ -132,6 +133,7 @@ async def open_front(
         unloaded=control.Unloaded(runtime),
         retire=retire,
         expect=lanes.expect,
+        alone=lambda: alone(runtime / "alone"),
     )
     shadows = Shadows(
         catalog.shadow_of,

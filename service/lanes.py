@@ -180,12 +180,17 @@ class Lanes:
     async def open(self, version: Version) -> str | None:
         """Have every worker open and prove a version: None when it can be asked, else why not.
 
+        Half of them do so at a time, so that there are cores left for what is asked meanwhile.
+
         Raises:
             ConnectionError: no worker was there to say so; ask again later.
         """
         openers = [opener for opener in self._openers.values() if opener.is_connected]
-        replies = await asyncio.gather(*(opener.open(version) for opener in openers))
-        said = [reply for reply in replies if reply is not None]
+        half = (len(openers) + 1) // 2
+        said: list[Reply] = []
+        for some in (openers[:half], openers[half:]):
+            replies = await asyncio.gather(*(opener.open(version) for opener in some if opener.is_connected))
+            said += [reply for reply in replies if reply is not None]
         if not said:
             raise ConnectionError
         return next((reply.sentence for reply in said if reply.status is not Status.OK), None)

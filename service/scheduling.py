@@ -14,7 +14,6 @@ import struct
 import time
 
 _NICE = 10  # about a tenth of a core beside a thread that never rests
-_NICE_OPENING = 5  # as in service/checking.py
 _LOOK_S = 0.1  # of computing, before it is said whether a thread starves
 _STARVES = 5.0  # times as long as it computed
 _FULL_S = 10.0
@@ -58,7 +57,7 @@ class Share:
     def opens(self) -> None:
         """A version is about to be opened, on a connection on which nothing is computed: with less, for good."""
         if not self._is_small:
-            _lower(_NICE_OPENING)
+            _lower(_NICE)
             self._is_small = True
 
     def begin(self) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
@@ -416,3 +417,20 @@ def test_new_versions_are_told_of_together_before_they_are_proven(tmp_path, work
     asyncio.run(catalog.refresh())  # one alone is not told of
     assert len(told) == 1
     assert {name: list(live) for name, live in catalog.live().items()} == {"coin": [1], "line": [2, 3], "pair": [1]}
+
+
+def test_several_new_versions_are_taken_over_alone_where_others_are_live(tmp_path, workers):
+    turns = []
+
+    @contextlib.asynccontextmanager
+    async def alone():
+        before = len(workers.asked)
+        yield
+        turns.append(len(workers.asked) - before)
+
+    catalog = Catalog(Repository(tmp_path), workers.prove, alone=alone)
+    for names, expected in ((("line",), []), (("coin", "pair"), [2]), (("line",), [2])):
+        for name in names:
+            tiny.publish(tmp_path, name)
+        asyncio.run(catalog.refresh())
+        assert turns == expected

@@ -210,6 +210,30 @@ def test_a_batch_goes_to_a_worker_and_back(serving, versions):
     np.testing.assert_array_equal(answered.answers["prediction"], [[7, 3]])
 
 
+@pytest.mark.parametrize(("workers", "at_once"), [(1, 1), (2, 1), (5, 3)])
+def test_half_of_the_workers_open_a_version_at_a_time(versions, workers, at_once):
+    most = []
+
+    class Opener:
+        is_connected, opening = True, 0
+
+        async def open(self, _):
+            Opener.opening += 1
+            await asyncio.sleep(0.01)
+            most.append(Opener.opening)
+            await asyncio.sleep(0)
+            Opener.opening -= 1
+            return Reply(Status.OK)
+
+    async def ask():
+        lanes = Lanes([])
+        lanes._openers = {number: Opener() for number in range(workers)}
+        return await lanes.open(versions["pair"])
+
+    assert asyncio.run(ask()) is None
+    assert (len(most), max(most)) == (workers, at_once)
+
+
 def test_a_connection_goes_on_in_another_thread_when_its_own_must_be_replaced(root, tmp_path, versions, end):
     threads = []
 

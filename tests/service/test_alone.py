@@ -1,0 +1,32 @@
+import asyncio
+
+import pytest
+
+from service.alone import alone
+
+
+def test_one_after_the_other(tmp_path):
+    here = []
+
+    async def stay(number):
+        async with alone(tmp_path / "lock"):
+            here.append(number)
+            assert len(here) == 1
+            await asyncio.sleep(0.03)
+            here.remove(number)
+
+    async def scenario():
+        await asyncio.gather(*(stay(number) for number in range(4)))
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_no_longer_holds_nobody_up(tmp_path):
+    async def scenario():
+        async with alone(tmp_path / "lock"):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(alone(tmp_path / "lock").__aenter__(), 0.05)
+        async with alone(tmp_path / "lock"):
+            pass
+
+    asyncio.run(scenario())
