@@ -11,6 +11,7 @@ fast lane, which has a place for everything; so nothing here tells one error fro
 import logging
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -28,6 +29,12 @@ _log = logging.getLogger(__name__)
 LONGEST = 16_000
 """Bytes of a body that may be one row; a longer one is not tried, since it would be read twice."""
 _MOST_BATCHES = 1000  # that are remembered: of a client's raw tensors, every shape is one
+
+
+@lru_cache(4096)
+def _length(size: int) -> bytes:
+    """What stands between `opening` and a request's id: to format it anew takes as long as to join all of them."""
+    return b"%d\r\nx-request-id: " % size
 
 
 class _Nobody:
@@ -137,8 +144,12 @@ class TurnBatch:
         if len(waiting) > most:
             self._next_turn(waiting[most:])
         taken, lines, left = [], [], []
+        read = self._form.read
         for pending in waiting[:most]:
-            found = self._read(pending)
+            try:
+                found = read(pending.body) if pending.keep_alive else None  # a connection that ends is another's matter
+            except orjson.JSONDecodeError:
+                found = None
             if found is None:
                 left.append(pending)
             else:
@@ -169,15 +180,6 @@ class TurnBatch:
             waiting[0].lane.loop.call_soon(self.answer)
         self._waiting[:0] = waiting
 
-    def _read(self, pending: Pending) -> tuple[Any, str] | None:
-        """Its line and id; None when it holds anything else than one row, or its connection is about to be closed."""
-        if not pending.keep_alive:
-            return None
-        try:
-            return self._form.read(pending.body)
-        except orjson.JSONDecodeError:
-            return None
-
     def _write(self, taken: Sequence[tuple[Pending, str]], texts: Sequence[bytes]) -> None:
         first, _ = taken[0]
         next_id, opening, now = self._front.ids.next, self._opening_of(first.lane), first.lane.loop.time()
@@ -185,9 +187,8 @@ class TurnBatch:
             lane = pending.lane
             if oip_id:
                 text = self._form.with_id(text, oip_id)  # noqa: PLW2901
-            head = b"%b%d\r\nx-request-id: %b\r\n\r\n" % (opening, len(text), next_id().encode())
             try:
-                lane.transport.write(head + text)
+                lane.transport.write(b"".join((opening, _length(len(text)), next_id().encode(), b"\r\n\r\n", text)))
             except Exception:  # noqa: BLE001 - the others have their answers
                 _log.exception("an answer could not be written")
             pending.response_complete = True

@@ -37,7 +37,7 @@ EMBEDDING = 8
 
 _WHOLE_LOST = 0.01  # share of distinct whole numbers that FP32 may merge with a neighbour
 _SPREAD_LOST = 1e-4  # rounding error of FP32 that is allowed, in interquartile ranges
-_TOGETHER = 1 << 12  # rows that are turned from columns into lines while they lie in the processor's cache
+_TOGETHER = 1 << 12  # rows that stay in the processor's cache while columns become lines, or lines columns
 _DAY, _WEEK, _YEAR = 86_400.0, 7.0, 365.25
 _CLIP = 3.0  # interquartile ranges that a number tends to, however large it is
 _MOST_UNCLIPPED = 100.0  # interquartile ranges up to which FP32 tells clipped numbers apart to 1e-4 of themselves
@@ -201,17 +201,17 @@ class Preprocessing(nn.Module):
         self.missing_rows: Tensor
         self.offsets: Tensor
         self.register_buffer("numbers", torch.tensor(fitted.numbers, dtype=torch.int64))
-        self.register_buffer("centres", torch.tensor(fitted.centres, dtype=dtype))
-        self.register_buffer("scales", torch.tensor(fitted.scales, dtype=dtype))
+        self.register_buffer("centres", torch.tensor(fitted.centres, dtype=dtype)[:, None])
+        self.register_buffer("scales", torch.tensor(fitted.scales, dtype=dtype)[:, None])
         self.register_buffer("indicators", torch.tensor(fitted.indicators, dtype=torch.int64))
         self.register_buffer("one_hot", torch.tensor(fitted.one_hot, dtype=torch.int64))
-        self.register_buffer("codes", torch.tensor(fitted.codes, dtype=dtype))
+        self.register_buffer("codes", torch.tensor(fitted.codes, dtype=dtype)[:, None])
         self.register_buffer("turns", torch.tensor(fitted.turns, dtype=torch.int64))
-        self.register_buffer("radians", torch.tensor(fitted.radians, dtype=torch.float32))
+        self.register_buffer("radians", torch.tensor(fitted.radians, dtype=torch.float32)[:, None])
         self.register_buffer("embedded", torch.tensor(fitted.embedded, dtype=torch.int64))
-        self.register_buffer("missing_rows", torch.tensor([size - 1 for size in fitted.sizes], dtype=dtype))
+        self.register_buffer("missing_rows", torch.tensor([size - 1 for size in fitted.sizes], dtype=dtype)[:, None])
         starts = np.concatenate([[0], np.cumsum(fitted.sizes)[:-1]]) if fitted.sizes else np.empty(0)
-        self.register_buffer("offsets", torch.tensor(starts, dtype=torch.float32))
+        self.register_buffer("offsets", torch.tensor(starts, dtype=torch.float32)[:, None])
         self.sizes = fitted.sizes
         self.clips = learned
         self.reads_all = fitted.numbers == list(range(len(schema.columns)))
@@ -224,28 +224,30 @@ class Preprocessing(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:  # a step that no feature needs leaves no trace in the graph
+        # a feature is a line here: picked by one copy, and what was learned of it is applied to all rows at once
+        lines = features.T  # [F, N]
         parts = []
         if len(self.numbers):
-            parts.append(self._scaled(features if self.reads_all else features.index_select(1, self.numbers)))
+            parts.append(self._scaled(lines if self.reads_all else lines.index_select(0, self.numbers)))
         if len(self.one_hot):
-            parts.append((features.index_select(1, self.one_hot) == self.codes).to(torch.float32))
+            parts.append((lines.index_select(0, self.one_hot) == self.codes).to(torch.float32))
         if len(self.turns):
-            part = features.index_select(1, self.turns)
-            turn = part.to(torch.float32) * self.radians
+            turn = lines.index_select(0, self.turns).to(torch.float32) * self.radians
             is_missing = torch.isnan(turn)
             parts += [_or_zero(torch.sin(turn), is_missing), _or_zero(torch.cos(turn), is_missing)]
         if len(self.indicators):
-            parts.append(torch.isnan(features.index_select(1, self.indicators)).to(torch.float32))
+            parts.append(torch.isnan(lines.index_select(0, self.indicators)).to(torch.float32))
         if len(self.embedded):
-            rows = features.index_select(1, self.embedded)
-            rows = torch.where(torch.isnan(rows), self.missing_rows.expand_as(rows), rows)
+            rows = lines.index_select(0, self.embedded)
+            rows = torch.where(torch.isnan(rows), self.missing_rows, rows)
             parts.append(rows.to(torch.float32) + self.offsets)
-        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        whole = torch.cat(parts) if len(parts) > 1 else parts[0]  # [width, N]
+        return whole.T.contiguous()
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def _scaled(self, lines: Tensor) -> Tensor:
         if not self.clips:
-            return _or_zero(x.to(torch.float32), torch.isnan(x))
-        z = ((x - self.centres) * self.scales).to(torch.float32)
+            return _or_zero(lines.to(torch.float32), torch.isnan(lines))
+        z = ((lines - self.centres) * self.scales).to(torch.float32)
         z = _or_zero(z, torch.isnan(z)).clamp(-1e6, 1e6)  # beyond, the square below would overflow
         return z / torch.sqrt(1 + (z / _CLIP) * (z / _CLIP))
 
@@ -259,6 +261,16 @@ def unclipped(x: Tensor, numbers: int) -> Tensor:
     z = x[:, :numbers] / _CLIP
     z = x[:, :numbers] / torch.sqrt((1 - z * z).clamp_min(1 / (1 + (_MOST_UNCLIPPED / _CLIP) ** 2)))
     return torch.cat([z, x[:, numbers:]], 1)
+
+
+def preprocess(preprocessing: Preprocessing, matrix: Matrix) -> Tensor:
+    """What the network reads of all rows of a table.
+
+    Shape:
+        matrix: [N, F] -> float32 [N, width]
+    """
+    with torch.no_grad():
+        return torch.cat([preprocessing(some) for some in torch.split(torch.from_numpy(matrix), _TOGETHER)])
 
 
 class Embedding(nn.Module):
@@ -284,7 +296,7 @@ class Embedding(nn.Module):
 
 
 def _or_zero(x: Tensor, is_missing: Tensor) -> Tensor:
-    return torch.where(is_missing, torch.zeros_like(x), x)
+    return torch.where(is_missing, 0.0, x)
 
 
 def _fit(schema: Schema, train: Matrix) -> _Fitted:

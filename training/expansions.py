@@ -18,7 +18,7 @@ class Expansion(nn.Module):
     """The matrix with more columns made of its numbers.
 
     Shape:
-        x: [..., width] -> [..., width + pieces]; the numbers are the first columns, the embedded codes the last
+        x: [..., N, width] -> [..., N, width + pieces]; the numbers are the first columns, the embedded codes the last
 
     Attributes:
         pieces: columns that are added.
@@ -32,8 +32,13 @@ class Expansion(nn.Module):
         self.register_buffer("columns", torch.tensor(columns, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        pieces = self.bent(x.index_select(-1, self.columns))
-        return torch.cat([x[..., : self.plain], pieces, x[..., self.plain :]], -1)
+        if torch.onnx.is_in_onnx_export():  # ONNX Runtime copies a line at once, and a column number by number
+            numbers = x.transpose(-2, -1).index_select(-2, self.columns).transpose(-2, -1)
+        else:
+            numbers = x.index_select(-1, self.columns)
+        pieces = self.bent(numbers)
+        has_codes = x.shape[-1] > self.plain
+        return torch.cat([x[..., : self.plain], pieces, x[..., self.plain :]] if has_codes else [x, pieces], -1)
 
     def bent(self, numbers: Tensor) -> Tensor:
         """What is made of the numbers: [..., pieces] -> [..., pieces]."""

@@ -35,6 +35,11 @@ import onnxruntime as ort
 ONNX, TORCHSCRIPT, EXPORTED = "model.onnx", "model.torchscript.pt", "model.pt2"
 OPSET = 20
 """Of ONNX 1.15 (2023): read by every runtime since, and the last that this exporter writes."""
+STEEP = 0.1
+"""Share of rows with a probability that is no normal float32, beyond which softmax takes less time in float64.
+
+Each costs a processor some 0.1 µs in float32; float64 costs 7 ns a row and two nodes (docs/decisions/0047).
+"""
 TOLERANCE = 1e-5
 """How far the files may be from the eager network: of a probability, or of a prediction in standard deviations."""
 
@@ -68,12 +73,17 @@ def export(net: Net, matrix: Matrix, folder: Path, *, program: bool = False) -> 
         NoParity: a file's answers for these rows, none, one or many differ.
     """
     net = net.cpu().eval()
+    net.is_steep = net.task != "regression" and _is_steep(answers_of(net, matrix)["probabilities"])
     example = torch.from_numpy(matrix[: max(2, min(len(matrix), 4))])
     (folder / TORCHSCRIPT).write_bytes(to_torchscript(net, example))
     if program:
         (folder / EXPORTED).write_bytes(to_exported(net, example))
     (folder / ONNX).write_bytes(to_onnx(net, example))
     check_parity(net, matrix, folder)
+
+
+def _is_steep(probabilities: npt.NDArray[np.float32]) -> bool:
+    return bool((probabilities < np.finfo(np.float32).tiny).any(1).mean() > STEEP)
 
 
 def output_names(net: Net) -> list[str]:

@@ -31,7 +31,7 @@ from training.calibrate import fit_temperature
 from training.checkpoint import Checkpoint
 from training.columns import Data, read_batch, read_columns, targets_of
 from training.distributed import Team
-from training.encoders import Preprocessing, encode, learn_schema
+from training.encoders import Preprocessing, encode, learn_schema, preprocess
 from training.evaluate import answers_of
 from training.fit import SCHEDULES, Course, Epoch, Member, choose_device, mean_loss
 from training.linear import readings, solve_linear
@@ -331,7 +331,5 @@ def fit_large(
 
 def _tensors(sampled: Sampled, rows: npt.NDArray[np.int64], scale: _Scale) -> tuple[Tensor, Tensor]:
     data = sampled.data
-    matrix = torch.from_numpy(encode(data.frame[rows], sampled.schema))
-    with torch.no_grad():
-        x = torch.cat([sampled.preprocessing(part) for part in torch.split(matrix, 1 << 16)])
+    x = preprocess(sampled.preprocessing, encode(data.frame[rows], sampled.schema))
     return x, scale.of_targets(torch.from_numpy(data.y[rows]))

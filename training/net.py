@@ -162,6 +162,9 @@ class Net(nn.Module):
         features: [N, F], N from 0
         regression -> prediction float32 [N, K]
         classification -> probabilities float32 [N, C] and label int64 [N], the likeliest class
+
+    Attributes:
+        is_steep: its probabilities are computed in float64, since many are too small for float32.
     """
 
     def __init__(
@@ -181,9 +184,17 @@ class Net(nn.Module):
         """
         super().__init__()
         self.preprocessing = preprocessing
+        self.temperature = temperature
+        slopes = None
+        if task != "regression" and len(members) == 1 and isinstance(members[0], nn.Sequential):
+            members = [_with_all_logits(members[0], temperature)]
+        elif task != "regression":
+            slopes = torch.tensor([0.0, 1 / temperature])
+        self.slopes: Tensor | None
+        self.register_buffer("slopes", slopes)
         self.member = Averaged(members, task, weights)
         self.task = task
-        self.temperature = temperature
+        self.is_steep = False
         self.centre: Tensor | None
         self.scale: Tensor | None
         self.register_buffer("centre", centre)
@@ -194,16 +205,25 @@ class Net(nn.Module):
         raw: Tensor = self.member(self.preprocessing(features))
         if self.task == "regression":
             return raw if self.scale is None or self.centre is None else raw * self.scale + self.centre
-        logits = _of_both_classes(raw)
-        if self.temperature != 1.0:
-            logits = logits * (1 / self.temperature)
-        probabilities = torch.softmax(logits, -1)
-        return probabilities, probabilities.argmax(1)  # not -1: of no rows ONNX Runtime's answer would be [0, C]
+        if self.slopes is not None:  # a binary net has one logit, of the second class
+            raw = raw * (self.slopes if raw.shape[-1] == 1 else self.slopes[1])
+        probabilities = torch.softmax(raw.double(), -1).float() if self.is_steep else torch.softmax(raw, -1)
+        return probabilities, probabilities.argmax(1)  # not -1, of which ONNX Runtime makes [0, C] for no rows
 
 
-def _of_both_classes(raw: Tensor) -> Tensor:
-    """The logits of all classes, where a binary net has only that of the second: [..., 1] -> [..., 2]."""
-    return torch.cat([torch.zeros_like(raw), raw], -1) if raw.shape[-1] == 1 else raw
+def _with_all_logits(perceptron: nn.Sequential, temperature: float) -> nn.Sequential:
+    """The perceptron with a last layer that answers the logits of all classes, calibrated.
+
+    Four nodes of the graph less where a binary net has a logit for the second class alone, one less otherwise.
+    """
+    *layers, old = perceptron
+    assert isinstance(old, nn.Linear)
+    weight, bias = old.weight.detach() / temperature, old.bias.detach() / temperature
+    if len(bias) == 1:
+        weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
+    last = nn.Linear(weight.shape[1], len(bias), device="meta")  # draws no random numbers
+    last.weight, last.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return nn.Sequential(*layers, last)
 
 
 # ------------------------------------------------------------------------------------------------ many members

@@ -17,7 +17,7 @@ from training.candidates import Candidate
 from training.checkpoint import Checkpoint
 from training.choice import Answers, Unit
 from training.columns import Data
-from training.encoders import Preprocessing
+from training.encoders import Preprocessing, preprocess
 from training.evaluate import answers_of
 from training.expansions import Expansion, Steps, Waves
 from training.fit import Diverged, Epoch, Job, Member, choose_device, mean_loss, worth
@@ -183,8 +183,7 @@ def pose(plan: Plan, data: Data, schema: Schema, matrix: Matrix, folds: list[Fol
             y = (y - centre) / scale
         y = y.astype(np.float32)
     device = choose_device()
-    with torch.no_grad():
-        x = torch.cat([preprocessing(part) for part in torch.split(torch.from_numpy(matrix), 1 << 16)])
+    x = preprocess(preprocessing, matrix)
     return Problem(
         plan,
         data.task,

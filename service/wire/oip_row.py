@@ -21,7 +21,6 @@ from service.wire.oip_answer import class_names
 from service.wire.oip_signature import CLASS, PACKED
 
 _LARGEST = {"FP32": float(np.finfo(np.float32).max), "FP64": float(np.finfo(np.float64).max)}
-_FLOATS_ALONE = frozenset({float})
 _MOST_INTEGER = 2**53  # above, an integer may be rounded on its way
 
 
@@ -43,13 +42,6 @@ def line_of(body: object, version: Version) -> tuple[str, list[Any]] | None:
     else:
         line = _line_of_columns(inputs, schema)
     return None if line is None else (request_id, line)
-
-
-def packed_line_of(values: list[Any], schema: Schema) -> list[Any] | None:
-    """The line of the data of a packed tensor, for a schema of numbers alone; None where they are no row of numbers."""
-    if _FLOATS_ALONE.issuperset(map(type, values)):  # `Schema.stack` finds those that are too large
-        return values if len(values) == len(schema.columns) else None
-    return schema.line_of(values) if _are_numbers(values, schema.datatype) else None
 
 
 def _line_of_columns(inputs: list[Any], schema: Schema) -> list[Any] | None:

@@ -12,11 +12,11 @@ import math
 import re
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import lru_cache
-from itertools import compress, repeat, starmap
-from operator import attrgetter, is_
+from itertools import starmap
+from types import FunctionType
 from typing import Any, Self
 
 import msgspec
@@ -40,6 +40,7 @@ _OPENING = re.compile(rb'_\{_"(instances|inputs)"_:_(?=\[_\{)'.replace(b"_", _BL
 _CLOSING = re.compile(rb"\]_\}_".replace(b"_", _BLANKS))
 
 _astuple = msgspec.structs.astuple
+_Fill = Callable[[Sequence[Any]], bool]
 
 
 class _Decoder:
@@ -49,30 +50,42 @@ class _Decoder:
         self.decode = msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]  # it is made for the version
         self._names = row.__struct_fields__
         self._pack = struct.Struct(f"{len(self._names)}d").pack
-        self._hollow: list[str] = []  # the fields that were null in some row so far
+        self._fills: dict[str, _Fill] = {}  # of the fields that were null in some row so far
 
     def floats(self, rows: Sequence[msgspec.Struct]) -> npt.NDArray[np.float64]:
         """The values of rows, [N, F]; None becomes NaN, in the rows themselves, since None is no float."""
-        for name in self._hollow:
-            _fill(rows, name)
+        for fill in self._fills.values():
+            fill(rows)
         while True:
             try:
                 packed = b"".join(starmap(self._pack, map(_astuple, rows)))
             except struct.error:
-                found = [name for name in self._names if name not in self._hollow and _fill(rows, name)]
+                others = {name: _fill_of(name) for name in self._names if name not in self._fills}
+                found = {name: fill for name, fill in others.items() if fill(rows)}
                 if not found:
                     raise
-                self._hollow += found
+                self._fills = self._fills | found  # a thread may be going through the old ones
             else:
                 return np.frombuffer(packed, np.float64).reshape(len(rows), len(self._names))
 
 
-def _fill(rows: Sequence[msgspec.Struct], name: str) -> bool:
-    """Set a field to NaN where it is None; whether it was in any row."""
-    hollow = list(compress(rows, map(is_, map(attrgetter(name), rows), repeat(None))))
-    for row in hollow:
-        setattr(row, name, math.nan)
-    return bool(hollow)
+def _fill_of(name: str) -> _Fill:
+    """What sets a field to NaN where it is None, and says whether it was in any row.
+
+    It is the code below with this name in the place of `value`: a slot whose name stands in the code is read in a
+    quarter of the time that `attrgetter` and a comparison take.
+    """
+    code = _fill.__code__
+    names = tuple(name if one == "value" else one for one in code.co_names)
+    return FunctionType(code.replace(co_names=names), globals())
+
+
+def _fill(rows: Sequence[Any]) -> bool:
+    found = False
+    for row in rows:
+        if row.value is None:
+            row.value, found = math.nan, True
+    return found
 
 
 class RecordRows:

@@ -19,6 +19,7 @@ from service.wire.oip_signature import CLASS, PACKED
 
 _LONGEST_AROUND = 1000  # bytes beside the numbers: whoever knows a form keeps them
 _JSON = b"content-type: application/json\r\n"
+_OF_NUMBERS = b" \t\r\n0123456789+-.eE,"
 _DATA = re.compile(rb'"data"\s*:\s*\[\Z')
 _DATA_LIST = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[')
 
@@ -63,17 +64,59 @@ class RowForm(Protocol):
         ...
 
 
-class PlainRows:
-    """`{"instances": [[5.1, 3.5]]}`, or a record."""
+class _OneRow:
+    """One row in JSON. Around its numbers stands the same in request after request, so these are read all at once."""
 
     headers, rows = _JSON, 1
 
     def __init__(self, version: Version) -> None:
-        self._version, self._line_of, self.matrix = version, version.schema.line_of, version.schema.stack
+        self._version, self._schema = version, version.schema
+        self._width = len(version.schema.columns)
+        self._before, self._after = b"\0", b""  # what stood before and after the numbers of the last request
+
+    def numbers_of(self, body: bytes) -> bytes | None:
+        """The text of as many numbers as a row has, where they stand in what is known, and of nothing else."""
+        if body.startswith(self._before) and body.endswith(self._after):
+            text = body[len(self._before) : -len(self._after)]
+            if text.count(b",") == self._width - 1 and not text.translate(None, _OF_NUMBERS):
+                return text
+        return None
+
+    def learn(self, body: bytes) -> None:
+        """Have what stands around the last list of a body known: it is the row, which was read, and flat."""
+        start = body.rfind(b"[") + 1
+        end = body.find(b"]", start)
+        if start + len(body) - end <= _LONGEST_AROUND:
+            self._before, self._after = body[:start], body[end:]
+
+    def matrix(self, lines: Sequence[Any]) -> Matrix:
+        if set(map(type, lines)) == {bytes}:
+            numbers = number_rows.floats(b"[%b]" % b",".join(lines))
+            if numbers is not None and len(numbers) == len(lines) * self._width:
+                matrix = self._schema.encode_floats(numbers.reshape(len(lines), self._width))
+                if matrix is not None:
+                    return matrix
+        lists = [orjson.loads(b"[%b]" % line) if type(line) is bytes else line for line in lines]
+        if any(len(line) != self._width for line in lists):
+            raise ValueError("a row has no numbers")
+        return self._schema.stack(lists)
+
+
+class PlainRows(_OneRow):
+    """`{"instances": [[5.1, 3.5]]}`, or a record."""
 
     def read(self, body: bytes) -> tuple[Any, str] | None:
+        text = self.numbers_of(body)
+        if text is not None:
+            return text, ""
         found = record_rows.read(body, self._version)
-        line = self._line_of(plain.only_row(orjson.loads(body))) if found is None else found[1].line()
+        if found is not None:
+            line = found[1].line()
+        else:
+            row = plain.only_row(orjson.loads(body))
+            line = self._schema.line_of(row)
+            if line is row is not None and self._schema.is_all_numbers:
+                self.learn(body)
         return None if line is None else (line, "")
 
     def write(self, answers: Answers) -> list[bytes]:
@@ -83,35 +126,21 @@ class PlainRows:
         return text
 
 
-class OipRows:
+class OipRows(_OneRow):
     """One row of the Open Inference Protocol in JSON."""
 
-    headers, rows = _JSON, 1
-
-    def __init__(self, version: Version) -> None:
-        self._version, self.matrix = version, version.schema.stack
-        self._around = b"", b""  # what stood before and after the numbers of the last request
-
     def read(self, body: bytes) -> tuple[Any, str] | None:
-        before, after = self._around
-        if before and body.startswith(before) and body.endswith(after) and len(body) > len(before) + len(after):
-            values = orjson.loads(b"[%b]" % body[len(before) : -len(after)])
-            line = oip_row.packed_line_of(values, self._version.schema)
-            return None if line is None else (line, "")
+        text = self.numbers_of(body)
+        if text is not None:
+            return text, ""
         found = oip_row.line_of(orjson.loads(body), self._version)
         if found is None:
             return None
         request_id, line = found
-        if not request_id:
-            self._learn(body)
+        is_packed = self._schema.is_all_numbers and body.count(b'"data"') == 1
+        if not request_id and is_packed and _DATA.search(body, 0, body.rfind(b"[") + 1):
+            self.learn(body)
         return line, request_id
-
-    def _learn(self, body: bytes) -> None:
-        """Have all but the numbers of a packed row known again."""
-        start = body.rfind(b"[") + 1
-        end = body.find(b"]", start)
-        if _DATA.search(body, 0, start) and body.count(b'"data"') == 1 and self._version.schema.is_all_numbers:
-            self._around = body[:start], body[end:]
 
     def write(self, answers: Answers) -> list[bytes]:
         return oip_row.write_rows(self._version, answers)

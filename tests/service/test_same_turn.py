@@ -282,6 +282,52 @@ def test_what_clients_put_around_their_numbers_is_not_remembered_without_end(fro
     assert len(sessions.runs) == 8
 
 
+NO_ROWS = [
+    "", " ", "1", "1,2,3", "1 2", "1,", ",1", "--1", "1.", ".5", "+1", "01", "1e", "-", "1e999", "9" * 400,
+    "12345678901234567890", "]],[[", "1]],[[2", "null", "NaN", '"1"', "[1]", "1,2]],[[3,4", "true",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        *((text, "1,2") for text in NO_ROWS),
+        *((f"{text},{text}", "1") for text in NO_ROWS),
+        *((text, text) for text in ("-0.0", "1 , 2e-3", "9007199254740993")),
+        *(("1", "1,2,3"), ("1,2,3", "1"), ("", "1,2"), ("1,2", "")),  # together as many as two rows have
+    ],
+)
+@pytest.mark.parametrize("form", ["line", "pair", "pair of Open Inference"])
+def test_what_stands_between_known_brackets_is_nobody_elses_matter(front, app, sessions, form, inside):
+    """The numbers of requests that come together are read together: no text may move another's."""
+
+    def raw(numbers):
+        if form == "pair of Open Inference":
+            tensor = PLAIN_OIP["pair"][0][0] | {"data": ["?"]}
+            body = json.dumps({"inputs": [tensor]}).replace('"?"', numbers)
+            return request(body.encode(), path="/v2/models/pair/infer")
+        return request(b'{"instances": [[%b]]}' % numbers.encode(), path=f"/v1/models/{form}:predict")
+
+    def good(first):
+        return raw(f"{first}" if form == "line" else f"{first},{first + 1}")
+
+    async def talk(fast):
+        connections, said = [Connection(front, app, fast=fast) for _ in range(4)], []
+        for connection in connections:
+            for first in (0, 1):
+                await connection.send(good(first))
+                await connection.answers()
+        for connection, sent in zip(connections, (good(3), *map(raw, inside), good(5)), strict=True):
+            connection.protocol.data_received(sent)
+        for connection in connections:
+            said += await connection.answers()
+        await close(connections)
+        return plain(said)
+
+    assert asyncio.run(talk(fast=True)) == asyncio.run(talk(fast=False))
+    assert sessions.runs
+
+
 def in_raw_bytes(first):
     body, head = binary([first, first + 1], {"label": True, "probabilities": True}, rows=2)
     return request(body, head, path="/v2/models/coin/infer")

@@ -87,6 +87,34 @@ def test_a_datetime_turns_only_where_it_varied():
     assert z[1].tolist() == pytest.approx([0, 1, 0], abs=1e-6)  # a quarter turn
 
 
+def test_a_row_becomes_the_same_alone_and_among_others():
+    rng = np.random.default_rng(0)
+    kinds = ("n", "m", "few", "many", "b", "t")
+    frame = pl.DataFrame(
+        {
+            "n": rng.normal(3, 2, 50),
+            "m": rng.normal(size=50) * 1e30,
+            "few": rng.choice(["a", "b", "c"], 50),
+            "many": rng.choice([f"c{number}" for number in range(30)], 50),
+            "b": rng.choice([True, False], 50),
+            "t": rng.integers(10**15, 10**16, 50).astype("datetime64[us]"),
+        }
+    ).with_columns(pl.when(pl.int_range(pl.len()) % 7 != place).then(pl.col(kinds[place])) for place in range(5))
+    schema, matrix = schema_of(frame)
+    hard = [np.full((1, matrix.shape[1]), np.nan, matrix.dtype)]
+    for value in (np.finfo(matrix.dtype).max, -np.finfo(matrix.dtype).max):
+        row = matrix[-1:].copy()
+        row[:, schema.columns.index("n")] = row[:, schema.columns.index("m")] = value
+        hard.append(row)
+    rows = torch.from_numpy(np.concatenate([matrix, *hard]))
+    preprocessing = Preprocessing(schema, matrix)
+    together = preprocessing(rows)
+    assert together.shape == (53, preprocessing.width)
+    assert together.is_contiguous()
+    assert torch.isfinite(together).all()
+    assert torch.equal(together, torch.cat([preprocessing(row[None]) for row in rows]))
+
+
 def test_without_preprocessing_numbers_pass_and_missing_is_zero():
     schema = Schema(features=(NumberFeature(name="a"), CategoryFeature(name="c", categories=("u", "v"))))
     rows = torch.tensor([[1e6, 1.0], [math.nan, 2.0]])

@@ -1,3 +1,4 @@
+import copy
 import zipfile
 from pathlib import Path
 
@@ -144,6 +145,24 @@ def test_perceptrons_with_their_lines_are_exported_as_one_line_and_one_stack(tmp
     torch.testing.assert_close(net(torch.from_numpy(matrix)), right)
 
 
+@pytest.mark.parametrize(("task", "outputs"), [("binary", 1), ("binary", 2), ("multiclass", 3)])
+@pytest.mark.parametrize("temperature", [1.0, 1.3])
+def test_the_last_layer_of_a_single_perceptron_answers_calibrated_logits(task, outputs, temperature):
+    schema = schema_of("FP32")
+    matrix = matrix_of(schema)
+    preprocessing = Preprocessing(schema, matrix)
+    member = make_member(NetPlan(hidden=(8,)), preprocessing.width, preprocessing.sizes, outputs)
+    before, luck = copy.deepcopy(member.state_dict()), torch.get_rng_state()
+    net = Net(preprocessing, [member], task, temperature=temperature)
+    assert torch.equal(torch.get_rng_state(), luck)
+    raw = member(preprocessing(torch.from_numpy(matrix)))
+    logits = torch.cat([torch.zeros_like(raw), raw], 1) if outputs == 1 else raw
+    probabilities, label = net(torch.from_numpy(matrix))
+    torch.testing.assert_close(probabilities, torch.softmax(logits / temperature, 1))
+    assert torch.equal(label, probabilities.argmax(1))
+    assert all(torch.equal(before[name], values) for name, values in member.state_dict().items())
+
+
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 def test_members_that_are_certain_stay_finite(tmp_path: Path, task):
     net, matrix = net_of(task, members=3)
@@ -153,6 +172,28 @@ def test_members_that_are_certain_stay_finite(tmp_path: Path, task):
     export(net, matrix, tmp_path)
     for name, answers in OnnxSession((tmp_path / ONNX).read_bytes()).run(matrix).items():
         assert np.isfinite(answers).all(), name
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+@pytest.mark.parametrize(("factor", "is_steep"), [(1.0, False), (20.0, True)])
+def test_probabilities_that_float32_does_not_hold_are_computed_in_float64(tmp_path: Path, task, factor, is_steep):
+    net, matrix = net_of(task)
+    with torch.no_grad():
+        for weight in net.member.parameters():
+            weight.mul_(factor)
+        right, label = net(torch.from_numpy(matrix))
+    export(net, matrix, tmp_path)
+    assert net.is_steep == is_steep == (float(right.min()) < 1e-38)
+    nodes = onnx.load(tmp_path / ONNX).graph.node
+    made_by = {name: node for node in nodes for name in node.output}
+    (softmax,) = (node for node in nodes if node.op_type == "Softmax")
+    before = made_by[softmax.input[0]]
+    casts = [attribute.i for attribute in before.attribute] if before.op_type == "Cast" else []
+    assert casts == ([onnx.TensorProto.DOUBLE] if is_steep else [])
+    assert is_steep != (softmax.output[0] == "probabilities")
+    answers = OnnxSession((tmp_path / ONNX).read_bytes()).run(matrix)
+    np.testing.assert_allclose(answers["probabilities"], right.numpy(), atol=1e-6)
+    np.testing.assert_array_equal(answers["label"], label.numpy())
 
 
 def test_the_average_of_members_is_the_mean_of_their_probabilities():
@@ -191,6 +232,39 @@ def test_the_graph_is_one_file_of_standard_operators(tmp_path: Path):
     assert not {"Loop", "If", "Scan"} & {node.op_type for node in model.graph.node}
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     assert len(model.graph.node) < 100
+
+
+def test_the_graph_reads_features_as_lines(tmp_path: Path):
+    net, matrix = net_of("multiclass")  # a category among them
+    export(net, matrix, tmp_path)
+    nodes = onnx.load(tmp_path / ONNX).graph.node
+    picks = [node for node in nodes if node.op_type == "Gather" and "preprocessing" in node.name]
+    assert picks
+    assert all(attribute.i == 0 for node in picks for attribute in node.attribute if attribute.name == "axis")
+    made = {name: node.op_type for node in nodes for name in node.output}
+    assert not {"Shape", "ConstantOfShape", "Expand"} & set(made.values())
+
+
+@pytest.mark.parametrize("has_codes", [False, True])
+def test_the_graph_tells_numbers_again_as_lines(tmp_path: Path, has_codes):
+    schema = schema_of("FP32")
+    if not has_codes:
+        schema = Schema(features=tuple(one for one in schema.features if one.name in ("size", "day")))
+    matrix = np.random.default_rng(0).normal(size=(40, len(schema.columns))).astype(np.float32)
+    if has_codes:
+        matrix[:, schema.columns.index("city")] = np.arange(40) % len(CITIES)
+    preprocessing = Preprocessing(schema, matrix)
+    x = preprocessing(torch.from_numpy(matrix))
+    assert bool(preprocessing.sizes) == has_codes
+    expansion = Steps(x, len(preprocessing.numbers), len(preprocessing.sizes), 7)
+    members = [
+        make_member(NetPlan(hidden=(8,)), preprocessing.width, preprocessing.sizes, 2, expansion) for _ in range(2)
+    ]
+    export(Net(preprocessing, members, "regression"), matrix, tmp_path)
+    nodes = onnx.load(tmp_path / ONNX).graph.node
+    (told,) = (node for node in nodes if node.op_type == "Gather" and node.input[1].endswith("columns"))
+    assert {attribute.name: attribute.i for attribute in told.attribute}["axis"] in (0, -2)
+    assert sum(node.op_type == "Slice" for node in nodes) == (4 if has_codes else 0)  # two around, two of an embedding
 
 
 def test_a_file_with_other_answers_is_refused(tmp_path: Path):
