@@ -27,17 +27,18 @@ _ABSENT = 2**31 - 1
 _LEAVE_S = 0.002  # how long the others may take to accept what is left to them
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _FULL_S = 1.0  # how long to wait then, as asyncio does
+_HANDSHAKE_S = 10.0  # of TLS; asyncio would wait for a minute
 
 
 class Tally:
     """How many connections each API process of a server has, in a file that all of them map."""
 
-    def __init__(self, path: Path, slots: int) -> None:
-        """Make the file, in which no process is present."""
+    def __init__(self, path: Path, slots: int, most: int) -> None:
+        """Make the file, in which no process is present; each may have `most` connections."""
         path.write_bytes(_COUNT.pack(_ABSENT) * slots)
         with path.open("r+b") as file:
             self._counts = mmap.mmap(file.fileno(), 0)
-        self._slots = slots
+        self._slots, self._most = slots, most
         self._slot: int | None = None
         self._mine = 0
 
@@ -58,6 +59,10 @@ class Tally:
         if self._slot is not None:
             self._mine += connections
             self._write(self._slot, self._mine)
+
+    def is_full(self) -> bool:
+        """Whether this process has as many connections as it may."""
+        return self._mine >= self._most
 
     def is_ahead(self) -> bool:
         """Whether another process has fewer connections than this one."""
@@ -147,11 +152,17 @@ class Acceptor:
             self._loop.remove_reader(self._listener)
             self._loop.call_later(_FULL_S, self._go_on)
             return
+        if self._tally.is_full():  # of TLS, most may be handshakes, which nobody else counts
+            connection.close()
+            return
         connection.setblocking(False)
         with contextlib.suppress(OSError):  # it may be gone again
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._tally.add(1)
-        coming = self._loop.connect_accepted_socket(self._protocol_factory, connection, ssl=self._context)
+        patience_s = None if self._context is None else _HANDSHAKE_S
+        coming = self._loop.connect_accepted_socket(
+            self._protocol_factory, connection, ssl=self._context, ssl_handshake_timeout=patience_s
+        )
         task = self._loop.create_task(coming)
         self._tasks.add(task)
         task.add_done_callback(self._has_come)

@@ -137,14 +137,17 @@ class Coalescer:
         """Have a job computed; later, and once, it is told what became of it.
 
         Raises:
-            Overloaded: as `Admission.check` says; the job is told nothing.
+            DeadlinePassed: no time is left; the job is told nothing.
+            Overloaded: as `Admission.check` says; neither here.
         """
+        left_s = job.deadline - job.arrived
+        if left_s <= 0:
+            raise DeadlinePassed(job.within_s)
         if job.is_urgent:
             self._submit_urgent(job)
             return
         key = job.version.key  # type: ignore[union-attr]  # it has one by now
         queue = self._queues.get(key)
-        left_s = job.deadline - job.arrived
         sure_rows = 0 if queue is None else queue.sure_rows
         if self.rows_waiting + job.rows > sure_rows or left_s < self._admission.max_wait_s:
             waiting = 0 if queue is None else queue.rows

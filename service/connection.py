@@ -32,7 +32,6 @@ MOST_AHEAD = 128
 _LARGE = 4096  # what is smaller than this is not worth counting
 _LINGER_S = 2.0  # long enough to read a refusal that was written while the client still sent
 _PROGRESS = 100_000
-_MOST_REFUSED = 128  # that are told so at a time; more are closed without a word, before descriptors end
 
 
 class Connection(HttpToolsProtocol):
@@ -59,10 +58,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         all_of_them = self._front.connections
         if not all_of_them.add(self):
-            if len(all_of_them) > all_of_them.most + _MOST_REFUSED:
-                transport.abort()
-            else:
-                self.turn_away(TooManyConnections(all_of_them.most))
+            self.turn_away(TooManyConnections(all_of_them.most))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()

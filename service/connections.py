@@ -9,6 +9,18 @@ from service.waking import next_turn
 
 _LOOK_S = 0.5
 _OWN_FILES = 256  # descriptors for sockets of workers, counts, logs and the repository
+_MOST_REFUSED = 128  # connections that are told so at a time; more are closed without a word, before descriptors end
+
+
+def most_open(settings: Settings) -> int:
+    """How many connections one API process may have and answer."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(settings.max_connections, files - _OWN_FILES))
+
+
+def most_accepted(settings: Settings) -> int:
+    """How many it accepts, with those that it refuses and those that have not said yet how they are encrypted."""
+    return most_open(settings) + _MOST_REFUSED
 
 
 class _Connection(Protocol):
@@ -27,8 +39,7 @@ class Connections:
     """The connections of one API process."""
 
     def __init__(self, settings: Settings) -> None:
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.most = max(1, min(settings.max_connections, files - _OWN_FILES))
+        self.most = most_open(settings)
         self.receive_s = settings.receive_s
         self.most_held = 4 * settings.max_body_bytes
         self.held = 0  # at most so many bytes of bodies that are not answered yet

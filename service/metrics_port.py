@@ -17,6 +17,8 @@ from uvicorn.server import ServerState
 
 from service.settings import Settings
 
+_LOOK_S = 10.0  # so whoever asks nothing is cut off within 20
+_MOST_CONNECTIONS = 128
 PATHS = frozenset({"/metrics", "/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 
 
@@ -45,7 +47,7 @@ async def answering(listener: socket.socket | None, app: ASGIApp) -> AsyncIterat
     state = ServerState()
 
     def protocol() -> HttpToolsProtocol:
-        return HttpToolsProtocol(config=config, server_state=state, app_state={})
+        return _Bounded(config=config, server_state=state, app_state={})
 
     server = await asyncio.get_running_loop().create_server(protocol, sock=listener.dup())
     try:
@@ -54,6 +56,31 @@ async def answering(listener: socket.socket | None, app: ASGIApp) -> AsyncIterat
         server.close()
         for connection in list(state.connections):
             connection.shutdown()
+
+
+class _Bounded(HttpToolsProtocol):
+    """One connection. Whoever asks nothing for a while is cut off, as uvicorn would not do before the first answer."""
+
+    _seen: object = None  # the request at the last look
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own
+        super().connection_made(transport)
+        if len(self.connections) > _MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self._timer = self.loop.call_later(_LOOK_S, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        if self.cycle is self._seen and (self.cycle is None or self.cycle.response_complete):
+            self.transport.abort()
+        else:
+            self._seen, self._timer = self.cycle, self.loop.call_later(_LOOK_S, self._look)
 
 
 def _only_metrics(app: ASGIApp) -> Callable[[Scope, Receive, Send], object]:

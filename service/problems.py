@@ -55,6 +55,7 @@ _HEADERS: Mapping[str, Mapping[str, str]] = {
 }
 _MOST_BYTES = {"error": 1500, "expected": 1000, "got": 400, "feature": 400}  # with the rest under 4 kB
 _NOT_READY_RETRY_S = 1.0
+_HOLDS_ENOUGH = "the bodies of requests that are not answered yet take all the memory that they may"
 
 
 class UnknownModel(RowcastError):  # noqa: N818 - each class here is named after what its sentence says
@@ -138,10 +139,10 @@ class NotReady(RowcastError):  # noqa: N818
 
 
 class Overloaded(RowcastError):  # noqa: N818
-    """The queue is full.
+    """The queue is full, or the memory for bodies.
 
     Attributes:
-        rows_waiting: rows ahead in the queue.
+        rows_waiting: rows ahead in the queue; 0 where it is bodies that are too many.
         retry_after_s: when to try again, in seconds.
     """
 
@@ -152,7 +153,8 @@ class Overloaded(RowcastError):  # noqa: N818
         self.rows_waiting, self.retry_after_s = rows_waiting, retry_after_s
 
     def __str__(self) -> str:
-        return f"the queue is full, {self.rows_waiting} rows are waiting; try again in {_whole(self.retry_after_s)} s"
+        full = f"the queue is full, {self.rows_waiting} rows are waiting" if self.rows_waiting else _HOLDS_ENOUGH
+        return f"{full}; try again in {_whole(self.retry_after_s)} s"
 
 
 class DeadlinePassed(RowcastError):  # noqa: N818

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models.errors import RowcastError
+from models.errors import BadVersion, RowcastError
 from service import metrics, oip_routes, openapi, problems, scoring_routes
 from service.access.gate import model_of, scope_of
 from service.asking import (
@@ -244,6 +244,9 @@ class Edge:
             if path not in FREE and not assets.is_free(front.settings, path, headers):
                 _admit(front, ledger, scope, headers)
             await self._app(scope, receive, send_with_id)
+        except BadVersion as error:  # of a report or of background rows, which no process keeps
+            is_away = front.catalog.unreadable is not None
+            problem = problem_of(NotReady("the repository cannot be read now") if is_away else error, ledger, path)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
             problem = problem_of(error, ledger, path)
         if problem is not None and not has_begun:

@@ -41,6 +41,7 @@ from service.access.limits import Limits
 from service.api import Rowcast, Statuses, opener
 from service.attached import attached
 from service.busy import beating, busy_path
+from service.connections import most_accepted
 from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.inline import OpenSession
@@ -227,7 +228,9 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
             timeout=settings.deadline_s,
         )
         self.api_processes = settings.api_processes or min(4, len(os.sched_getaffinity(0)))
-        self.tally = accepting.tally = accepting.Tally(runtime / "connections", self.api_processes)
+        self.tally = accepting.tally = accepting.Tally(
+            runtime / "connections", self.api_processes, most_accepted(settings)
+        )
         self.is_on_gpu = bool(gpus) or settings.device == "cuda"
         self.uvicorn_graceful_timeout = settings.drain_s
         self.runtime = runtime

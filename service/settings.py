@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     repository: Annotated[Path, Field(description="Folder of the published versions.")] = Path("models/published")
     host: Annotated[
         Literal["0.0.0.0", "127.0.0.1", "::"],  # noqa: S104 - a container's port is published by its host
-        Field(description="Address to listen on; LitServe knows these three."),
+        Field(description="Address to listen on: `0.0.0.0`, `127.0.0.1` or `::`; LitServe knows these three."),
     ] = "0.0.0.0"  # noqa: S104
     port: Annotated[int, Field(ge=1024, le=65535, description="Port to listen on.")] = 8000
     default_model: Annotated[
@@ -67,7 +67,8 @@ class Settings(BaseSettings):
         str | None, Field(pattern=PATH, description="One more path that answers as `/invocations` does.")
     ] = None
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="The least important lines that are logged.")
+        Literal["debug", "info", "warning", "error"],
+        Field(description="The least important lines that are logged: `debug`, `info`, `warning` or `error`."),
     ] = "info"
 
     api_processes: Annotated[
@@ -75,10 +76,12 @@ class Settings(BaseSettings):
     ] = None
     workers: Annotated[Count, Field(le=64, description="Inference workers (per GPU, where there are GPUs).")] = 1
     backend: Annotated[
-        Literal["onnx", "torchscript"], Field(description="What runs the network; torchscript needs torch installed.")
+        Literal["onnx", "torchscript"],
+        Field(description="What runs the network: `onnx`, or `torchscript`, which needs torch installed."),
     ] = "onnx"
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], Field(description="Where the network runs; auto: on a GPU if there is one.")
+        Literal["auto", "cpu", "cuda"],
+        Field(description="Where the network runs: `cpu`, `cuda`, or `auto`, on a GPU if there is one."),
     ] = "auto"
 
     max_body_bytes: Annotated[Count, Field(description="Longest request body.")] = 64 * 1024 * 1024
@@ -172,14 +175,16 @@ class Settings(BaseSettings):
         Path | None,
         Field(description="PEM file of authorities; if set, a client must show a certificate of one of them."),
     ] = None
-    tls_minimum: Annotated[Literal["1.2", "1.3"], Field(description="The oldest version of TLS that is spoken.")] = (
-        "1.2"
-    )
+    tls_minimum: Annotated[
+        Literal["1.2", "1.3"], Field(description="The oldest version of TLS that is spoken: `1.2` or `1.3`.")
+    ] = "1.2"
     metrics_port: Annotated[
         int | None,
         Field(ge=1024, le=65535, description="A second port, for `/metrics` and the health probes alone; plain HTTP."),
     ] = None
-    log_format: Annotated[Literal["text", "json"], Field(description="How a line of the log is written.")] = "text"
+    log_format: Annotated[
+        Literal["text", "json"], Field(description="How a line of the log is written: `text` or `json`.")
+    ] = "text"
     access_log: Annotated[
         float,
         Field(

@@ -17,7 +17,7 @@ from typing import Any
 from models.errors import shown
 from service.problems import BadBody
 from service.wire.json_text import read_json
-from service.wire.oip_tensors import DATATYPES, Tensor
+from service.wire.oip_tensors import DATATYPES, Tensor, shape_shown
 
 _MOST_TIMEOUT_US = 10**12
 _LONGEST_KNOWN = 1000  # bytes of JSON before raw tensors
@@ -183,7 +183,8 @@ def _form(number: int, one: Mapping[str, Any]) -> tuple[str, str, tuple[int, ...
     if datatype not in DATATYPES:
         raise BadBody(f"datatype of input {shown(name)} must be one of {', '.join(DATATYPES)}", shown(datatype))
     if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
-        raise BadBody(f"shape of input {shown(name)} must be a list of whole numbers from 0", shown(shape))
+        got = shape_shown(shape) if isinstance(shape, list) else shown(shape)
+        raise BadBody(f"shape of input {shown(name)} must be a list of whole numbers from 0", got)
     return name, datatype, tuple(shape)
 
 

@@ -46,6 +46,8 @@ def _columns(inputs: Sequence[Tensor], version: Version, most_rows: int) -> dict
     rows = 0
     for tensor in inputs:
         feature = features.get(tensor.name)
+        if feature is None and tensor.name == PACKED:
+            raise BadBody(f"input '{PACKED}' must be the only one", f"{len(inputs)} inputs")
         if feature is None:
             raise BadBody(
                 f"unexpected inference input {shown(tensor.name)} for model '{model}'; {_hint(tensor, schema)}"

@@ -62,8 +62,9 @@ def _values(one: object, name: str, datatypes: Sequence[str], shape: list[int]) 
     """The data of a tensor of this name, one of these datatypes and this shape, which has no parameters."""
     if type(one) is not dict or len(one) != 4 or one.get("name") != name or one.get("datatype") not in datatypes:
         return None
-    values = one.get("data")
-    return values if one.get("shape") == shape and type(values) is list else None
+    values, given = one.get("data"), one.get("shape")
+    is_shape = given == shape and all(type(size) is int for size in given)  # 1.0 and true are equal to 1
+    return values if is_shape and type(values) is list else None
 
 
 def _datatypes(feature: Feature, schema: Schema) -> Sequence[str]:

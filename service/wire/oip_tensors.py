@@ -65,7 +65,7 @@ class Tensor:
         """
         if self.shape[1:] != (width,) and not (width == 1 and len(self.shape) == 1):
             expected = f"unexpected shape for input {shown(self.name)} for model '{model}'. Expected [-1,{width}]"
-            raise BadBody(expected, _shape_shown(self.shape))
+            raise BadBody(expected, shape_shown(self.shape))
         if self.shape[0] > most:
             raise TooLarge(most, self.shape[0], "rows")
         return self.shape[0]
@@ -186,12 +186,13 @@ def _flat(name: str, data: list[Any], shape: tuple[int, ...], count: int) -> lis
     """The elements of a JSON list, which may be nested as the shape is."""
     if len(shape) == 2 and data and type(data[0]) is list:
         if len(data) != shape[0] or set(map(type, data)) != {list} or set(map(len, data)) != {shape[1]}:
-            raise BadBody(f"input {shown(name)}: its nested data must be of shape {_shape_shown(shape)}")
+            raise BadBody(f"input {shown(name)}: its nested data must be of shape {shape_shown(shape)}")
         data = list(chain.from_iterable(data))
     if len(data) != count:
         raise BadBody(f"input {shown(name)}: its data must have {count} elements, as its shape says", str(len(data)))
     return data
 
 
-def _shape_shown(shape: tuple[int, ...]) -> str:
+def shape_shown(shape: Sequence[object]) -> str:
+    """A shape as messages have it, or what stands in its place."""
     return f"[{','.join(shown(size) for size in shape[:8])}{',...' if len(shape) > 8 else ''}]"

@@ -11,7 +11,7 @@ from models.errors import RowcastError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 SERVICE = Path(service.__file__).parent
-METRICS = "".join((SERVICE / name).read_text() for name in ("metrics.py", "shadow.py"))
+METRICS = "".join(path.read_text() for path in SERVICE.rglob("*.py"))
 SHADOW = ("requests", "rows", "equal_rows", "difference", "compute_seconds")
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import socket
+import ssl
 
 import pytest
 
@@ -10,7 +11,7 @@ from service.accepting import Loop, Tally
 @pytest.fixture
 def shared(tmp_path, monkeypatch):
     """A tally of two processes; this one is the first, the second has no connection."""
-    tally = Tally(tmp_path / "connections", 2)
+    tally = Tally(tmp_path / "connections", 2, most=10)
     tally.join(1)
     tally.join(0)
     monkeypatch.setattr(accepting, "tally", tally)
@@ -36,11 +37,11 @@ def run(work):
         return runner.run(work)
 
 
-async def serve(tally, ask):
+async def serve(tally, ask, **how):
     """What `ask` says to the port of a server that greets."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepting.shared.append(listener)
-        server = await asyncio.get_running_loop().create_server(lambda: Hello(tally), sock=listener)
+        server = await asyncio.get_running_loop().create_server(lambda: Hello(tally), sock=listener, **how)
         try:
             return await ask(listener.getsockname()[1])
         finally:
@@ -79,6 +80,27 @@ def test_one_that_is_ahead_leaves_it_to_the_others(shared, monkeypatch):
         return await greeted(port)
 
     assert run(serve(shared, ask)) == b"hello"
+
+
+def test_more_than_there_may_be_are_closed_at_once(shared):
+    shared.add(10)
+    assert run(serve(shared, greeted)) == b""
+    shared.add(-1)
+    assert run(serve(shared, greeted)) == b"hello"
+
+
+def test_a_handshake_of_tls_that_does_not_go_on_is_given_up(shared, monkeypatch):
+    monkeypatch.setattr(accepting, "_HANDSHAKE_S", 0.1)
+
+    async def silent(port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""  # it says nothing, and is closed
+            writer.close()
+            while shared.is_ahead():  # noqa: ASYNC110 - until it counts no more
+                await asyncio.sleep(0.001)
+
+    run(serve(shared, silent, ssl=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)))
 
 
 def test_a_socket_that_was_shut_down_is_left_alone(shared):

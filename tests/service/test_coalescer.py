@@ -321,6 +321,20 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(versions):
     assert 0 < refused.retry_after_s <= 60
 
 
+@pytest.mark.parametrize("kind", ["urgent", "ordinary"])
+def test_a_job_that_comes_when_its_deadline_has_passed_is_not_computed_where_nobody_waits(versions, kind):
+    async def ask():
+        lanes = Doubling()
+        coalescer = coalescer_of(lanes)
+        (late,) = begin(coalescer, versions["line"], kind, rows(2), deadline_s=-0.001)
+        with pytest.raises(DeadlinePassed):
+            await late
+        await turns()
+        return lanes.sent
+
+    assert asyncio.run(ask()) == []
+
+
 def test_a_job_whose_deadline_passed_is_never_computed(versions):
     async def ask():
         lanes = Doubling()
@@ -332,7 +346,7 @@ def test_a_job_whose_deadline_passed_is_never_computed(versions):
             await late
         assert passed.value.seconds == 0.01
         with pytest.raises(DeadlinePassed) as passed:
-            await coalescer.predict(versions["line"], rows(2), -0.001, within_s=0.5)
+            await coalescer.predict(versions["line"], rows(2), 0.0, within_s=0.5)
         assert passed.value.seconds == 0.5  # that its client knows of, not what was left of it
         assert coalescer.rows_waiting == 0
         lanes.reply()
@@ -427,7 +441,7 @@ def test_whoever_submits_is_told_once_and_later_and_not_at_all_after_withdrawing
         coalescer.submit(Noting(told, "first", versions["line"], 1))
         assert told == []
         await turns()
-        coalescer.submit(Noting(told, "late", versions["line"], 2, deadline_s=0.0))
+        coalescer.submit(Noting(told, "late", versions["line"], 2, deadline_s=1e-6))
         gone = Noting(told, "gone", versions["line"], 3)
         coalescer.submit(gone)
         coalescer.withdraw(gone)

@@ -145,6 +145,27 @@ def test_the_rest_of_a_body_that_is_answered_already_counts_for_no_head(talk):
     talk(conversation)
 
 
+@pytest.mark.parametrize("path", ["/v1/models/line:predict", "/predict?"])  # of the fast lane, of the application
+def test_when_bodies_take_all_the_memory_that_they_may_more_are_refused_until_one_is_answered(front, app, talk, path):
+    long = request(GOOD + b" " * 30_000, path=path)
+    front.connections.most_held = 50_000
+
+    async def conversation(one):
+        other, third = Connection(front, app), Connection(front, app)
+        await one.send(long[:-5_000])
+        await other.send(long[:25_000])
+        assert codes(await other.answers()) == [(503, "overloaded")]
+        await other.close()
+        await one.send(long[-5_000:])
+        assert codes(await one.answers()) == [(200, "ok")]
+        await third.send(long[:29_000], long[29_000:])
+        assert codes(await third.answers()) == [(200, "ok")]
+        await third.close()
+
+    talk(conversation)
+    assert front.connections.held == 0
+
+
 def test_what_breaks_within_a_body_is_refused_once(talk, front):
     async def conversation(connection):
         raw = request(b"", "Transfer-Encoding: chunked", length=False)

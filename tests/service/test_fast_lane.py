@@ -208,6 +208,7 @@ PLAIN_OIP = {
         *([tensor("a", "FP32", [1], a), tensor("b", "FP64", [1, 1], 1.5)] for a in (2.5, 3, 1e39, None)),
         [tensor("b", "FP32", [1], 1.5), tensor("a", "FP32", [1], 2.5)],
         [tensor("a", "FP32", [1], 1.5)],
+        *([tensor("features", "FP32", shape, 1.5, 2.5)] for shape in ([1.0, 2], [True, 2], [1, 2.0])),
     ],
     "coin": [[tensor("x", "FP32", [1, 1], value)] for value in (-2.5, 0.0, 7)],
 }

@@ -125,6 +125,8 @@ def test_a_version_without_a_report_says_so(client, reported):
     problem(client.get("/v1/models/nobody/report"), 404, "unknown_model")
 
 
-def test_a_report_that_was_changed_is_not_shown(client, reported):
+def test_a_report_that_was_changed_is_not_shown(client, front, reported):
     (reported.folder / "report/index.html").write_bytes(REPORT[::-1])
     assert "publish it again" in problem(client.get("/v1/models/line/report"), 500, "bad_version")["error"]
+    front.catalog.unreadable = "there: Input/output error"  # so it may not have changed at all
+    assert "cannot be read now" in problem(client.get("/v1/models/line/report"), 503, "not_ready")["error"]

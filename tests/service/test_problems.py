@@ -139,3 +139,8 @@ def test_an_unknown_name_is_answered_with_the_nearest_or_with_what_there_is():
     assert str(p.UnknownModel("lin", ["line", "pair"])) == "model 'lin' is not served here; did you mean 'line'?"
     assert str(p.UnknownModel("x", ["line", "pair"])) == "model 'x' is not served here; models: 'line', 'pair'"
     assert str(p.UnknownVersion("line", 9, range(1, 12))).endswith("versions: 1, 2, 3, 4, 5, 6, 7, 8 and 3 more")
+
+
+def test_a_server_that_is_full_says_of_what():
+    assert str(p.Overloaded(10, 2.1)) == "the queue is full, 10 rows are waiting; try again in 3 s"
+    assert str(p.Overloaded(0)).startswith("the bodies of requests that are not answered yet take all the memory")
