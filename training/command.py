@@ -231,7 +231,8 @@ def _line(fitted: recipe.Fitted, number: int, seconds: float) -> str:
     """What a program wants to know of a version."""
     scores = {part: scored.model_dump(mode="json") for part, scored in fitted.scores.items()}
     facts = {"model": fitted.plan.name, "version": number, "task": fitted.data.task, "seconds": round(seconds, 3)}
-    return json.dumps(facts | {"scores": scores, "notes": fitted.notes}, ensure_ascii=False)
+    told = {"notes": fitted.notes, "warnings": fitted.warnings}
+    return json.dumps(facts | {"scores": scores} | told, ensure_ascii=False)
 
 
 def _summary(fitted: recipe.Fitted, number: int, seconds: float) -> str:

@@ -353,16 +353,15 @@ def _add_one_hot(fitted: _Fitted, column: int, categories: int) -> None:
 
 
 def _centre_and_scale(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Median and the factor that makes the spread one: 1 / (q75 - q25).
+    """Median and the factor that makes the spread one: 1 / (q75 - q25), or 2 / (max - min) where the quartiles meet.
 
-    Where the quartiles meet, most rows have one value: 2 over the median distance of the others from it. By all of
-    their range (Holzmüller et al. 2024, appendix A.1) one large value among many zeros would make the others zeros too.
-    A column that is constant in training has factor 0: it says nothing.
+    A column that is constant in training has factor 0: it says nothing (Holzmüller et al. 2024, appendix A.1).
     """
     if not len(values):
         return 0.0, 0.0
-    q25, median, q75 = (float(value) + 0.0 for value in np.quantile(np.sort(values), [0.25, 0.5, 0.75]))
+    low, q25, median, q75, high = (
+        float(value) + 0.0 for value in np.quantile(np.sort(values), [0, 0.25, 0.5, 0.75, 1])
+    )
     if q75 > q25:
         return median, min(1 / (q75 - q25), 1e30)
-    away = np.abs(values[values != median] - median)
-    return median, min(2 / float(np.median(away)), 1e30) if len(away) else 0.0
+    return median, min(2 / (high - low), 1e30) if high > low else 0.0

@@ -96,6 +96,24 @@ class LinearMember(nn.Module):
         return torch.addmm(self.bias, x[:, :plain], self.weight) + rows.sum(1)
 
 
+class Corrected(nn.Module):
+    """A line, and a perceptron that was fitted on what the line leaves: their sum.
+
+    Where a number is beyond nearly all that training showed, the perceptron levels off and the line goes on.
+
+    Shape:
+        [N, inputs] -> [N, outputs]
+    """
+
+    def __init__(self, line: LinearMember, perceptron: nn.Sequential) -> None:
+        super().__init__()
+        self.line, self.perceptron = line, perceptron
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers: Tensor = self.line(x) + self.perceptron(x)
+        return answers
+
+
 class Averaged(nn.Module):
     """Several members as one: the mean of their targets, or of their probabilities, given as log probabilities.
 
@@ -109,11 +127,15 @@ class Averaged(nn.Module):
         """`weights` say how much each member counts; by default all count alike."""
         super().__init__()
         self.is_one = len(members) == 1
+        given = torch.tensor(weights or [1.0] * len(members), dtype=torch.float64)
+        given /= given.sum()
+        self.line = None if self.is_one else _mean_line(members, given.tolist())
+        if self.line is not None:
+            members = [member.perceptron if isinstance(member, Corrected) else member for member in members]
         groups = _alike(members)
         stacks = members if self.is_one else [_stacked([members[k] for k in group]) for group in groups]
         self.members = nn.ModuleList(stacks)
-        given = torch.tensor(weights or [1.0] * len(members), dtype=torch.float64)
-        shares = (given / given.sum())[[k for group in groups for k in group]]
+        shares = given[[k for group in groups for k in group]]
         self.shares: Tensor
         self.register_buffer("shares", shares.to(torch.float32)[:, None, None])  # [M, 1, 1]
         self.is_regression = task == "regression"
@@ -124,7 +146,8 @@ class Averaged(nn.Module):
         if self.is_one:
             return raw  # [N, outputs]
         if self.is_regression:
-            return (raw * self.shares).sum(0)
+            mean = (raw * self.shares).sum(0)
+            return mean if self.line is None else mean + self.line(x)
         if raw.shape[-1] == 1:
             # log sigmoid by softplus: ONNX has no other form that stays finite for logits beyond 100
             yes, no = self.shares.log() - functional.softplus(-raw), self.shares.log() - functional.softplus(raw)
@@ -204,6 +227,22 @@ def _with_all_logits(perceptron: nn.Sequential, temperature: float) -> nn.Sequen
 
 
 # ------------------------------------------------------------------------------------------------ many members
+
+
+def _mean_line(members: Sequence[nn.Module], shares: Sequence[float]) -> LinearMember | None:
+    """The lines of corrected members as one, each with its member's share; None where there are none.
+
+    All are of one problem: they read the same numbers, clipped or not.
+    """
+    found = [(one.line, share) for one, share in zip(members, shares, strict=True) if isinstance(one, Corrected)]
+    if not found:
+        return None
+    means = [
+        torch.stack([weight.detach() * share for weight, (_, share) in zip(weights, found, strict=True)]).sum(0)
+        for weights in zip(*(line.parameters() for line, _ in found), strict=True)
+    ]
+    weight, bias, *table = means
+    return LinearMember(weight, bias, table[0] if table else None, found[0][0].numbers)
 
 
 def _alike(members: Sequence[nn.Module]) -> list[list[int]]:

@@ -2,14 +2,14 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.manifest import Task
 from models.schema import Matrix, Schema
@@ -26,7 +26,7 @@ from training.folds import Fold, fitted_on
 from training.linear import STRENGTHS, readings, solve_linear
 from training.losses import LOSSES, Objective, objective_of
 from training.many import fit_all
-from training.net import Averaged, Net, make_member
+from training.net import Averaged, Corrected, LinearMember, Net, make_member
 from training.plan import FEW_ROWS, BadPlan, Loss, Plan
 from training.split import Rows
 
@@ -52,6 +52,8 @@ FEW = Halving({3 / 15: 1.2, 7 / 15: 1.1}, 1.1)
 MANY = Halving({3 / 15: 1.08, 7 / 15: 1.035}, 1.02)
 MOST_PIECES = 512
 """Columns that an expansion may add: beyond, the first layer costs more than all others together."""
+UNCLIPPED = 0.5
+"""The loss of a line on unclipped numbers, times that on clipped ones, up to which networks are fitted on its rest."""
 FAR, FAR_OF_MANY = 1.5, 1.2
 """A linear model whose loss on the validation part is so many times the networks' is not worth its solving by folds."""
 MANY_ANSWERS = 100_000
@@ -238,12 +240,21 @@ def fit_units(
     halving = FEW if len(problem.folds[0].train) <= FEW_ROWS else MANY
     total = (len(candidates) + min(KEPT, len(candidates)) * (len(problem.folds) - 1)) * len(members)
     expansions = {candidate.name: _expansion(problem, candidate) for candidate in candidates}
+    lines = _lines(problem) if len(candidates) > 1 else {}  # a network that a plan names stands alone
     done: dict[tuple[str, int, int], Member] = {}  # of a candidate, a fold and a member
 
     def fit_on(some: Sequence[Candidate], folds: Sequence[int]) -> None:
         keys = [(candidate, fold, member) for candidate, fold, member in product(some, folds, members)]
         jobs = [
-            _job(problem, candidate, expansions[candidate.name], fold=fold, member=member, until=until(candidate))
+            _job(
+                problem,
+                candidate,
+                expansions[candidate.name],
+                line=lines.get(fold),
+                fold=fold,
+                member=member,
+                until=until(candidate),
+            )
             for candidate, fold, member in keys
         ]
         before = len(done)
@@ -260,7 +271,7 @@ def fit_units(
             raise bad[0]
         for (candidate, fold, member), result in zip(keys, fitted, strict=True):
             if isinstance(result, Member):
-                done[candidate.name, fold, member] = result
+                done[candidate.name, fold, member] = _corrected(problem, result, fold, lines.get(fold))
 
     def until(candidate: Candidate) -> float:
         first = of(candidate, 0)
@@ -297,17 +308,82 @@ def _expansion(problem: Problem, candidate: Candidate) -> Expansion | None:
     return kind(problem.rows(fitted_on(problem.folds))[0], numbers, embedded, pieces).to(problem.x.device)
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A fold's linear model, and how much it leaves of the targets: standard deviations, [outputs]."""
+
+    net: LinearMember
+    left: Tensor
+
+    @classmethod
+    def of(cls, net: nn.Module, rows: TensorRows) -> Self:
+        assert isinstance(net, LinearMember)
+        x, y = rows
+        with torch.no_grad():
+            return cls(net, (y - net(x)).std(0).clamp_min(1e-6))
+
+    def rest_of(self, rows: TensorRows) -> TensorRows:
+        """The rows with what the line leaves of their targets, in standard deviations."""
+        x, y = rows
+        with torch.no_grad():
+            return x, (y - self.net(x)) / self.left
+
+    def with_rest(self, perceptron: nn.Sequential) -> Corrected:
+        """The line and a perceptron that was fitted on the rest; its last layer is changed into the targets' units."""
+        last = perceptron[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.weight.mul_(self.left[:, None])
+            last.bias.mul_(self.left)
+        return Corrected(self.net, perceptron)
+
+
+def _lines(problem: Problem) -> dict[int, _Line]:
+    """The line of each fold whose rest its networks are fitted on; none where they are fitted on the targets.
+
+    There are lines where they do much worse on clipped numbers than on numbers as they were: networks, which read
+    clipped ones, level off where such targets still rise. Elsewhere networks learn slopes better by themselves.
+    """
+    forms = readings(problem.task, problem.preprocessing)
+    if len(forms) == 1 or not problem.plan.fit.linear or problem.plan.fit.loss not in (None, "mse"):
+        return {}
+    (_, clipped), (form, first) = (_best_line(problem, [numbers]) for numbers in forms)
+    if first.validation_loss > UNCLIPPED * clipped.validation_loss:
+        return {}
+    models = [first, *(problem.linear(*form, fold) for fold in problem.folds[1:])]
+    return {k: _Line.of(models[k].net, problem.rows(fold.train)) for k, fold in enumerate(problem.folds)}
+
+
+def _corrected(problem: Problem, member: Member, fold: int, line: _Line | None) -> Member:
+    """The member with the line that its network was fitted on the rest of, and the loss of both together."""
+    if line is None:
+        return member
+    assert isinstance(member.net, nn.Sequential)
+    net = line.with_rest(member.net)
+    return replace(
+        member, net=net, validation_loss=mean_loss(net, problem.rows(problem.folds[fold].held_out), problem.objective)
+    )
+
+
 def _job(
-    problem: Problem, candidate: Candidate, expansion: Expansion | None, *, fold: int, member: int, until: float
+    problem: Problem,
+    candidate: Candidate,
+    expansion: Expansion | None,
+    *,
+    line: _Line | None,
+    fold: int,
+    member: int,
+    until: float,
 ) -> Job:
     preprocessing, rows = problem.preprocessing, problem.folds[fold]
     # the first network has the plan's own seed; neighbouring plans share no other
     seed = candidate.fit.seed + 1_000_003 * member + 15_485_863 * fold
+    train, held_out = problem.rows(rows.train), problem.rows(rows.held_out)
     return Job.of(
         candidate.fit,
         lambda: make_member(candidate.net, preprocessing.width, preprocessing.sizes, problem.outputs, expansion),
-        problem.rows(rows.train),
-        problem.rows(rows.held_out),
+        train if line is None else line.rest_of(train),
+        held_out if line is None else line.rest_of(held_out),
         seed,
         key=f"{candidate.name}-{fold}-{member}",
         until=until,
@@ -326,12 +402,18 @@ def linear_unit(problem: Problem) -> Unit:
     Its answers are those of each fold's model, its member is the model of all rows that are fitted on: a mean of linear
     models would be no better.
     """
-    forms = list(product(STRENGTHS, readings(problem.task, problem.preprocessing)))
-    first = [problem.linear(*form, problem.folds[0]) for form in forms]
-    best = min(range(len(forms)), key=lambda k: first[k].validation_loss)
-    models = [first[best], *(problem.linear(*forms[best], fold) for fold in problem.folds[1:])]
+    form, first = _best_line(problem, readings(problem.task, problem.preprocessing))
+    models = [first, *(problem.linear(*form, fold) for fold in problem.folds[1:])]
     unit = unit_of(problem, "linear", [[model] for model in models])
     if len(problem.folds) > 1:
         everything = Fold(fitted_on(problem.folds), problem.folds[0].held_out)
-        models = [problem.linear(*forms[best], everything)]
+        models = [problem.linear(*form, everything)]
     return Unit("linear", models, unit.answers)
+
+
+def _best_line(problem: Problem, unclipped: Sequence[int]) -> tuple[tuple[float, int], Member]:
+    """The linear model that does best on the first fold: penalty and numbers read unclipped, and itself."""
+    forms = list(product(STRENGTHS, unclipped))
+    models = [problem.linear(*form, problem.folds[0]) for form in forms]
+    best = min(range(len(forms)), key=lambda k: models[k].validation_loss)
+    return forms[best], models[best]

@@ -45,6 +45,7 @@ def test_json_is_one_line_for_each_version_and_nothing_else(table: Path, tmp_pat
     assert (price["model"], price["version"], price["task"]) == ("House-prices-2024", 1, "regression")
     assert (kind["version"], kind["task"]) == (2, "binary")
     assert price["scores"]["validation"]["metrics"].keys() >= {"rmse", "r2"}
+    assert any(warning.endswith("another draw of them may score quite differently") for warning in price["warnings"])
     assert "epoch 1/3" in said.err
 
     regression, classification = (repository.open("House-prices-2024", number).manifest for number in (1, 2))

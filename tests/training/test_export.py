@@ -13,7 +13,7 @@ from training.encoders import Preprocessing
 from training.expansions import Steps, Waves
 from training.export import EXPORTED, ONNX, TORCHSCRIPT, NoParity, OnnxSession, awkward_rows, check_parity, export
 from training.linear import solve_linear
-from training.net import Net, make_member
+from training.net import Corrected, Net, make_member
 from training.plan import NetPlan
 
 CITIES = tuple(f"city {number}" for number in range(12))
@@ -121,6 +121,28 @@ def test_members_of_several_shapes_and_expansions_are_exported_with_their_weight
     together = net(torch.from_numpy(matrix))
     right = sum(weight * answer for weight, answer in zip(weights, answers, strict=True))
     torch.testing.assert_close(together if task == "regression" else together[0], right)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_perceptrons_with_their_lines_are_exported_as_one_line_and_one_stack(tmp_path: Path, count):
+    schema = schema_of("FP32")
+    matrix = matrix_of(schema)
+    preprocessing = Preprocessing(schema, matrix)
+    torch.manual_seed(0)
+    x = preprocessing(torch.from_numpy(matrix)).numpy()
+    plan, sizes, numbers = NetPlan(hidden=(8, 8)), preprocessing.sizes, len(preprocessing.numbers)
+    members: list[torch.nn.Module] = []
+    for number in range(count):
+        y = x[:, :1] * number + x[:, 1:2]
+        line = solve_linear(x, y, sizes, "regression", outputs=1, strength=0.1, numbers=numbers)
+        members.append(Corrected(line, make_member(plan, preprocessing.width, sizes, 1)))
+    members.append(solve_linear(x, x[:, 1:2], sizes, "regression", outputs=1))
+    weights = [*range(1, count + 1), 4.0]
+    net = Net(preprocessing, members, "regression", weights=weights)
+    export(net, awkward_rows(schema, matrix), tmp_path, program=True)
+    alone = [Net(preprocessing, [member], "regression")(torch.from_numpy(matrix)) for member in members]
+    right = sum(weight * answer for weight, answer in zip(weights, alone, strict=True)) / sum(weights)
+    torch.testing.assert_close(net(torch.from_numpy(matrix)), right)
 
 
 @pytest.mark.parametrize(("task", "outputs"), [("binary", 1), ("binary", 2), ("multiclass", 3)])

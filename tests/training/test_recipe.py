@@ -107,6 +107,18 @@ def test_a_sum_of_numbers_with_heavy_tails_is_within_reach(tmp_path: Path):
     assert fitted.scores["test"].metrics["r2"] > 0.999
 
 
+def test_networks_bend_a_line_that_goes_on_where_they_level_off(tmp_path: Path):
+    """What a number adds goes on in a line beyond the rows that were seen, and bends within them."""
+    rng = np.random.default_rng(0)
+    x, z = np.exp(rng.normal(size=1000)).round(3), rng.uniform(-3, 3, 1000).round(3)
+    pl.DataFrame({"x": x, "z": z, "y": 5 * x + np.sin(2 * z)}).write_csv(tmp_path / "t.csv")
+    plan = {"name": "m", "target": ["y"], "table": {"path": str(tmp_path / "t.csv")}, "fit": {"folds": 2, "epochs": 20}}
+    fitted = recipe.train(Plan.of(plan, "test"))
+    far = fitted.schema.encode([{"x": 60.0, "z": z} for z in (0.785, -0.785)])  # twice the largest x
+    assert fitted.predict(far)["prediction"][:, 0] == pytest.approx([301, 299], abs=3)
+    assert fitted.scores["test"].metrics["rmse"] < 0.2
+
+
 def test_networks_without_preprocessing_read_the_numbers_as_they_are(tmp_path: Path):
     frame = pl.DataFrame({"x": np.linspace(-1, 1, 200), "y": np.linspace(-1, 1, 200) * 3})
     net = {"preprocessing": "none", "scale_targets": False, "hidden": (), "init": "normal"}
