@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+import service.alone
 from service.alone import alone
 
 
@@ -27,6 +28,16 @@ def test_who_waits_no_longer_holds_nobody_up(tmp_path):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(alone(tmp_path / "lock").__aenter__(), 0.05)
         async with alone(tmp_path / "lock"):
+            pass
+
+    asyncio.run(scenario())
+
+
+def test_who_is_here_for_too_long_holds_nobody_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(service.alone, "_MOST_S", 0.05)
+
+    async def scenario():
+        async with alone(tmp_path / "lock"), asyncio.timeout(5), alone(tmp_path / "lock"):
             pass
 
     asyncio.run(scenario())
