@@ -210,5 +210,5 @@ def test_the_protocol_s_own_client_is_answered(url):
         answer = client.model_infer("pair", request=asked)
         assert (answer.id, answer.outputs[0].data.__root__) == ("7", [7, 3])
         assert client.model_version_infer("pair", "1", request=asked).model_version == "1"
-        with pytest.raises(BadRequestError, match="unexpected inference input 'features'"):
+        with pytest.raises(BadRequestError, match="input 'features' must be the only one"):
             client.model_infer("flowers", request=InferenceRequest(inputs=[asked.inputs[0]] * 2))
