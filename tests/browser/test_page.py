@@ -164,7 +164,7 @@ def test_two_features_make_a_surface(tab):
     plot.press("ArrowRight")
     expect(page.locator(".reading")).to_have_text("0.4   0   0.4")  # a + b
     page.get_by_label("Target").select_option("difference")
-    expect(page.locator(".legend")).to_contain_text("-20")
+    expect(page.locator(".legend")).to_contain_text("difference -20")  # drawn anew: the sum goes from -20, too
     plot = page.get_by_role("application")
     box = plot.locator(".cells").bounding_box()
     plot.locator("svg").click(position={"x": box["x"] - plot.bounding_box()["x"] + 2, "y": 14})
