@@ -35,11 +35,12 @@ from training.large import fit_large
 from training.leaks import find_leaks
 from training.net import Net
 from training.plan import BadPlan, FitPlan, Plan
-from training.problem import Problem, fit_units, linear_unit, pose
+from training.problem import Problem, pose
 from training.publish import publish
 from training.source import is_large
 from training.split import Rows, Split, split_rows
 from training.table import Table, read_table
+from training.units import fit_units, linear_unit
 
 
 @dataclass(frozen=True)

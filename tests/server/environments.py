@@ -1,11 +1,15 @@
-"""Environments for clients whose pins are not ours."""
+"""Environments for clients whose pins are not ours, and what such clients say."""
 
+import json
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.server.conftest import START_S
 
 
 def environment_beside_ours(folder: Path, packages: list[str]) -> Path:
@@ -33,3 +37,11 @@ def pip(python: str | Path, *arguments: str | Path) -> None:
     if done.returncode and "No matching distribution" in done.stderr:
         pytest.skip(f"no package index can be reached: {done.stderr.splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
+
+
+def said_by(python: Path, script: str, port: int) -> Any:
+    """What a client beside this file prints, as JSON, once it has asked the server at the port."""
+    words = [python, Path(__file__).with_name(script), str(port)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=START_S)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)

@@ -2,18 +2,16 @@
 
 import csv
 import ctypes.util
-import json
 import os
 import platform
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from tests.server.conftest import CHECKOUT, START_S, serving
-from tests.server.environments import environment_beside_ours, pip
+from tests.server.environments import environment_beside_ours, pip, said_by
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
@@ -56,12 +54,7 @@ def perf_analyzer():
 
 
 def test_the_client_of_kserve_gets_the_right_answers_and_the_reason_of_a_refusal(server, python_of_kserve):
-    client = Path(__file__).with_name("kserve_client.py")
-    done = subprocess.run(
-        [python_of_kserve, client, str(server.port)], capture_output=True, text=True, check=False, timeout=START_S
-    )
-    assert done.returncode == 0, done.stderr
-    got = json.loads(done.stdout)
+    got = said_by(python_of_kserve, "kserve_client.py", server.port)
     assert (got["live"], got["ready"], got["model"]) == (True, True, True)
     zeros, holes = (
         tiny.answer("pair", tiny.SCHEMAS["pair"].encode(rows))["prediction"].tolist()

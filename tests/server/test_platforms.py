@@ -1,17 +1,14 @@
 """Unmodified clients of MLflow and Arrow, and the variables of SageMaker and Vertex AI, against real servers."""
 
-import json
 import random
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from service.wire.arrow_stream import MEDIA_TYPE
-from tests.server.conftest import CHECKOUT, START_S, free_port, serving, until
-from tests.server.environments import environment_beside_ours
+from tests.server.conftest import CHECKOUT, free_port, serving, until
+from tests.server.environments import environment_beside_ours, said_by
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
@@ -38,12 +35,7 @@ def stream(columns):
 
 
 def test_clients_of_mlflow_pandas_and_pyarrow_get_the_right_answers(server, python_of_clients):
-    client = Path(__file__).with_name("scoring_client.py")
-    done = subprocess.run(
-        [python_of_clients, client, str(server.port)], capture_output=True, text=True, check=False, timeout=START_S
-    )
-    assert done.returncode == 0, done.stderr
-    got = json.loads(done.stdout)
+    got = said_by(python_of_clients, "scoring_client.py", server.port)
     rows = [
         [5.0, 2, "red", True, "2024-05-31T09:30:00"],
         [None, 0, None, False, None],
