@@ -33,12 +33,27 @@ def supervise(settings: Settings) -> int:
     process.may_open_many_files()
     with tempfile.TemporaryDirectory(prefix="rowcast-", ignore_cleanup_errors=True) as folder:  # mode 0700
         runtime = Path(folder)
+        if (reason := _has_no_sockets(runtime)) is not None:
+            log.error(reason)
+            return process.CANNOT_SERVE
         (runtime / "metrics").mkdir()
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime / "metrics")  # kept from one main process to the next
         try:
             return _keep_running(settings, runtime)
         finally:
             _end_everything()
+
+
+def _has_no_sockets(runtime: Path) -> str | None:
+    """Why no process could listen in the folder; None when all can. The kernel takes paths of 107 bytes at most."""
+    longest = runtime / "worker-1000.sock.new"
+    with socket.socket(socket.AF_UNIX) as listener:
+        try:
+            listener.bind(str(longest))
+        except OSError as error:
+            return f"no socket can be made in {runtime}: {error}; name another in TMPDIR, or one of a shorter path"
+    longest.unlink()
+    return None
 
 
 def _keep_running(settings: Settings, runtime: Path) -> int:

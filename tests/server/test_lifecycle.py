@@ -142,6 +142,18 @@ def test_a_port_in_use_is_one_sentence(start):
     assert line.endswith("cannot be listened on: Address already in use; set ROWCAST_PORT")
 
 
+def test_a_temporary_folder_too_deep_for_sockets_is_one_sentence(start, tmp_path, monkeypatch):
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    server = start(wait=False)
+    assert server.ended() == 3
+    (line,) = server.said().splitlines()
+    assert f"no socket can be made in {deep}" in line
+    assert line.endswith("AF_UNIX path too long; name another in TMPDIR, or one of a shorter path")
+    assert list(deep.iterdir()) == []
+
+
 def test_bad_settings_are_one_sentence(start):
     server = start(wait=False, prot=9000)
     assert server.ended() == 2
