@@ -75,6 +75,7 @@ class Server:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROWCAST_", "PROMETHEUS_"))}
         chosen = {"repository": repository, "host": "127.0.0.1", "port": self.port, "poll_s": 0.1, "api_processes": 1}
         chosen |= settings
+        self.api_processes = int(chosen["api_processes"])
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*before, sys.executable, "-m", "service", *arguments],
@@ -136,6 +137,10 @@ class Server:
             return self.client.get("/health/ready").status_code == 200
         except httpx.TransportError:
             return False
+
+    def is_whole(self) -> bool:
+        """Whether it is ready and every one of its API processes is there; the first makes it ready."""
+        return self.is_ready() and sum(one.name.startswith("api-") for one in self.family()) >= self.api_processes
 
     def is_live(self) -> bool:
         try:
@@ -199,7 +204,7 @@ def starting(repository: Path, tmp_path: Path, usual: Mapping[str, Any]) -> Iter
         server = Server(root, tmp_path / f"server-{len(started)}.log", **usual | settings)
         started.append(server)
         if wait:
-            until(server.is_ready, what="ready")
+            until(server.is_whole, what="ready")
         return server
 
     yield start
@@ -213,7 +218,7 @@ def serving(folder: Path, *names: str, **settings: Any) -> Iterator[Server]:
         tiny.publish(folder / "published", name)
     server = Server(folder / "published", folder / "server.log", **settings, **PATIENT)
     try:
-        until(server.is_ready, what="ready")
+        until(server.is_whole, what="ready")
         yield server
         assert "Traceback" not in server.said()
     finally:
