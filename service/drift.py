@@ -34,8 +34,10 @@ from service.waking import next_turn
 
 MOST_FEATURES = 100
 """Of one version; further ones are not measured."""
-MOST_VERSIONS = 32
-"""Of one process; the one that nobody asked for longest makes place."""
+MOST_VERSIONS = 256
+"""Of one process; the one that nobody asked for longest makes place, once that is `_IN_USE_S` ago: where more are asked
+in turn, those that came first are measured, and nobody makes bins all the time."""
+_IN_USE_S = 60.0
 FEWEST_ROWS = 300
 """Below it nothing is said: by chance alone 11 bins have a PSI of 0.03 then."""
 ROWS_PER_S = 20.0
@@ -209,13 +211,16 @@ class Drift:
         self._folder, self._slot, self._window = folder, slot, window
         self._before = read_counts(_files_in(folder, slot)) if window else {}
         self._versions: dict[str, _Sampled] = {}
+        self._full_until = 0.0  # by the monotonic clock
 
     def sample(self, version: Version, matrix: Matrix, answers: Answers) -> None:
         """Keep a few rows of a batch [N, F], and their predictions."""
         if not self._window:
             return
-        sampled = self._versions.get(version.key) or self._add(version)
         now = time.monotonic()
+        sampled = self._versions.get(version.key) or self._add(version, now)
+        if sampled is None:
+            return
         sampled.may = min(BURST_ROWS, sampled.may + (now - sampled.asked) * ROWS_PER_S)
         sampled.asked = now
         if sampled.may < 1 or not sampled.reference.all or not len(matrix):
@@ -225,15 +230,21 @@ class Drift:
         sampled.rows.append((matrix[kept].copy(), predictions[kept].copy()))
         sampled.may -= len(sampled.rows[-1][0])
 
-    def _add(self, version: Version) -> _Sampled:
+    def _add(self, version: Version, now: float) -> _Sampled | None:
         if len(self._versions) >= MOST_VERSIONS:
-            del self._versions[min(self._versions, key=lambda key: self._versions[key].asked)]
+            if now < self._full_until:
+                return None
+            longest = min(self._versions, key=lambda key: self._versions[key].asked)
+            self._full_until = self._versions[longest].asked + _IN_USE_S
+            if now < self._full_until:
+                return None
+            del self._versions[longest]
         reference = Reference(version.manifest)
         counts = np.zeros(reference.places[-1])
         before = self._before.get(version.key)
         if before is not None and before.shape == counts.shape:
             counts = before
-        sampled = self._versions[version.key] = _Sampled(reference, counts, asked=time.monotonic())
+        sampled = self._versions[version.key] = _Sampled(reference, counts, asked=now)
         return sampled
 
     def fold(self) -> None:

@@ -19,10 +19,15 @@ from models.repository import Version
 from models.schema import Matrix
 from service.bounded import is_bounded
 
-_MOST_SESSIONS = 64
-_IN_USE = 100 * _MOST_SESSIONS
-"""A session that was asked for among the last so many batches is kept: where more models are asked in turn than there
-is room for, the rest is computed by workers, and nobody opens and closes sessions all the time."""
+_GRAPH = "model.onnx"
+_SESSIONS = 64
+_MOST_BYTES = 64 << 20
+"""There is room for so many sessions of any size, and for more as long as all of them take no more than these bytes."""
+_BYTES, _BYTES_PER_BYTE = 150_000, 1.5
+"""What a session takes: so many bytes, and so many for each of its file (measured: graphs of 2 kB to 25 MB)."""
+_IN_USE = 100
+"""A session is kept that was asked for among the last batches, so many for each session there is: where more models are
+asked in turn than there is room for, workers compute the rest, and nobody opens and closes sessions all the time."""
 
 _TRIED_ROWS = 256
 _TRIES = 5
@@ -39,11 +44,13 @@ class InlineSession:
     Attributes:
         run: the answers for a matrix [N, F].
         most_rows: the largest batch that it should be given.
+        size: how much memory it takes, in bytes.
         used: by `Inline`'s count of how often it was asked for one.
     """
 
     run: Callable[[Matrix], Answers]
     most_rows: int
+    size: float
     used: int = 0
 
 
@@ -77,20 +84,20 @@ class Inline:
     def _open_soon(self, version: Version) -> None:
         if self._open_session is None or not self._has_room():
             return
-        self._sessions[version.key] = InlineSession(_never, 0, self._asked)
+        self._sessions[version.key] = InlineSession(_never, 0, _size(version), self._asked)
         task = asyncio.get_running_loop().create_task(self._open(version, self._open_session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _has_room(self) -> bool:
         """Whether there is room for one more session, if need be that of one which is not in use."""
-        if len(self._sessions) < _MOST_SESSIONS:
-            return True
         if self._asked < self._full_until:
             return False
+        if len(self._sessions) < _SESSIONS or sum(one.size for one in self._sessions.values()) < _MOST_BYTES:
+            return True
         key, least = min(self._sessions.items(), key=lambda item: item[1].used)
-        if self._asked - least.used < _IN_USE:
-            self._full_until = least.used + _IN_USE
+        if self._asked - least.used < _IN_USE * len(self._sessions):
+            self._full_until = least.used + _IN_USE * len(self._sessions)
             return False
         del self._sessions[key]
         return True
@@ -107,11 +114,16 @@ class Inline:
 
 
 def _open(version: Version, open_session: OpenSession, most_s: float) -> InlineSession:
-    if not is_bounded(version.read("model.onnx")):  # nothing could end it here
-        return InlineSession(_never, 0)
+    if not is_bounded(version.read(_GRAPH)):  # nothing could end it here
+        return InlineSession(_never, 0, 0.0)
     session = open_session(version)
     prove(version.manifest, version.proof(), session)
-    return InlineSession(session.run, _most_rows(session, version, most_s))
+    most_rows = _most_rows(session, version, most_s)
+    return InlineSession(session.run, most_rows, _size(version) if most_rows else 0.0)
+
+
+def _size(version: Version) -> float:
+    return _BYTES + _BYTES_PER_BYTE * version.manifest.files[_GRAPH].bytes
 
 
 def _never(_: Matrix) -> Answers:

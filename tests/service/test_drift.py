@@ -146,13 +146,27 @@ def test_it_keeps_few_rows_whatever_comes(tmp_path):
     (sampled,) = measured._versions.values()
     kept = sum(len(matrix) for matrix, _ in sampled.rows)
     assert kept <= drift.BURST_ROWS + drift.ROWS_PER_S * (time.monotonic() - start) + 1
-    for number in range(100):
-        other = version_of(MANIFEST.model_copy(update={"sha256": f"{number:064}"}))
-        measured.sample(other, rows(1), {"prediction": np.zeros((1, 1))})
-    assert len(measured._versions) == drift.MOST_VERSIONS
     wide = sample.manifest(input=Schema(features=tuple(
         NumberFeature(name=str(place), quantiles=QUANTILES) for place in range(300))))  # fmt: skip
     assert len(drift.Reference(wide).features) == drift.MOST_FEATURES
+
+
+def test_versions_make_place_once_nobody_asks_them_any_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(drift, "MOST_VERSIONS", 2)
+    measured = Drift(tmp_path, "api-0", 2000)
+    versions = [version_of(MANIFEST.model_copy(update={"sha256": f"{number:064}"})) for number in range(4)]
+
+    def ask_for(*numbers):
+        for number in numbers:
+            measured.sample(versions[number], rows(1), {"prediction": np.zeros((1, 1))})
+        return set(measured._versions)
+
+    first = ask_for(0, 1)
+    assert len(first) == 2
+    assert ask_for(2, 3, 0, 1) == first
+    measured._versions[versions[0].key].asked -= 2 * drift._IN_USE_S
+    measured._full_until = 0.0
+    assert ask_for(2) == {versions[1].key, versions[2].key}
 
 
 def test_a_window_of_nothing_turns_it_off(tmp_path):

@@ -68,8 +68,9 @@ def test_a_version_that_was_deleted_is_left_to_the_workers(tmp_path):
 
 
 def test_the_least_recently_used_session_goes(versions, monkeypatch):
-    monkeypatch.setattr(inline, "_MOST_SESSIONS", 2)
-    monkeypatch.setattr(inline, "_IN_USE", 2)
+    monkeypatch.setattr(inline, "_SESSIONS", 2)
+    monkeypatch.setattr(inline, "_MOST_BYTES", 0)
+    monkeypatch.setattr(inline, "_IN_USE", 1)
 
     async def ask():
         sessions = Inline(on_cpu, 1.0)
@@ -83,7 +84,8 @@ def test_the_least_recently_used_session_goes(versions, monkeypatch):
 
 
 def test_models_that_are_asked_in_turn_do_not_close_each_other_s_sessions(versions, monkeypatch):
-    monkeypatch.setattr(inline, "_MOST_SESSIONS", 2)
+    monkeypatch.setattr(inline, "_SESSIONS", 2)
+    monkeypatch.setattr(inline, "_MOST_BYTES", 0)
     opened_so_far = []
 
     def count(version):
@@ -100,7 +102,7 @@ def test_models_that_are_asked_in_turn_do_not_close_each_other_s_sessions(versio
                 assert (got is not None) == (name in ("line", "coin"))
             await asyncio.gather(*sessions._tasks)
         assert opened_so_far == ["line", "coin"]
-        for _ in range(inline._IN_USE):  # the traffic has gone elsewhere
+        for _ in range(2 * inline._IN_USE):  # the traffic has gone elsewhere
             sessions.session(versions["line"])
         assert await opened(sessions, versions["pair"]) is not None
         sessions.retire(versions["line"])
@@ -123,3 +125,17 @@ def test_a_version_that_workers_do_better_is_tried_once(versions):
 
     asyncio.run(ask())
     assert len(tried) == 1
+
+
+@pytest.mark.parametrize(("sessions_of_line", "room"), [(3.5, True), (2.5, False)])
+def test_small_sessions_have_room_by_what_they_take(versions, monkeypatch, sessions_of_line, room):
+    monkeypatch.setattr(inline, "_SESSIONS", 1)
+    monkeypatch.setattr(inline, "_MOST_BYTES", sessions_of_line * inline._size(versions["line"]))
+
+    async def ask():
+        sessions = Inline(on_cpu, 1.0)
+        opened_ones = [await opened(sessions, versions[name]) for name in ("line", "coin", "pair")]
+        assert None not in opened_ones
+        return await opened(sessions, versions["flowers"]) is not None
+
+    assert asyncio.run(ask()) == room
