@@ -50,7 +50,7 @@ class InlineSession:
 
     run: Callable[[Matrix], Answers]
     most_rows: int
-    size: float
+    size: float = 0.0
     used: int = 0
 
 
@@ -115,7 +115,7 @@ class Inline:
 
 def _open(version: Version, open_session: OpenSession, most_s: float) -> InlineSession:
     if not is_bounded(version.read(_GRAPH)):  # nothing could end it here
-        return InlineSession(_never, 0, 0.0)
+        return InlineSession(_never, 0)
     session = open_session(version)
     prove(version.manifest, version.proof(), session)
     most_rows = _most_rows(session, version, most_s)
