@@ -251,11 +251,7 @@ class Connection(HttpToolsProtocol):
         pass
 
     def on_response_complete(self) -> None:
-        self.rests(self.loop.time())
-
-    def rests(self, since: float) -> None:
-        """Go on with the connection, whose last request is answered, after the time `since` of its event loop."""
-        self._idle_since = since
+        self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None or self.pipeline or self.flow.read_paused:
             self._stop_timer()
             super().on_response_complete()
@@ -268,9 +264,12 @@ class Connection(HttpToolsProtocol):
             return  # its answer sets the timer again
         left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
         if left_s > 0:
-            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+            self._arm_timer(left_s)
         else:
             super().timeout_keep_alive_handler()
+
+    def _arm_timer(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _stop_timer(self) -> None:
         if self.timeout_keep_alive_task is not None:

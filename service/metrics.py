@@ -38,6 +38,9 @@ _SECONDS = (
 )
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
+Times = tuple[float, int]
+"""A value, and how many requests have it: those that come in one turn of the event loop are counted as one."""
+
 STAGES = ("encode", "queue", "compute", "write", "whole", "failed")
 """What a request's time goes to; `queue` has a histogram of its own. See docs/reference/metrics.md."""
 
@@ -157,10 +160,10 @@ class Metrics:
         `seconds` from headers to answer, among them `encode_s` from the body to its matrix and `write_s` from the
         network's answers to the end.
         """
-        self.answered_together(version, rows, (seconds,), encode_s, write_s)
+        self.answered_together(version, rows, ((seconds, 1),), encode_s, write_s)
 
     def answered_together(
-        self, version: Version, rows: int, seconds: Sequence[float], encode_s: float, write_s: float
+        self, version: Version, rows: int, seconds: Sequence[Times], encode_s: float, write_s: float
     ) -> None:
         """Count requests with so many rows in all; `seconds` are those of each request, the others are added up."""
         kept = self._of_version.get(version.key) or self._children(version)
@@ -186,8 +189,12 @@ class Metrics:
 
     def batch(self, version: Version, rows: int, compute_s: float, queue_s: Iterable[float]) -> None:
         """Count one batch: its rows, the time to compute it, and how long each of its requests had waited."""
-        of_version = self._children(version)
-        of_version.batches.append((rows, compute_s, list(queue_s)))
+        self.batch_together(version, rows, compute_s, [(one, 1) for one in queue_s])
+
+    def batch_together(self, version: Version, rows: int, compute_s: float, queue_s: Sequence[Times]) -> None:
+        """The same, where many have waited for as long."""
+        of_version = self._of_version.get(version.key) or self._children(version)
+        of_version.batches.append((rows, compute_s, queue_s))
         if not of_version.is_changed:
             self._changes(of_version)
 
@@ -211,7 +218,7 @@ class Metrics:
         for of_version in changed:
             codes = Counts([code for code, _ in of_version.failed])
             if of_version.answered:
-                codes[OK] = len(of_version.answered)
+                codes[OK] = sum(times for _, times in of_version.answered)
             for code, times in codes.items():
                 self._outcome((*of_version.labels, code)).inc(times)
             of_version.write()
@@ -318,15 +325,20 @@ class Metrics:
         return children
 
 
-def _observe_all(histogram: Histogram, seconds: Sequence[float]) -> None:
+def _observe_all(histogram: Histogram, seen: Sequence[Times]) -> None:
     """Observe many values at the cost of a few: each of a histogram's series is written once."""
-    if not seconds:
+    if not seen:
         return
     bounds, buckets = histogram._upper_bounds, histogram._buckets  # noqa: SLF001 - nothing public takes many values
-    for place, times in enumerate(np.bincount(np.searchsorted(bounds, seconds)).tolist()):
+    places = np.searchsorted(bounds, [value for value, _ in seen])
+    for place, times in enumerate(np.bincount(places, [times for _, times in seen]).tolist()):
         if times:
             buckets[place].inc(times)
-    histogram._sum.inc(sum(seconds))  # noqa: SLF001
+    histogram._sum.inc(_total(seen))  # noqa: SLF001
+
+
+def _total(seen: Iterable[Times]) -> float:
+    return sum([value * times for value, times in seen])
 
 
 @dataclass(slots=True)
@@ -404,35 +416,36 @@ class _OfVersion:
         self.rows, self.request, self.queue, self.compute, self.batch = rows, request, queue, compute, batch
         self.last_batch, self.stages = last_batch, stages
         self.is_changed = False
-        self.answered: list[float] = []  # seconds of each request
+        self.answered: list[Times] = []  # seconds of each request
         self.rows_answered = 0
         self.encode_s = self.write_s = 0.0
         self.failed: list[tuple[str, float]] = []  # code and seconds of each request
         self.batches: list[
-            tuple[int, float, list[float]]
+            tuple[int, float, Sequence[Times]]
         ] = []  # rows, seconds to compute, seconds that each job waited
 
     def write(self) -> None:
         """Write all but the outcomes."""
-        answered, failed, batches = self.answered, [seconds for _, seconds in self.failed], self.batches
+        answered, failed, batches = self.answered, [(seconds, 1) for _, seconds in self.failed], self.batches
         self.answered, self.failed, self.batches = [], [], []
         if answered:
             self.rows.inc(self.rows_answered)
             _observe_all(self.request, answered)
-            self._add("whole", sum(answered))
+            self._add("whole", _total(answered))
             self._add("encode", self.encode_s)
             self._add("write", self.write_s)
             self.rows_answered, self.encode_s, self.write_s = 0, 0.0, 0.0
         if failed:
             _observe_all(self.request, failed)
-            self._add("failed", sum(failed))
+            self._add("failed", _total(failed))
         if batches:
             self.last_batch.set(time.time())
-            _observe_all(self.batch, [rows for rows, _, _ in batches])
-            _observe_all(self.compute, [compute_s for _, compute_s, _ in batches])
-            _observe_all(self.queue, [waited_s for _, _, queue_s in batches for waited_s in queue_s])
+            _observe_all(self.batch, [(rows, 1) for rows, _, _ in batches])
+            _observe_all(self.compute, [(compute_s, 1) for _, compute_s, _ in batches])
+            queued = [(batch, one) for batch in batches for one in batch[2]]
+            _observe_all(self.queue, [one for _, one in queued])
             # each request of a batch waited for all of it
-            self._add("compute", sum([compute_s * len(queue_s) for _, compute_s, queue_s in batches]))
+            self._add("compute", sum([batch[1] * times for batch, (_, times) in queued]))
 
     def _add(self, stage: str, seconds: float) -> None:
         if seconds:
