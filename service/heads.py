@@ -89,6 +89,8 @@ def read_head(url: bytes, fields: list[tuple[bytes, bytes]], parser: Any, most_b
     headers = dict(fields)
     if not len(fields) == len(headers) <= MOST_HEADERS or not _FOR_THE_APP.isdisjoint(headers):
         return None
+    if b"host" not in headers:  # it is refused there
+        return None
     if any(_names_a_form(headers.get(name, b"")) for name in (b"content-type", b"accept")):
         return None
     if not _is_small(headers.get(b"content-length", b""), most_bytes):
