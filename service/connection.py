@@ -20,7 +20,7 @@ from typing import Any
 from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from models.errors import RowcastError
+from models.errors import RowcastError, shown
 from service import accepting, problems
 from service.front import Front
 from service.ledger import Ledger, count
@@ -126,11 +126,32 @@ class Connection(HttpToolsProtocol):
             self._break_off(BadHttp(f"at most {MOST_AHEAD} requests may be sent ahead of their answers"))
         if self.parser.get_method() == b"CONNECT":
             self._break_off(BadHttp("this server is no proxy, so there is no CONNECT"))
+        if fault := self._fault_of_head():
+            self._break_off(BadHttp(fault))
         if self.parser.should_upgrade():
             return  # it is read again, see `_feed`
         super().on_headers_complete()
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete] + [self.cycle]
         self._begun = self.headers
+
+    def _fault_of_head(self) -> str | None:
+        """What a head says, or does not say, for which a proxy may take its request for another one than we do.
+
+        The parser refuses two Content-Lengths, and one beside a Transfer-Encoding (RFC 9112, section 6).
+        """
+        names = [name for name, _ in self.headers]
+        is_old = self.parser.get_http_version() in {"0.9", "1.0"}
+        hosts = names.count(b"host")
+        if hosts > 1 or not (hosts or is_old):
+            return f"a request of HTTP/1.1 must have one Host header, got {hosts or 'none'}"
+        if b"transfer-encoding" in names:
+            codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+            if is_old:
+                return "a request of HTTP/1.0 must have no Transfer-Encoding; send its Content-Length"
+            if codings != [b"chunked"]:
+                got = shown(b", ".join(codings).decode("latin-1"))
+                return f"Transfer-Encoding must be chunked and nothing else, got {got}"
+        return None
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
@@ -251,11 +272,7 @@ class Connection(HttpToolsProtocol):
         pass
 
     def on_response_complete(self) -> None:
-        self.rests(self.loop.time())
-
-    def rests(self, since: float) -> None:
-        """Go on with the connection, whose last request is answered, after the time `since` of its event loop."""
-        self._idle_since = since
+        self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None or self.pipeline or self.flow.read_paused:
             self._stop_timer()
             super().on_response_complete()
@@ -268,9 +285,12 @@ class Connection(HttpToolsProtocol):
             return  # its answer sets the timer again
         left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
         if left_s > 0:
-            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+            self._arm_timer(left_s)
         else:
             super().timeout_keep_alive_handler()
+
+    def _arm_timer(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _stop_timer(self) -> None:
         if self.timeout_keep_alive_task is not None:

@@ -26,17 +26,20 @@ from service.heads import Head, KnownHead, read_head
 from service.ledger import admit, count, problem_of, read_headers
 from service.observing.tracing import read_trace
 from service.problems import ClientGone, TooSlow
-from service.same_turn import Pending, TurnBatch
+from service.same_turn import Pending
 
 if TYPE_CHECKING:
     from models.repository import Version
     from service.access.gate import Caller
 
 _JSON = b"content-type: application/json\r\n"
+_NO_HEADS: dict[int, bytes] = {}
 
 
 class FastLane(Connection):
     """One connection. `front` is called once, in the process that answers."""
+
+    __slots__ = ("_heads", "_pending")  # what every request looks at; beside it, uvicorn's class has a dictionary
 
     def __init__(self, front: Callable[[], Front], *args: Any, **kwargs: Any) -> None:
         super().__init__(front, *args, **kwargs)
@@ -48,29 +51,30 @@ class FastLane(Connection):
         self._admitted_at = -1
         self._caller: Caller | None = None
         self._version: Version | None = None
-        self._turn_batch: TurnBatch | None = None  # of the next request, if its head is known
         self._pending = Pending(self)
+        self._heads = _NO_HEADS  # of a request that may be answered in its turn without a look at anything else
         self._since = 0.0  # when the request came that is read again
         self._known = KnownHead(self._front.settings.max_body_bytes)
 
     # ------------------------------------------------------------------------------------------- a request comes
 
     def data_received(self, data: bytes) -> None:
-        known = self._known
-        is_known = (len(data) == known.length and data.startswith(known.bytes)) or known.begins(data)
-        if not (is_known and self._is_between and self._is_free() and self._take_known(data[len(known.bytes) :])):
+        head, pending = self._heads.get(len(data)), self._pending
+        if head is None or pending.head or not data.startswith(head) or not pending.take(head, data):
+            self._look_at(data)
+
+    def _look_at(self, data: bytes) -> None:
+        """Take data of which it is not known yet what they are."""
+        head = self._known.text_of(data) if self._is_between and self._is_free() else None
+        if head is None or not self._take_known(head, data):
             self._parse(data)
 
-    def _take_known(self, body: bytes) -> bool:
+    def _take_known(self, head: bytes, data: bytes) -> bool:
         """Take a request whose head is the one that the parser read the last time, unless it is to be refused."""
-        front, batch, known = self._front, self._turn_batch, self._known
-        is_admitted = known.head is self._admitted and self._admitted_at == front.gate.looks + front.catalog.changes
-        if batch is not None and is_admitted:
-            pending = self._pending
-            pending.head, pending.body = known.bytes, body
-            pending.started, pending.response_complete = time.perf_counter(), False
-            self.cycle = pending  # type: ignore[assignment]  # it has what uvicorn looks at
-            batch.add(pending)
+        known = self._known
+        if self._pending.take(head, data):
+            self.cycle = self._pending  # type: ignore[assignment]  # it has what uvicorn looks at
+            self._heads = known.texts
             return True
         assert known.head is not None
         if not self._begin(known.head):
@@ -78,24 +82,27 @@ class FastLane(Connection):
         exchange = self._exchange
         assert exchange is not None
         exchange.received = exchange.started
+        body = data[len(head) :]
         self._ask(exchange, body)
         self._choose_batch(body)
         return True
 
     def read_again(self, pending: Pending) -> None:
         """Read a request that was not answered in its turn."""
-        pending.response_complete = True
+        data, pending.head = pending.head + pending.body, b""
         self._since = pending.started
-        self._parse(pending.head + pending.body)
+        self._parse(data)
         self._since = 0.0
-        if not pending.keep_alive and self.cycle is not None:
-            self.cycle.keep_alive = False
+
+    def _read_now(self) -> None:
+        """Have a request that waits for its turn read again: something comes before that."""
+        if self._pending.head:
+            self._pending.withdraw()
+            self.read_again(self._pending)
 
     def _parse(self, data: bytes) -> None:
-        if not self._pending.response_complete:  # more comes before its answer: requests keep their order
-            assert self._pending.batch is not None
-            self._pending.batch.remove(self._pending)
-            self.read_again(self._pending)
+        self._read_now()  # requests keep their order
+        self._heads = _NO_HEADS
         was_between, self._whole = self._is_between, None
         super().data_received(data)
         if self._whole is not None and was_between and self._is_between:
@@ -109,12 +116,12 @@ class FastLane(Connection):
     def _choose_batch(self, body: bytes) -> None:
         """Have the next request answered in its turn, if this one could have been."""
         exchange = self._exchange
-        self._turn_batch = None
-        is_admitted = exchange is not None and exchange.head is self._known.head is self._admitted
+        self._pending.batch = None
+        is_admitted = exchange is not None and exchange.head is self._known.head and self._is_admitted(exchange.head)
         if exchange is not None and exchange.rows and is_admitted and self._version is not None:
             head, begin = exchange.head, None if exchange.question is None else exchange.question.begin
             if exchange.line is not None or head.oip_length is not None or begin is not None:
-                self._turn_batch = self._front.turn_batches.of(
+                self._pending.batch = self._front.turn_batches.of(
                     self._version, body, is_oip=head.target.is_oip, oip_length=head.oip_length, begin=begin
                 )
 
@@ -146,7 +153,8 @@ class FastLane(Connection):
     def _begin(self, head: Head) -> bool:
         """Begin an exchange, unless the request is to be refused before its body: the application does that."""
         front = self._front
-        if head is self._admitted and self._admitted_at == front.gate.looks + front.catalog.changes:
+        self._heads = _NO_HEADS
+        if self._is_admitted(head):
             exchange = Exchange(self, head, front.ids.next(), self._since or time.perf_counter())
             exchange.routing_key, exchange.caller, exchange.version = exchange.id, self._caller, self._version
         elif (admitted := self._admit(head)) is None:
@@ -156,6 +164,9 @@ class FastLane(Connection):
         front.open_requests += 1
         self.cycle = self._exchange = exchange  # type: ignore[assignment]  # it has what uvicorn looks at
         return True
+
+    def _is_admitted(self, head: Head) -> bool:
+        return head is self._admitted and self._admitted_at == self._front.gate.looks + self._front.catalog.changes
 
     def _admit(self, head: Head) -> Exchange | None:
         """An exchange that may begin, with all that is known of it before its body; None when it may not."""
@@ -216,7 +227,10 @@ class FastLane(Connection):
             self._write(exchange, 200, headers, body)
         else:
             if self._opening_has is not self.server_state.default_headers:  # uvicorn makes them anew every second
-                self._opening_has, self._opening = self.server_state.default_headers, self.opening(_JSON)
+                self._opening_has, self._opening = (
+                    self.server_state.default_headers,
+                    self.opening(_JSON + b"content-length: "),
+                )
             request_id = exchange.id.encode()
             self.transport.write(b"%b%d\r\nx-request-id: %b\r\n\r\n%b" % (self._opening, len(body), request_id, body))
         self._finish(exchange, None)
@@ -246,8 +260,8 @@ class FastLane(Connection):
         self.transport.write(b"".join((opening, "".join(lines).encode("latin-1"), body)))
 
     def opening(self, headers: bytes) -> bytes:
-        """The beginning of an answer with these headers, up to its length."""
-        return _opening(200, self.server_state.default_headers) + headers + b"content-length: "
+        """The beginning of an answer with uvicorn's headers and these."""
+        return _opening(200, self.server_state.default_headers) + headers
 
     def _finish(self, exchange: Exchange, problem: RowcastError | None) -> None:
         """Count the exchange, which is written, and let uvicorn go on with the connection."""
@@ -274,12 +288,34 @@ class FastLane(Connection):
         self._exchange.keep_alive = False
         self.refuse(self._exchange, problem)
 
+    # ------------------------------------------------------------------------------- and something comes in between
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._pending.write = transport.write
+
+    def pause_writing(self) -> None:
+        self._heads = _NO_HEADS
+        super().pause_writing()
+
+    def turn_away(self, problem: RowcastError) -> None:
+        self._heads = _NO_HEADS
+        super().turn_away(problem)
+
+    def shutdown(self) -> None:
+        self._read_now()  # its answer says that it is the last
+        super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._idle_since = max(self._idle_since, self._pending.answered)
+        super().timeout_keep_alive_handler()
+        if self._pending.head:
+            self._arm_timer(self.timeout_keep_alive)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._pending.response_complete:
-            assert self._pending.batch is not None
+        if self._pending.head:
             assert self._known.head is not None
-            self._pending.batch.remove(self._pending)
-            self._pending.response_complete = True
+            self._pending.withdraw()
             self._begin(self._known.head)  # so that it is counted
         exchange = self._exchange
         if exchange is not None:

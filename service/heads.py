@@ -26,6 +26,7 @@ _SAID_OF_IT = frozenset({b"x-request-id", b"x-routing-key", b"x-timeout-ms", b"t
 _OIP_LENGTH = OIP_LENGTH.encode()
 _PRIORITY, _URGENT = PRIORITY.encode(), URGENT.encode()
 _LONGEST_KNOWN = 4000  # bytes of a head
+_MOST_KNOWN = 8000  # bytes of a connection's head with one Content-Length and another
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
 _MOST_DIGITS = 8  # of a Content-Length that the fast lane reads
 
@@ -88,6 +89,8 @@ def read_head(url: bytes, fields: list[tuple[bytes, bytes]], parser: Any, most_b
     headers = dict(fields)
     if not len(fields) == len(headers) <= MOST_HEADERS or not _FOR_THE_APP.isdisjoint(headers):
         return None
+    if b"host" not in headers:  # it is refused there
+        return None
     if any(_names_a_form(headers.get(name, b"")) for name in (b"content-type", b"accept")):
         return None
     if not _is_small(headers.get(b"content-length", b""), most_bytes):
@@ -105,17 +108,16 @@ class KnownHead:
 
     Attributes:
         head: None before the first.
-        bytes: that head.
-        length: of it and its body.
+        texts: what it says with the Content-Lengths that it lately had, by the length of the whole request.
     """
 
-    __slots__ = ("_around", "_most_bytes", "bytes", "head", "length")
+    __slots__ = ("_around", "_most_bytes", "head", "texts")
 
     def __init__(self, most_bytes: int) -> None:
         """Know none yet; a body may have `most_bytes`."""
         self._most_bytes = most_bytes
         self.head: Head | None = None
-        self.bytes, self.length = b"", 0
+        self.texts: dict[int, bytes] = {}
         self._around = b"", b""  # the head before and after the digits of its Content-Length
 
     def remember(self, head: Head, data: bytes, body: bytes) -> bool:
@@ -123,23 +125,28 @@ class KnownHead:
         end = len(data) - len(body)
         if not head.keep_alive or end > _LONGEST_KNOWN or data.find(b"\r\n\r\n") + 4 != end:
             return False
-        self.head, self.bytes, self.length = head, data[:end], len(data)
-        length = _LENGTH.search(self.bytes)
+        self.head, self.texts = head, {len(data): data[:end]}
+        length = _LENGTH.search(data[:end])
         self._around = (data[: length.start(1)], data[length.end(1) : end]) if length else (b"", b"")
         return True
 
-    def begins(self, data: bytes) -> bool:
-        """Whether the data is a whole request, whose head is this one but for its Content-Length; if so, know it."""
+    def text_of(self, data: bytes) -> bytes | None:
+        """The head of data that is a whole request, whose head is this one but for its Content-Length; else None."""
+        known = self.texts.get(len(data))
+        if known is not None and data.startswith(known):
+            return known
         before, after = self._around
         if not before or not data.startswith(before):
-            return False
+            return None
         end = data.find(after, len(before), len(before) + _MOST_DIGITS + len(after))
         length = data[len(before) : max(0, end)]
         start = end + len(after)
         if not _is_small(length, self._most_bytes) or int(length) != len(data) - start:
-            return False
-        self.bytes, self.length = data[:start], len(data)
-        return True
+            return None
+        if (len(self.texts) + 1) * start > _MOST_KNOWN:
+            self.texts.clear()
+        text = self.texts[len(data)] = data[:start]
+        return text
 
 
 def _names_a_form(value: bytes) -> bool:

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import mark_process_dead
@@ -39,6 +38,9 @@ _SECONDS = (
 )
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
+Times = tuple[float, int]
+"""A value, and how many requests have it: those that come in one turn of the event loop are counted as one."""
+
 STAGES = ("encode", "queue", "compute", "write", "whole", "failed")
 """What a request's time goes to; `queue` has a histogram of its own. See docs/reference/metrics.md."""
 
@@ -46,9 +48,6 @@ KEPT_BACK_S = 0.005
 """Counts are kept in plain memory and written at most this often: to write them costs 50 µs, four times a request.
 After a pause they are written in the same turn of the event loop; so a process that is killed loses the counts of its
 last 5 ms at most, and none of a request that came alone."""
-
-_FEW = 20
-"""Values up to which they are put into buckets one by one: numpy's functions cost 2 µs before the first."""
 
 _FORGOTTEN_S = 2 * STAYS_S
 """How long after it was live a version's counts are given up: by then it is on no process's page, where the sum over
@@ -161,10 +160,10 @@ class Metrics:
         `seconds` from headers to answer, among them `encode_s` from the body to its matrix and `write_s` from the
         network's answers to the end.
         """
-        self.answered_together(version, rows, (seconds,), encode_s, write_s)
+        self.answered_together(version, rows, ((seconds, 1),), encode_s, write_s)
 
     def answered_together(
-        self, version: Version, rows: int, seconds: Sequence[float], encode_s: float, write_s: float
+        self, version: Version, rows: int, seconds: Sequence[Times], encode_s: float, write_s: float
     ) -> None:
         """Count requests with so many rows in all; `seconds` are those of each request, the others are added up."""
         kept = self._of_version.get(version.key) or self._children(version)
@@ -190,8 +189,12 @@ class Metrics:
 
     def batch(self, version: Version, rows: int, compute_s: float, queue_s: Iterable[float]) -> None:
         """Count one batch: its rows, the time to compute it, and how long each of its requests had waited."""
-        of_version = self._children(version)
-        of_version.batches.append((rows, compute_s, list(queue_s)))
+        self.batch_together(version, rows, compute_s, [(one, 1) for one in queue_s])
+
+    def batch_together(self, version: Version, rows: int, compute_s: float, queue_s: Sequence[Times]) -> None:
+        """The same, where many have waited for as long."""
+        of_version = self._of_version.get(version.key) or self._children(version)
+        of_version.batches.append((rows, compute_s, queue_s))
         if not of_version.is_changed:
             self._changes(of_version)
 
@@ -215,7 +218,7 @@ class Metrics:
         for of_version in changed:
             codes = Counts([code for code, _ in of_version.failed])
             if of_version.answered:
-                codes[OK] = len(of_version.answered)
+                codes[OK] = sum(times for _, times in of_version.answered)
             for code, times in codes.items():
                 self._outcome((*of_version.labels, code)).inc(times)
             of_version.write()
@@ -322,19 +325,22 @@ class Metrics:
         return children
 
 
-def _observe_all(histogram: Histogram, seconds: Sequence[float]) -> None:
+def _observe_all(histogram: Histogram, seen: Sequence[Times]) -> None:
     """Observe many values at the cost of a few: each of a histogram's series is written once."""
-    if not seconds:
+    if not seen:
         return
     bounds, buckets = histogram._upper_bounds, histogram._buckets  # noqa: SLF001 - nothing public takes many values
-    if len(seconds) <= _FEW:
-        counts: Iterable[tuple[int, int]] = Counts([bisect_left(bounds, value) for value in seconds]).items()
-    else:
-        counts = enumerate(np.bincount(np.searchsorted(bounds, seconds)).tolist())
-    for place, times in counts:
-        if times:
-            buckets[place].inc(times)
-    histogram._sum.inc(sum(seconds))  # noqa: SLF001
+    places: dict[int, int] = {}
+    for value, times in seen:  # numpy would do it in less only for hundreds
+        place = bisect_left(bounds, value)
+        places[place] = places.get(place, 0) + times
+    for place, times in places.items():
+        buckets[place].inc(times)
+    histogram._sum.inc(_total(seen))  # noqa: SLF001
+
+
+def _total(seen: Iterable[Times]) -> float:
+    return sum([value * times for value, times in seen])
 
 
 @dataclass(slots=True)
@@ -412,35 +418,36 @@ class _OfVersion:
         self.rows, self.request, self.queue, self.compute, self.batch = rows, request, queue, compute, batch
         self.last_batch, self.stages = last_batch, stages
         self.is_changed = False
-        self.answered: list[float] = []  # seconds of each request
+        self.answered: list[Times] = []  # seconds of each request
         self.rows_answered = 0
         self.encode_s = self.write_s = 0.0
         self.failed: list[tuple[str, float]] = []  # code and seconds of each request
         self.batches: list[
-            tuple[int, float, list[float]]
+            tuple[int, float, Sequence[Times]]
         ] = []  # rows, seconds to compute, seconds that each job waited
 
     def write(self) -> None:
         """Write all but the outcomes."""
-        answered, failed, batches = self.answered, [seconds for _, seconds in self.failed], self.batches
+        answered, failed, batches = self.answered, [(seconds, 1) for _, seconds in self.failed], self.batches
         self.answered, self.failed, self.batches = [], [], []
         if answered:
             self.rows.inc(self.rows_answered)
             _observe_all(self.request, answered)
-            self._add("whole", sum(answered))
+            self._add("whole", _total(answered))
             self._add("encode", self.encode_s)
             self._add("write", self.write_s)
             self.rows_answered, self.encode_s, self.write_s = 0, 0.0, 0.0
         if failed:
             _observe_all(self.request, failed)
-            self._add("failed", sum(failed))
+            self._add("failed", _total(failed))
         if batches:
             self.last_batch.set(time.time())
-            _observe_all(self.batch, [rows for rows, _, _ in batches])
-            _observe_all(self.compute, [compute_s for _, compute_s, _ in batches])
-            _observe_all(self.queue, [waited_s for _, _, queue_s in batches for waited_s in queue_s])
+            _observe_all(self.batch, [(rows, 1) for rows, _, _ in batches])
+            _observe_all(self.compute, [(compute_s, 1) for _, compute_s, _ in batches])
+            queued = [(batch, one) for batch in batches for one in batch[2]]
+            _observe_all(self.queue, [one for _, one in queued])
             # each request of a batch waited for all of it
-            self._add("compute", sum([compute_s * len(queue_s) for _, compute_s, queue_s in batches]))
+            self._add("compute", sum([batch[1] * times for batch, (_, times) in queued]))
 
     def _add(self, stage: str, seconds: float) -> None:
         if seconds:

@@ -103,7 +103,13 @@ class OipRoutes:
         elif "model" in request.path_params:
             asked = list(live[find_by_path(front, request.path_params).name].values())
         else:
-            asked = [version for versions in live.values() for version in versions.values()]
+            caller = ledger_of(request.scope).caller
+            asked = [
+                version
+                for name, versions in live.items()
+                for version in versions.values()
+                if caller is None or caller.client.may_ask(name)
+            ]
         front.metrics.write_what_is_kept()
         await asyncio.sleep(2 * metrics.KEPT_BACK_S)  # the other processes write theirs
         totals = await asyncio.to_thread(front.metrics.totals)  # reads the counts of all processes

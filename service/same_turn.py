@@ -10,14 +10,16 @@ fast lane, which has a place for everything; so nothing here tells one error fro
 
 import logging
 import time
-from collections.abc import Sequence
-from functools import lru_cache
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from models.repository import Version
+from models.schema import Matrix
 from service.inline import Inline, InlineSession
+from service.request_ids import MOST_OF_A_BLOCK
 from service.wire.row_forms import RowForm, form_of
 
 if TYPE_CHECKING:
@@ -29,12 +31,21 @@ _log = logging.getLogger(__name__)
 LONGEST = 16_000
 """Bytes of a body that may be one row; a longer one is not tried, since it would be read twice."""
 _MOST_BATCHES = 1000  # that are remembered: of a client's raw tensors, every shape is one
+_MOST_LENGTHS = 4096  # that are remembered
+_ENDS = [b"%03x\r\ncontent-length: " % number for number in range(MOST_OF_A_BLOCK)]  # of ids
 
 
-@lru_cache(4096)
-def _length(size: int) -> bytes:
-    """What stands between `opening` and a request's id: to format it anew takes as long as to join all of them."""
-    return b"%d\r\nx-request-id: " % size
+class _Lengths(dict[int, bytes]):
+    """What stands between `Content-Length: ` and a body: formatting it takes as long as joining all of an answer."""
+
+    def __missing__(self, size: int) -> bytes:
+        if len(self) >= _MOST_LENGTHS:
+            self.clear()
+        text = self[size] = b"%d\r\n\r\n" % size
+        return text
+
+
+_LENGTHS = _Lengths()
 
 
 class _Nobody:
@@ -52,19 +63,41 @@ class Pending:
 
     Attributes:
         lane: the connection.
-        batch: where the request is.
-        head, body: of the request.
-        started: when it came, by `time.perf_counter`.
-        response_complete, disconnected, message_event, keep_alive: what uvicorn looks at.
+        write: writes to it.
+        batch: of the next request, or of that which waits; None where the next one may not be answered so.
+        head, body: of the request that waits; no head where none does.
+        started: when the turn began that brought it, by `time.perf_counter`.
+        answered: when the last one was answered, by the event loop's clock.
+        disconnected, message_event, keep_alive, response_complete: what uvicorn looks at.
     """
 
-    __slots__ = ("batch", "body", "disconnected", "head", "keep_alive", "lane", "response_complete", "started")
+    __slots__ = ("answered", "batch", "body", "disconnected", "head", "keep_alive", "lane", "started", "write")
     message_event = NOBODY
+    write: Callable[[bytes], None]
 
     def __init__(self, lane: "FastLane") -> None:
-        self.lane, self.head, self.body, self.started = lane, b"", b"", 0.0
+        self.lane, self.head, self.body, self.started, self.answered = lane, b"", b"", 0.0, 0.0
         self.batch: TurnBatch | None = None
-        self.response_complete, self.disconnected, self.keep_alive = True, False, True
+        self.disconnected, self.keep_alive = False, True
+
+    @property
+    def response_complete(self) -> bool:
+        """Whether no request waits."""
+        return not self.head
+
+    def take(self, head: bytes, data: bytes) -> bool:
+        """Have a request answered before the event loop looks at its sockets again; False where that may not be."""
+        batch = self.batch
+        if batch is None or not (batch.waiting or batch.begin(self.lane.loop)):
+            return False
+        self.head, self.body, self.started = head, data[len(head) :], batch.started
+        batch.waiting.append(self)
+        return True
+
+    def withdraw(self) -> None:
+        """Have it not answered: its client is gone, or sends more before it has its answer."""
+        assert self.batch is not None
+        self.batch.remove(self)
 
 
 class TurnBatches:
@@ -88,8 +121,8 @@ class TurnBatches:
         end = begin if oip_length is None else int(oip_length)
         key = version.key, is_oip if end is None else body[:end]
         batch = self._batches.get(key)
-        if batch is None:
-            form = form_of(version, body, is_oip=is_oip, oip_length=oip_length, begin=begin)
+        if batch is None or not batch.is_admitted():
+            form = batch.form if batch else form_of(version, body, is_oip=is_oip, oip_length=oip_length, begin=begin)
             if form is None:
                 return None
             if len(self._batches) >= _MOST_BATCHES:
@@ -99,33 +132,51 @@ class TurnBatches:
 
 
 class TurnBatch:
-    """Requests of this turn for one version, in one form."""
+    """Requests of this turn for one version, in one form, which were all admitted since keys and versions last changed.
+
+    Attributes:
+        form: how rows come and answers go.
+        waiting: what this turn has brought.
+        started: when that began, by `time.perf_counter`: all that a turn brings has been there since.
+    """
+
+    __slots__ = (
+        *("_admitted_at", "_front", "_inline", "_left", "_opening", "_opening_has", "_version"),
+        *("form", "started", "waiting"),
+    )
 
     def __init__(self, front: "Front", inline: Inline, version: Version, form: RowForm) -> None:
         """Hold no request yet."""
-        self._front, self._inline, self._version, self._form = front, inline, version, form
-        self._waiting: list[Pending] = []
+        self._front, self._inline, self._version, self.form = front, inline, version, form
+        self._admitted_at = front.gate.looks + front.catalog.changes
+        self.waiting: list[Pending] = []
+        self.started = 0.0
+        self._left: list[Pending] = []  # by the turn before this one
         self._opening, self._opening_has = b"", [(b"", b"")]
 
-    def add(self, pending: Pending) -> None:
-        """Have it answered before the event loop looks at its sockets again."""
-        pending.batch = self
-        self._front.open_requests += 1
-        self._waiting.append(pending)
-        if len(self._waiting) == 1:
-            pending.lane.loop.call_soon(self.answer)
+    def is_admitted(self) -> bool:
+        """Whether those who were admitted still are."""
+        return self._admitted_at == self._front.gate.looks + self._front.catalog.changes
+
+    def begin(self, loop: AbstractEventLoop) -> bool:
+        """Wait for requests of this turn, which will all be answered in the next; False where they may not be."""
+        if not self.is_admitted():
+            return False
+        self.started = time.perf_counter()
+        if not self._left:
+            loop.call_soon(self.answer)
+        return True
 
     def remove(self, pending: Pending) -> None:
-        """Its client is gone, or sends more before it has its answer."""
-        self._waiting.remove(pending)
-        self._front.open_requests -= 1
+        """Leave it to somebody else."""
+        (self._left if pending in self._left else self.waiting).remove(pending)
 
     def answer(self) -> None:
         """Answer all that are here."""
-        waiting, self._waiting = self._waiting, []
+        waiting = [*self._left, *self.waiting]
+        self._left, self.waiting = [], []
         if not waiting:
             return
-        self._front.open_requests -= len(waiting)
         session = self._inline.session(self._version)
         if session is None or self._front.observers or self._front.catalog.has_shadows:
             left: Sequence[Pending] = waiting
@@ -136,76 +187,85 @@ class TurnBatch:
 
     def _answer(self, session: InlineSession, waiting: list[Pending]) -> Sequence[Pending]:
         """Answer requests; return those that are not answered."""
-        front, version = self._front, self._version
-        most = min(session.most_rows, front.settings.max_batch_rows) // self._form.rows
-        began = time.perf_counter()
-        if not most or began - waiting[0].started > min(front.settings.deadline_s / 2, front.settings.max_wait_s):
+        front, form, settings = self._front, self.form, self._front.settings
+        most = min(min(session.most_rows, settings.max_batch_rows) // form.rows, MOST_OF_A_BLOCK)
+        first, began = waiting[0], time.perf_counter()
+        if not most or began - first.started > min(settings.deadline_s / 2, settings.max_wait_s):
             return waiting  # somebody must be refused, or a worker asked
         if len(waiting) > most:
-            self._next_turn(waiting[most:])
-        taken, lines, left = [], [], []
-        read = self._form.read
-        for pending in waiting[:most]:
+            self._left, waiting = waiting[most:], waiting[:most]
+            first.lane.loop.call_soon(self.answer)  # after the event loop has looked at its sockets once more
+        taken: Sequence[Pending] = waiting
+        left: Sequence[Pending] = ()
+        oip_ids: Sequence[str] = ()
+        try:
+            matrix = form.together([pending.body for pending in waiting])
+            if matrix is None:
+                taken, oip_ids, matrix, left = self._one_by_one(waiting)
+                if matrix is None:
+                    return left
+            encoded = time.perf_counter()
+            answers = session.run(matrix)
+            computed = time.perf_counter()
+            if any(len(values) != len(matrix) for values in answers.values()):
+                return waiting
+            texts = form.write(answers)
+        except Exception:  # noqa: BLE001 - the coalescer finds out what it is, and whose
+            return waiting
+        if any(oip_ids):
+            texts = [form.with_id(text, one) if one else text for text, one in zip(texts, oip_ids, strict=True)]
+        self._write(taken, texts)
+        front.spinning.answered(first.started, first.lane)
+        front.drift.sample(self._version, matrix, answers)
+        self._count(taken, began, encoded, computed)
+        return left
+
+    def _one_by_one(self, waiting: Sequence[Pending]) -> tuple[list[Pending], list[str], Matrix | None, list[Pending]]:
+        """Those that could be read, their ids, their matrix, and those that could not."""
+        taken, oip_ids, lines, left = [], [], [], []
+        for pending in waiting:
             try:
-                found = read(pending.body) if pending.keep_alive else None  # a connection that ends is another's matter
+                found = self.form.read(pending.body)
             except orjson.JSONDecodeError:
                 found = None
             if found is None:
                 left.append(pending)
             else:
-                taken.append((pending, found[1]))
+                taken.append(pending)
                 lines.append(found[0])
-        if not lines:
-            return left
-        try:
-            matrix = self._form.matrix(lines)
-            encoded = time.perf_counter()
-            answers = session.run(matrix)
-            computed = time.perf_counter()
-            if any(len(values) != len(matrix) for values in answers.values()):
-                return waiting[:most]
-            texts = self._form.write(answers)
-        except Exception:  # noqa: BLE001 - the coalescer finds out what it is, and whose
-            return waiting[:most]
-        self._write(taken, texts)
-        front.spinning.answered(waiting[0].started, waiting[0].lane)
-        front.drift.sample(version, matrix, answers)
-        self._count([pending.started for pending, _ in taken], began, encoded, computed)
-        return left
+                oip_ids.append(found[1])
+        return taken, oip_ids, self.form.matrix(lines) if lines else None, left
 
-    def _next_turn(self, waiting: list[Pending]) -> None:
-        """Answer these after the event loop has looked at its sockets once more."""
-        self._front.open_requests += len(waiting)
-        if not self._waiting:
-            waiting[0].lane.loop.call_soon(self.answer)
-        self._waiting[:0] = waiting
-
-    def _write(self, taken: Sequence[tuple[Pending, str]], texts: Sequence[bytes]) -> None:
-        first, _ = taken[0]
-        next_id, opening, now = self._front.ids.next, self._opening_of(first.lane), first.lane.loop.time()
-        for (pending, oip_id), text in zip(taken, texts, strict=True):
-            lane = pending.lane
-            if oip_id:
-                text = self._form.with_id(text, oip_id)  # noqa: PLW2901
+    def _write(self, taken: Sequence[Pending], texts: Sequence[bytes]) -> None:
+        lane = taken[0].lane
+        opening = self._opening_of(lane) + self._front.ids.block().encode()
+        now = lane.loop.time()
+        for pending, end, text in zip(taken, _ENDS, texts, strict=False):
             try:
-                lane.transport.write(b"".join((opening, _length(len(text)), next_id().encode(), b"\r\n\r\n", text)))
+                pending.write(b"".join((opening, end, _LENGTHS[len(text)], text)))
             except Exception:  # noqa: BLE001 - the others have their answers
                 _log.exception("an answer could not be written")
-            pending.response_complete = True
-            lane.rests(now)
+            pending.head = b""
+            pending.answered = now
+        lane.server_state.total_requests += len(taken)
 
     def _opening_of(self, lane: "FastLane") -> bytes:
         headers = lane.server_state.default_headers
         if headers is not self._opening_has:  # uvicorn makes them anew every second
-            self._opening_has, self._opening = headers, lane.opening(self._form.headers)
+            self._opening_has = headers
+            self._opening = lane.opening(self.form.headers + b"x-request-id: ")
         return self._opening
 
-    def _count(self, started: Sequence[float], began: float, encoded: float, computed: float) -> None:
+    def _count(self, taken: Sequence[Pending], began: float, encoded: float, computed: float) -> None:
         """Count what was answered: a request waited while others were read, and until all of them were written."""
-        metrics, now, requests = self._front.metrics, time.perf_counter(), len(started)
-        own_s = (encoded - began) / requests
-        seconds = [now - one for one in started]
-        rows = requests * self._form.rows
-        metrics.answered_together(self._version, rows, seconds, encoded - began, requests * (now - computed))
-        waited_s = [encoded - own_s - one for one in started]
-        metrics.batch(self._version, rows, computed - encoded, waited_s)
+        now, requests, started = time.perf_counter(), len(taken), taken[0].started
+        if started == taken[-1].started:  # they came in one turn
+            seconds = [(now - started, requests)]
+        else:
+            seconds = [(now - pending.started, 1) for pending in taken]
+        rows, encode_s = requests * self.form.rows, encoded - began
+        metrics = self._front.metrics
+        metrics.answered_together(self._version, rows, seconds, encode_s, requests * (now - computed))
+        outside_s = now - encoded + encode_s / requests
+        waited_s = [(one - outside_s, times) for one, times in seconds]
+        metrics.batch_together(self._version, rows, computed - encoded, waited_s)

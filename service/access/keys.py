@@ -61,8 +61,12 @@ class Client:
         Raises:
             Forbidden: it may not.
         """
-        if self.models is not None and model not in self.models:
+        if not self.may_ask(model):
             raise Forbidden("model", model)
+
+    def may_ask(self, model: str) -> bool:
+        """Whether it may ask this model."""
+        return self.models is None or model in self.models
 
 
 ANYBODY = Client("", frozenset(SCOPES), may_be_urgent=True)

@@ -20,6 +20,7 @@ from service.wire.oip_signature import CLASS, PACKED
 _LONGEST_AROUND = 1000  # bytes beside the numbers: whoever knows a form keeps them
 _JSON = b"content-type: application/json\r\n"
 _OF_NUMBERS = b" \t\r\n0123456789+-.eE,"
+_IN_NUMBERS = b" \t\r0123456789+-.eE"
 _DATA = re.compile(rb'"data"\s*:\s*\[\Z')
 _DATA_LIST = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[')
 
@@ -41,6 +42,10 @@ class RowForm(Protocol):
         Raises:
             orjson.JSONDecodeError: it is no JSON.
         """
+        ...
+
+    def together(self, bodies: Sequence[bytes]) -> Matrix | None:
+        """The matrix of bodies that were all written as the last one was; None where that is not known of one."""
         ...
 
     def matrix(self, lines: Sequence[Any]) -> Matrix:
@@ -73,6 +78,7 @@ class _OneRow:
         self._version, self._schema = version, version.schema
         self._width = len(version.schema.columns)
         self._before, self._after = b"\0", b""  # what stood before and after the numbers of the last request
+        self._between = b""  # what stands between the numbers of two; empty where that is not known
 
     def numbers_of(self, body: bytes) -> bytes | None:
         """The text of as many numbers as a row has, where they stand in what is known, and of nothing else."""
@@ -88,6 +94,29 @@ class _OneRow:
         end = body.find(b"]", start)
         if start + len(body) - end <= _LONGEST_AROUND:
             self._before, self._after = body[:start], body[end:]
+            between = b"%b\n%b" % (self._after, self._before)
+            self._between = between if between.count(b"\n") == 1 else b""
+
+    def together(self, bodies: Sequence[bytes]) -> Matrix | None:
+        """What stands between numbers is looked at for all bodies at once.
+
+        They are joined by newlines, of which none has one; so where there is one less than bodies, each in the middle
+        of what ends one known body and begins the next, all bodies are known but for what is left. Of that, commas and
+        newlines must be where so many rows of so many numbers have them, and all else part of numbers.
+        """
+        before, after, between, width = self._before, self._after, self._between, self._width
+        text = b"\n".join(bodies)
+        if not (between and text.startswith(before) and text.endswith(after)):
+            return None
+        inside = text[len(before) : -len(after)]
+        flat = inside.replace(between, b",\n")
+        is_between = len(inside) - len(flat) == (len(bodies) - 1) * (len(between) - 2)
+        if not is_between or flat.translate(None, _IN_NUMBERS) != _commas(len(bodies), width):
+            return None
+        numbers = number_rows.floats(b"[%b]" % flat)
+        if numbers is None or len(numbers) != len(bodies) * width:
+            return None
+        return self._schema.encode_floats(numbers.reshape(len(bodies), width))
 
     def matrix(self, lines: Sequence[Any]) -> Matrix:
         if set(map(type, lines)) == {bytes}:
@@ -187,6 +216,9 @@ class OipBinaryRows:
             return None
         return body[len(self._head) :], ""
 
+    def together(self, bodies: Sequence[bytes]) -> None:
+        """Each is looked at by itself."""
+
     def matrix(self, lines: Sequence[Any]) -> Matrix:
         matrix: Matrix = np.frombuffer(b"".join(lines), np.float32).reshape(len(lines) * self.rows, -1)
         if np.isinf(matrix).any():
@@ -248,6 +280,9 @@ class OipManyRows:
         matrix = self._version.schema.encode_floats(numbers.reshape(self.rows, -1))
         return None if matrix is None else (matrix, "")
 
+    def together(self, bodies: Sequence[bytes]) -> None:
+        """Each is looked at by itself."""
+
     def matrix(self, lines: Sequence[Any]) -> Matrix:
         return lines[0] if len(lines) == 1 else np.concatenate(lines)
 
@@ -258,6 +293,11 @@ class OipManyRows:
 
     def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
         return text
+
+
+def _commas(rows: int, width: int) -> bytes:
+    """What is left of so many rows of so many numbers, each row on a line of its own, without the numbers."""
+    return ((b"," * width + b"\n") * rows)[:-2]
 
 
 def _zeros(version: Version, rows: int) -> Answers:

@@ -254,9 +254,25 @@ BROKEN = {
         request(b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"") + b"f" * 40 + b"\r\n",
         [(400, "bad_http")],
     ),
-    "chunked twice": (
-        request(b"", "Transfer-Encoding: chunked, chunked").replace(b"Content-Length: 0\r\n", b"") + b"0\r\n\r\n",
-        None,
+    **{
+        f"{codings} as Transfer-Encoding": (
+            GOOD
+            + request(b"", f"Transfer-Encoding: {codings}").replace(b"Content-Length: 0\r\n", b"")
+            + b"0\r\n\r\n"
+            + GOOD,
+            [(200, "ok"), (400, "bad_http")],
+        )
+        for codings in ("chunked, chunked", "gzip, chunked", "gzip")
+    },
+    "chunks in HTTP/1.0": (
+        request(b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"").replace(b"/1.1", b"/1.0"),
+        [(400, "bad_http")],
+    ),
+    "no host": (GOOD + GOOD.replace(b"Host: rowcast\r\n", b"") + GOOD, [(200, "ok"), (400, "bad_http")]),
+    "two hosts": (GOOD.replace(b"Host: rowcast\r\n", b"Host: rowcast\r\n" * 2), [(400, "bad_http")]),
+    "no host in HTTP/1.0": (
+        GOOD.replace(b"Host: rowcast\r\n", b"").replace(b"/1.1", b"/1.0"),
+        [(200, "ok")],
     ),
     "a header with a line feed alone": (b"GET / HTTP/1.1\nHost: x\n\n", None),
     "a folded header": (b"GET / HTTP/1.1\r\nHost: x\r\n y\r\n\r\n", None),

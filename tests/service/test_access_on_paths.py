@@ -64,6 +64,17 @@ def test_a_key_opens_what_it_is_for_and_nothing_else(client, method, path, name,
 
 
 @pytest.mark.usefixtures("keys")
+def test_a_key_of_some_models_sees_the_counts_of_no_other(client):
+    def models(name):
+        return {
+            one["name"] for one in client.get("/v2/models/stats", headers={"x-api-key": name}).json()["model_stats"]
+        }
+
+    assert models("liner") == {"line"}
+    assert models("shop") == {"coin", "flowers", "line", "pair"}
+
+
+@pytest.mark.usefixtures("keys")
 @pytest.mark.parametrize("name", [*KEYS, "nobody"])
 @pytest.mark.parametrize("path", [LINE, "/v1/models/pair:predict", "/predict", "/v2/models/pair/infer"])
 def test_both_lanes_let_the_same_pass(front, app, name, path):

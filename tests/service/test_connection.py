@@ -118,6 +118,50 @@ def test_who_would_rather_speak_another_protocol_is_answered_in_this_one(talk, f
     assert counted(front) == Counter({("line", "2", "ok"): 3, ("", "", "bad_http"): 1})
 
 
+LINE = b"POST /v1/models/line:predict HTTP/%b\r\n"
+WHOLE = b"Content-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD)
+CHUNKS = b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(GOOD), GOOD)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (LINE % b"1.1" + WHOLE, "must have one Host header, got none"),
+        (LINE % b"1.1" + b"Host: a\r\nhost: a\r\n" + WHOLE, "must have one Host header, got 2"),
+        (LINE % b"1.0" + b"Host: a\r\nHost: b\r\n" + WHOLE, "must have one Host header, got 2"),
+        (LINE % b"1.0" + WHOLE, None),
+        (LINE % b"1.1" + b"Host: \r\n" + WHOLE, None),
+        (LINE % b"1.1" + b"Host: a\r\nTransfer-Encoding: Chunked\r\n" + CHUNKS, None),
+        (LINE % b"1.0" + b"Host: a\r\nTransfer-Encoding: chunked\r\n" + CHUNKS, "must have no Transfer-Encoding"),
+        (LINE % b"1.1" + b"Host: a\r\nTransfer-Encoding: gzip, chunked\r\n" + CHUNKS, "got 'gzip, chunked'"),
+        *(
+            (LINE % b"1.1" + b"Host: a\r\nTransfer-Encoding: %b\r\n" % codings + CHUNKS, "")
+            for codings in (b"gzip", b"chunked, chunked", b"gzip\r\nTransfer-Encoding: chunked", b"xchunked", b"")
+        ),
+        (LINE % b"1.1" + b"Host: a\r\nTransfer-Encoding: chunked\r\n" + WHOLE, ""),
+    ],
+)
+def test_a_head_that_two_servers_may_read_in_two_ways_is_refused(talk, front, raw, said):
+    """RFC 9112, sections 3.2, 6.1 and 6.3."""
+
+    async def conversation(connection):
+        await connection.send(request())
+        await connection.answers()
+        await connection.send(raw)
+        ((status, headers, body),) = await connection.answers()
+        if said is None:
+            assert status == 200
+        else:
+            assert (status, json.loads(body)["code"], headers["connection"]) == (400, "bad_http", "close")
+            assert said in json.loads(body)["error"]
+            await connection.send(request())  # is not read any more
+            assert connection.wire.written == b""
+
+    talk(conversation)
+    good = 1 + (said is None)
+    assert counted(front) == Counter({("line", "2", "ok"): good} | ({} if said is None else {("", "", "bad_http"): 1}))
+
+
 @pytest.mark.parametrize("path", ["/v1/models/line:predict", "/v1/models"])
 @pytest.mark.parametrize(
     "headers", [[f"X-{n}: {n}" for n in range(200)], ["X: " + "x" * 70_000]], ids=["too many", "too long"]

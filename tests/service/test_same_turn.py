@@ -328,6 +328,93 @@ def test_what_stands_between_known_brackets_is_nobody_elses_matter(front, app, s
     assert sessions.runs
 
 
+WHOLE = b'{"instances": [[%b]]}'
+
+
+@pytest.mark.parametrize(
+    ("bodies", "statuses"),
+    [
+        ([b'{"instances": [[1,2,', WHOLE % b"5,6", b"3,4]]}"], [400, 200, 400]),  # two halves
+        ([b'{"instances": [[1,2,', b"3,4]]}", WHOLE % b"5,6"], [400, 400, 200]),
+        ([WHOLE % b"1,2\n3,4", WHOLE % b"5,6", WHOLE % b"7,8"], [400, 200, 200]),
+        ([WHOLE % b"1,2" + b"\n" + WHOLE % b"3,4", b"", WHOLE % b"7,8"], [400, 400, 200]),  # three rows in all
+        ([WHOLE % b"1,2", b"\n" + WHOLE % b"3,4\n", WHOLE % b"7,8" + b"\n"], [200, 200, 200]),
+        ([WHOLE % b"1,2", b'{"instances": [[3,4]] }', b'{"instances":[[7,8]]}'], [200, 200, 200]),
+    ],
+)
+def test_a_body_ends_where_its_request_ends(front, app, sessions, bodies, statuses):
+    async def talk(fast):
+        connections, said = [Connection(front, app, fast=fast) for _ in bodies], []
+        for connection in connections:
+            for _ in range(2):
+                await connection.send(request(WHOLE % b"1.5,2.5", path="/v1/models/pair:predict"))
+                await connection.answers()
+        for connection, body in zip(connections, bodies, strict=True):
+            connection.protocol.data_received(request(body, path="/v1/models/pair:predict"))
+        for connection in connections:
+            said += await connection.answers()
+        await close(connections)
+        return said
+
+    fast = asyncio.run(talk(fast=True))
+    assert [status for status, _, _ in fast] == statuses
+    assert plain(fast) == plain(asyncio.run(talk(fast=False)))
+    assert sessions.runs
+
+
+def test_lines_between_the_parts_of_a_body_are_no_lines_between_bodies(front, app, sessions):
+    text = b'{\n  "instances": [\n    [\n      %b\n    ]\n  ]\n}\n'
+    raw = [request(text % value, path="/v1/models/pair:predict") for value in (b"1, 2", b"3,\n4", b"5, 6", b"7")]
+    fast = one_after_the_other(front, app, *raw)
+    assert plain(fast) == plain(one_after_the_other(front, app, *raw, fast=False))
+    assert len(sessions.runs) == 2
+
+
+def test_a_head_is_known_with_as_many_lengths_as_have_room(front, app, sessions):
+    raw = [request(row(0).ljust(size)) for size in (*range(30, 300), *range(30, 60))]
+
+    async def talk():
+        connection = Connection(front, app)
+        for one in raw:
+            await connection.send(one)
+            ((status, _, _),) = await connection.answers()
+            assert status == 200
+        texts = connection.protocol._known.texts
+        assert sum(map(len, texts.values())) <= 8000
+        assert all(one.startswith(texts[len(one)]) for one in raw[-20:])
+        await connection.close()
+
+    asyncio.run(talk())
+    assert len(sessions.runs) == len(raw) - 1
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_a_connection_is_kept_for_a_while_after_its_last_answer(front, app, sessions, is_waiting):
+    async def talk():
+        (connection,) = await known(front, app, 1)
+        protocol = connection.protocol
+        for _ in range(2):
+            connection.protocol.data_received(request())
+            await connection.answers()
+        if is_waiting:
+            connection.protocol.data_received(request())
+        protocol.timeout_keep_alive_task.cancel()
+        protocol._idle_since -= 1000  # of the answer to the first request
+        protocol.timeout_keep_alive_handler()
+        assert not connection.wire.closed
+        assert protocol.timeout_keep_alive_task is not None
+        if not is_waiting:
+            protocol.timeout_keep_alive_task.cancel()
+            protocol._pending.answered -= 1000
+            protocol._idle_since -= 1000
+            protocol.timeout_keep_alive_handler()
+            assert connection.wire.closed
+        await connection.close()
+
+    asyncio.run(talk())
+    assert len(sessions.runs) >= 2
+
+
 def in_raw_bytes(first):
     body, head = binary([first, first + 1], {"label": True, "probabilities": True}, rows=2)
     return request(body, head, path="/v2/models/coin/infer")
@@ -494,8 +581,8 @@ def test_draining_waits_for_the_answer_and_says_that_it_is_the_last(front, app):
     async def talk():
         (connection,) = await known(front, app, 1)
         connection.protocol.data_received(request())
-        assert front.open_requests == 1
         connection.protocol.shutdown()
+        assert front.open_requests == 1
         assert not connection.wire.closed
         ((status, headers, _),) = await connection.answers()
         assert (status, headers["connection"]) == (200, "close")
