@@ -58,6 +58,10 @@ from service.watch import CannotServe, Child, check_that_all_live, drain, end_al
 LIMITS = "limits"
 """File in the runtime folder that all API processes count their clients in."""
 
+_BACKLOG = 65_535
+"""Connections that the kernel may hold until they are accepted, at most what net.core.somaxconn allows. Beyond it a
+client is not told anything: its kernel asks again after 1, 3, 7, 15, 31 s, long after the burst is over."""
+
 _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
@@ -85,6 +89,7 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
             generate_client_file=False,
             access_log=False,
             server_header=False,
+            backlog=_BACKLOG,
             timeout_keep_alive=75,  # beyond the 60 s of usual load balancers: they must be the ones to hang up
             loop="service.accepting:Loop",  # uvloop, sharing the port evenly
             proxy_headers=False,  # it would believe whatever connects from 127.0.0.1; service/access/gate.py reads them

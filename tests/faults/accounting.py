@@ -98,7 +98,7 @@ class Load:
         except (OSError, http.client.HTTPException) as error:
             with self._writing:
                 self.books.sent += 1
-                self.books.broken[type(error).__name__] += 1
+                self.books.broken[_what_broke(error)] += 1
             return False
         with self._writing:
             self.books.sent += 1
@@ -110,3 +110,8 @@ class Load:
             else:
                 self.books.wrong.append((x, answer))
         return True
+
+
+def _what_broke(error: Exception) -> str:
+    """A connection that was reset is said to be a broken pipe to who sends twice before he looks."""
+    return "ConnectionResetError" if isinstance(error, BrokenPipeError) else type(error).__name__

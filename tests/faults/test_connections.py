@@ -3,9 +3,12 @@
 import concurrent.futures
 import contextlib
 import json
+import os
 import random
+import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -218,6 +221,20 @@ def test_two_thousand_connections_of_every_kind_leave_the_others_alone(start):
     assert most - before < 100
     assert longest < 1
     others_are_unaffected(load)
+
+
+def test_a_burst_that_comes_while_nobody_accepts_is_answered(start):
+    """uvicorn lets 2048 connections wait; what comes after them is left to ask again and again, for a minute."""
+    if int(Path("/proc/sys/net/core/somaxconn").read_text()) < 3000:
+        pytest.skip("this machine's kernel lets fewer connections wait")
+    server = start(hang_s=6000)
+    (api,) = server.apis
+    os.kill(api, signal.SIGSTOP)
+    with connected(server, 3000) as wires:
+        for wire in wires:
+            wire.sendall(request(b'{"instances": [[3]]}', "Connection: close"))
+        os.kill(api, signal.SIGCONT)
+        assert {codes(said(wire))[0] for wire in wires} == {(200, "ok")}
 
 
 def test_more_connections_than_there_may_be_are_told_so_and_those_that_are_there_go_on(start):

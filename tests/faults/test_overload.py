@@ -54,16 +54,24 @@ class Crowd:
     """Requests at a rate that no answer holds back: each goes over a connection that is free, or over a new one."""
 
     def __init__(self, port) -> None:
-        self.port, self.free, self.tally, self.tasks = port, [], Tally(), set()
+        self.port, self.free, self.tally, self.tasks, self.coming = port, [], Tally(), set(), 0
+
+    async def connection(self, *, fresh=False):
+        """One that is free, or a new one."""
+        if self.free and not fresh:
+            return self.free.pop()
+        self.coming += 1
+        try:
+            _, client = await asyncio.get_running_loop().create_connection(Client, "127.0.0.1", self.port)
+        finally:
+            self.coming -= 1
+        return client
 
     async def one(self, x, *, fresh=False):
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            if fresh or not self.free:
-                _, client = await loop.create_connection(Client, "127.0.0.1", self.port)
-            else:
-                client = self.free.pop()
+            client = await self.connection(fresh=fresh)
             status, head, raw = await client.ask(json.dumps({"instances": [[x]]}).encode())
         except OSError as error:
             self.tally.other.append(type(error).__name__)
@@ -95,9 +103,8 @@ class Crowd:
         task.add_done_callback(self.tasks.discard)
 
     async def end(self):
-        async with asyncio.timeout(60):  # nothing hangs
-            while self.tasks:
-                await asyncio.wait(self.tasks)
+        _, hung = await asyncio.wait(self.tasks, timeout=60) if self.tasks else ((), ())
+        assert not hung, f"{len(hung)} requests hang, of which {self.coming} have no connection"
 
     def close(self):
         for client in self.free:

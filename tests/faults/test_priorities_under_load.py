@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from tests.faults.client import Client
 from tests.faults.conftest import FAULT_S
 from tests.faults.test_overload import Crowd, capacity_of, p99
 from tests.service import hostile, tiny
@@ -22,10 +21,7 @@ class Hasty(Crowd):
     async def one(self, x, *, fresh=False):
         loop = asyncio.get_running_loop()
         began = loop.time()
-        if fresh or not self.free:
-            _, client = await loop.create_connection(Client, "127.0.0.1", self.port)
-        else:
-            client = self.free.pop()
+        client = await self.connection(fresh=fresh)
         status, _, raw = await client.ask(json.dumps({"instances": [[x]]}).encode(), "/predict", "X-Priority: urgent")
         self.free.append(client)
         if status == 200 and json.loads(raw)["predictions"] == [2.0 * x + 1]:

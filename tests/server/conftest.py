@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,9 +178,19 @@ class Server:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that the kernel gives to nobody who asks for any: it stays taken, and may be listened on all the same."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as every server sets it; only one may listen
+    holder.bind(("127.0.0.1", 0))
+    port = holder.getsockname()[1]
+    _held.append(holder.detach())
+    if len(_held) > MOST_PORTS:
+        os.close(_held.popleft())
+    return port
+
+
+MOST_PORTS = 100  # far more than a test uses
+_held: deque[int] = deque()
 
 
 @pytest.fixture

@@ -74,10 +74,10 @@ def test_perf_analyzer_measures_and_its_counts_are_the_servers(server, perf_anal
     table = tmp_path / "measured.csv"
     url = f"127.0.0.1:{server.port}"
     before = counts_of(server, model)
-    # it compares one window with the next: any that passes for stable will do
-    often = ["--concurrency-range", "2", "-p", "500", "-r", "3", "-s", "100000"]
+    # a number of requests, not of seconds: a busy machine may answer none in a window
+    many = ["--concurrency-range", "2", "--request-count", "500"]
     done = subprocess.run(
-        [program, "-m", model, "-u", url, *often, *arguments, "-f", table],
+        [program, "-m", model, "-u", url, *many, *arguments, "-f", table],
         env=environment,
         capture_output=True,
         text=True,

@@ -6,9 +6,9 @@ import re
 import shutil
 import signal
 import socket
-import statistics
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def test_when_one_of_two_api_processes_dies_the_other_serves_on(start):
 
 
 def test_connections_are_spread_evenly_over_api_processes(start):
-    """Left alone, one process of two now and then takes all of 16 connections."""
+    """Left alone, one process of two takes nearly all of 16 connections, eight times out of ten."""
     server = start(api_processes=2)
     apis = server.apis
 
@@ -110,8 +110,9 @@ def test_connections_are_spread_evenly_over_api_processes(start):
             return connections()[0] - before
 
     until(lambda: 6 <= share() <= 10, what="both processes are up")
-    # on a busy machine a process may not get the processor in time to take its turn
-    assert 6 <= statistics.median(share() for _ in range(7)) <= 10
+    shares = [share() for _ in range(25)]
+    # now and then a busy machine does not let a process take its turn in time
+    assert sum(6 <= share <= 10 for share in shares) > 12, shares
 
 
 ESTABLISHED, LISTENING = "01", "0A"
@@ -221,8 +222,12 @@ def test_a_server_that_nobody_asks_sleeps(start):
     def wakes():
         """How often each process has woken by itself; a preemption on a busy machine does not count."""
         counted = re.compile(r"^voluntary_ctxt_switches:\s+(\d+)$", re.MULTILINE)
-        tasks = {one.pid: Path(f"/proc/{one.pid}/task").glob("*/status") for one in server.family()}
-        return {pid: sum(int(counted.search(task.read_text())[1]) for task in of) for pid, of in tasks.items()}
+        wakes = Counter()
+        for one in server.family():
+            for task in Path(f"/proc/{one.pid}/task").glob("*/status"):
+                with contextlib.suppress(OSError):  # it has ended since it was seen
+                    wakes[one.pid] += int(counted.search(task.read_text())[1])
+        return wakes
 
     apis = server.apis
 

@@ -239,7 +239,7 @@ def test_the_second_port_has_metrics_and_probes_and_nothing_else(start, make_key
     os.kill(victim, 9)
     until(lambda: len(server.apis) == 2 and victim not in server.apis, what="the process is replaced")
     for _ in range(6):
-        assert httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=START_S).status_code == 200
     server.process.terminate()
     assert server.ended() == 0
     with pytest.raises(httpx.TransportError):

@@ -12,6 +12,7 @@ from service.coalescer import MOST_LOSSES, Coalescer
 from service.frames import Reply, Status
 from service.inline import Inline, InlineSession
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
+from tests.service.own_time import run_in_own_time
 
 
 class Doubling:
@@ -456,7 +457,7 @@ def test_whoever_submits_is_told_once_and_later_and_not_at_all_after_withdrawing
     assert (first, answers) == ("first", [2])
 
 
-def test_a_deadline_that_is_far_passes_as_well_whether_the_job_waits_or_is_out(versions):
+def test_a_deadline_that_is_far_passes_as_well_whether_the_job_waits_or_is_out(versions, monkeypatch):
     async def ask():
         lanes, told = Doubling(), []
         coalescer = coalescer_of(lanes)
@@ -472,7 +473,7 @@ def test_a_deadline_that_is_far_passes_as_well_whether_the_job_waits_or_is_out(v
         await turns()
         return told
 
-    told = dict(asyncio.run(ask()))
+    told = dict(run_in_own_time(ask(), monkeypatch))
     assert isinstance(told.pop("out"), DeadlinePassed)
     assert isinstance(told.pop("waiting"), DeadlinePassed)
     assert told == {"patient": [6]}

@@ -4,6 +4,7 @@ import pytest
 
 from service.frames import Reply, Status
 from service.gathering import Gathering
+from tests.service.own_time import run_in_own_time
 from tests.service.test_coalescer import Doubling, coalescer_of, rows, start, turns
 
 FLAT = [(1, 0.05), (31, 0.05)]
@@ -61,7 +62,7 @@ def reply(lanes, seconds=0.05):
     done(Reply(Status.OK, seconds, answers={"prediction": matrix * 2}))
 
 
-def test_those_who_ask_again_go_together(versions):
+def test_those_who_ask_again_go_together(versions, monkeypatch):
     async def ask():
         lanes = Doubling()
         coalescer = coalescer_of(lanes)
@@ -87,10 +88,10 @@ def test_those_who_ask_again_go_together(versions):
         await asyncio.gather(*jobs)
         return [len(matrix) for matrix in lanes.sent]
 
-    assert asyncio.run(ask()) == [1, 8, 8, 1]
+    assert run_in_own_time(ask(), monkeypatch) == [1, 8, 8, 1]
 
 
-def test_a_batch_that_is_out_for_too_long_keeps_nobody(versions):
+def test_a_batch_that_is_out_for_too_long_keeps_nobody(versions, monkeypatch):
     async def ask():
         lanes = Doubling(lanes=2)
         coalescer = coalescer_of(lanes)
@@ -113,4 +114,4 @@ def test_a_batch_that_is_out_for_too_long_keeps_nobody(versions):
             reply(lanes)
         await asyncio.gather(*jobs)
 
-    asyncio.run(ask())
+    run_in_own_time(ask(), monkeypatch)

@@ -11,6 +11,15 @@ from service.spinning import Spinning
 LONGEST_S = 0.05
 
 
+class Clock:
+    """A time in which nothing happens but what the test does."""
+
+    now = 1000.0
+
+    def pass_by(self, seconds):
+        self.now += seconds
+
+
 class Loop(list):
     """An event loop of which the test takes the turns."""
 
@@ -27,40 +36,51 @@ def _two_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
 
 
-def answer(spinning, client, times, gap_s=0.0):
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def answer(clock, spinning, client, times, gap_s=0.0):
     for _ in range(times):
-        spinning.answered(time.perf_counter() - 0.001, client)
-        time.sleep(gap_s)
+        came = clock.now
+        clock.pass_by(0.001)
+        spinning.answered(came, client)
+        clock.pass_by(gap_s)
 
 
-def test_it_spins_while_requests_follow_answers_at_once_and_sleeps_once_none_does():
+def test_it_spins_while_requests_follow_answers_at_once_and_sleeps_once_none_does(clock):
     spinning, client = Spinning(LONGEST_S), lane()
-    answer(spinning, client, 8)  # before the first of them, nothing was answered
+    answer(clock, spinning, client, 8)  # before the first of them, nothing was answered
     assert not client.loop
-    answer(spinning, client, 3)
+    answer(clock, spinning, client, 3)
     assert len(client.loop) == 1  # once, however many requests
     client.loop.pop()()
     assert len(client.loop) == 1
-    time.sleep(2 * LONGEST_S)
+    clock.pass_by(2 * LONGEST_S)
     client.loop.pop()()
     assert not client.loop
-    answer(spinning, client, 8)
+    answer(clock, spinning, client, 8)
     assert not client.loop  # it takes as many again
-    answer(spinning, client, 1)
+    answer(clock, spinning, client, 1)
     assert client.loop
 
 
 @pytest.mark.parametrize(
     ("longest_s", "connections", "gap_s"), [(0.0, 1, 0.0), (LONGEST_S, 3, 0.0), (LONGEST_S, 1, 2 * LONGEST_S)]
 )
-def test_it_never_spins_where_it_may_not_or_has_others_to_look_at_or_nobody_hurries(longest_s, connections, gap_s):
+def test_it_never_spins_where_it_may_not_or_has_others_to_look_at_or_nobody_hurries(
+    clock, longest_s, connections, gap_s
+):
     client = lane(connections)
-    answer(Spinning(longest_s), client, 12, gap_s)
+    answer(clock, Spinning(longest_s), client, 12, gap_s)
     assert not client.loop
 
 
-def test_it_never_spins_on_the_only_core(monkeypatch):
+def test_it_never_spins_on_the_only_core(clock, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     client = lane()
-    answer(Spinning(LONGEST_S), client, 12)
+    answer(clock, Spinning(LONGEST_S), client, 12)
     assert not client.loop

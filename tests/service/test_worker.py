@@ -257,7 +257,7 @@ def test_a_connection_goes_on_in_another_thread_when_its_own_must_be_replaced(ro
             (length,) = LENGTH.unpack(replied.read(LENGTH.size))
             replies.append(read_reply(replied.read(length)))
         end.tell()
-    serving.join(5)
+    serving.join(60)
     assert not serving.is_alive()
     assert [reply.status for reply in replies] == [Status.OK] * 3
     assert len(set(threads)) == 3

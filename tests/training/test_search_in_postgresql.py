@@ -5,7 +5,6 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import polars as pl
 import pytest
 from optuna.trial import TrialState
 
+from tests.server.conftest import START_S, free_port
 from tests.training.sharing import ROOT, check_that_killing_one_of_two_loses_its_trial_alone, trials_in
 from training.plan import BadPlan, Plan
 from training.search import _opened, search
@@ -44,7 +44,7 @@ def server() -> Iterator[str]:
         pytest.skip("PostgreSQL is not installed; on Debian: apt-get install --no-install-recommends postgresql")
     # it refuses to run as root, and no other user may enter pytest's own folders
     account = pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else os.getuid()
-    with tempfile.TemporaryDirectory(prefix="rowcast-postgresql-") as name, socket.socket() as probe:
+    with tempfile.TemporaryDirectory(prefix="rowcast-postgresql-") as name:
         folder = Path(name)
         (folder / "password").write_text(PASSWORD)
         for path in (folder, folder / "password"):
@@ -53,9 +53,7 @@ def server() -> Iterator[str]:
         initdb += ["--encoding=UTF8", "--locale=C", f"--pwfile={folder}/password"]
         made = subprocess.run(initdb, user=account, cwd=folder, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+        port = free_port()
         words = [programs / "postgres", "-D", folder / "data", "-h", "127.0.0.1", "-p", str(port), "-k", folder]
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(words, user=account, cwd=folder, stdout=log, stderr=log)
@@ -64,11 +62,11 @@ def server() -> Iterator[str]:
             yield f"127.0.0.1:{port}"
         finally:
             process.send_signal(signal.SIGINT)  # ends the sessions that are left
-            process.wait(60)
+            process.wait(START_S)
 
 
 def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:
