@@ -11,7 +11,7 @@ from training.checkpoint import Checkpoint
 from training.fit import Diverged, Epoch, Job, Member
 from training.loops import Loop, Standing
 from training.losses import Objective
-from training.processes import Workers, most_processes
+from training.processes import Workers, beside, most_processes
 
 WORTH_S = 0.3
 """Seconds of fits from which other processes help: to fork two and to hear from them takes some 0.05 s."""
@@ -160,7 +160,7 @@ def _in_processes(
         if len(some) == 1 and some[0].is_large:  # threads do more for it than a process
             advance_here(some, share)
         else:
-            workers.run(draw, lambda step: report(*step), done, meanwhile)
+            workers.run(draw, lambda step: report(*step), done)
 
-    with _here() as advance_here, _threads(1), Workers(count, do) as workers:
+    with _here() as advance_here, _threads(1), Workers(count, do) as workers, beside(meanwhile):
         yield advance

@@ -5,12 +5,15 @@ A child computes on one thread, asks nothing of Polars, whose threads no fork ta
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Self, TypeVar
 
@@ -86,7 +89,6 @@ class Workers(Generic[_Task, _Told, _Answer]):
         draw: Callable[[int], _Task | None],
         told: Callable[[_Told], object],
         done: Callable[[_Answer], object],
-        meanwhile: Iterator[object],
     ) -> None:
         """Let the children work until there are no more tasks.
 
@@ -94,7 +96,6 @@ class Workers(Generic[_Task, _Told, _Answer]):
             draw: the next task for a child, by its number from 0; None where there is none.
             told: is given what a child tells, as it comes.
             done: is given an answer.
-            meanwhile: is asked for its next while no child has anything to say.
 
         Raises:
             LostProcess: a child has died; whatever a task raises is raised as it is.
@@ -108,10 +109,7 @@ class Workers(Generic[_Task, _Told, _Answer]):
                     free.remove(number)
             if not busy:
                 return
-            ready = wait(list(busy), timeout=0)
-            if not ready and next(meanwhile, self) is self:  # there is nothing else to do
-                ready = wait(list(busy))
-            for connection in ready:
+            for connection in wait(list(busy)):
                 number = busy[connection]  # type: ignore[index]  # it waits for sockets as well, and was given none
                 kind, value = self._workers[number].hear()
                 if kind == "told":
@@ -122,6 +120,28 @@ class Workers(Generic[_Task, _Told, _Answer]):
                 del busy[connection]  # type: ignore[arg-type]
                 free.append(number)
                 done(value)
+
+
+@contextlib.contextmanager
+def beside(chores: Iterator[object]) -> Iterator[None]:
+    """Go through some chores while the block waits for children; what is not begun when it ends is left.
+
+    In a thread, as a chore may take longer than a child; it has ended with the block, before anything else is forked.
+    What a chore raises is raised then.
+    """
+    is_over = threading.Event()
+
+    def go() -> None:
+        while not is_over.is_set() and next(chores, is_over) is not is_over:
+            pass
+
+    with ThreadPoolExecutor(1) as thread:
+        gone = thread.submit(go)
+        try:
+            yield
+        finally:
+            is_over.set()
+    gone.result()
 
 
 class _Worker:
@@ -164,6 +184,7 @@ def _serve(
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         for other in others:
             other.close()
+        gc.freeze()  # to look for garbage in what is the parent's would copy all of it
         torch.set_num_threads(1)
         while os.getppid() == parent:
             task = line.recv()
