@@ -162,5 +162,5 @@ def _in_processes(
         else:
             workers.run(draw, lambda step: report(*step), done)
 
-    with _here() as advance_here, _threads(1), Workers(count, do) as workers, beside(meanwhile):
+    with _here() as advance_here, Workers(count, do) as workers, beside(meanwhile):
         yield advance

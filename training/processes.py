@@ -47,7 +47,7 @@ class LostProcess(RowcastError):  # noqa: N818 - it says what happened
             how = f"was killed by {signal.Signals(-self.exitcode).name}"
         if self.exitcode == -signal.SIGKILL:
             how += ", as the system does where memory is short"
-        return f"a process that was fitting {how}; with OMP_NUM_THREADS=1 one process fits everything, in less memory"
+        return f"a process of this run {how}; with OMP_NUM_THREADS=1 there is only one, which needs less memory"
 
 
 def most_processes() -> int:
@@ -66,11 +66,7 @@ class Workers(Generic[_Task, _Told, _Answer]):
     """Children that work until the block is left; then, for whatever reason, they are killed."""
 
     def __init__(self, count: int, do: Callable[[_Task, Callable[[_Told], object]], _Answer]) -> None:
-        """Fork so many; `do` is what each does with a task, and may tell something on the way.
-
-        This process has to be on one thread: those of OpenMP do not survive a fork, and would be waited for.
-        """
-        assert torch.get_num_threads() == 1
+        """Fork so many; `do` is what each does with a task, and may tell something on the way."""
         self._workers: list[_Worker] = []
         for _ in range(count):
             self._workers.append(_Worker(do, [worker.connection for worker in self._workers]))
@@ -120,6 +116,32 @@ class Workers(Generic[_Task, _Told, _Answer]):
                 del busy[connection]  # type: ignore[arg-type]
                 free.append(number)
                 done(value)
+
+
+@contextlib.contextmanager
+def elsewhere(work: Callable[[], object]) -> Iterator[None]:
+    """Let a child do some work, of which only files remain, beside the block; where none may be forked, before it.
+
+    Raises:
+        LostProcess: the child was killed; whatever the work raises is raised once the block has ended.
+    """
+    if most_processes() < 2:
+        work()
+        yield
+        return
+
+    def do(*_: object) -> None:
+        work()
+
+    worker = _Worker(do, [])
+    try:
+        worker.connection.send(None)
+        yield
+        kind, error = worker.hear()
+    finally:
+        worker.kill()
+    if kind == "failed":
+        raise error
 
 
 @contextlib.contextmanager
@@ -185,7 +207,7 @@ def _serve(
         for other in others:
             other.close()
         gc.freeze()  # to look for garbage in what is the parent's would copy all of it
-        torch.set_num_threads(1)
+        torch.set_num_threads(1)  # OpenMP's other threads are not here, and would be waited for
         while os.getppid() == parent:
             task = line.recv()
             try:

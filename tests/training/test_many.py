@@ -19,7 +19,7 @@ from training.losses import objective_of
 from training.many import WORTH_S, fit_all
 from training.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
-from training.processes import LostProcess, Workers, beside, most_processes
+from training.processes import LostProcess, Workers, beside, elsewhere, most_processes
 from training.publish import digest_weights
 
 MSE = objective_of("mse")
@@ -156,14 +156,14 @@ def test_whoever_is_asked_to_stop_leaves_no_process():
 
 
 @pytest.mark.parametrize(
-    ("number", "told"), [(signal.SIGKILL, "was killed by SIGKILL, as"), (signal.SIGTERM, "by SIGTERM;")]
+    ("number", "told"), [(signal.SIGKILL, "was killed by SIGKILL, as"), (signal.SIGTERM, "was killed by SIGTERM;")]
 )
 def test_a_process_that_is_killed_is_one_sentence(number, told):
     def report(_: int, epoch: Epoch) -> None:
         if epoch.number == 3 and len(children()) == 2:
             os.kill(children()[0], number)
 
-    with pytest.raises(LostProcess, match=f"^a process that was fitting .*{told}.* OMP_NUM_THREADS=1"):
+    with pytest.raises(LostProcess, match=f"^a process of this run {told}.* OMP_NUM_THREADS=1"):
         fit_all(jobs_of(COSLOG.model_copy(update={"epochs": 100_000}), 4), MSE, report=report)
     assert children() == []
 
@@ -213,6 +213,22 @@ def test_one_thread_is_one_process_and_no_more_than_there_are_cores():
     assert most_processes() == 1
     torch.set_num_threads(1000)
     assert most_processes() == len(os.sched_getaffinity(0))
+
+
+def test_work_elsewhere_leaves_its_files_by_the_end_of_the_block(tmp_path: Path):
+    with elsewhere(lambda: (tmp_path / "made").write_text(str(os.getpid()))):
+        assert len(children()) == 1
+    assert int((tmp_path / "made").read_text()) != os.getpid()
+    assert children() == []
+
+
+def test_what_work_elsewhere_raises_is_raised_at_the_end_of_the_block(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="nowhere"), elsewhere((tmp_path / "nowhere").read_text):
+        (tmp_path / "block").touch()
+    assert (tmp_path / "block").exists()
+    with pytest.raises(LostProcess, match="SIGKILL"), elsewhere(lambda: os.kill(os.getpid(), signal.SIGKILL)):
+        pass
+    assert children() == []
 
 
 def test_what_is_imported_later_is_there():
