@@ -20,6 +20,7 @@ from typing import Any, Generic, Self, TypeVar
 import torch
 
 from models.errors import RowcastError
+from training.distributed import is_team
 
 _Task = TypeVar("_Task")
 _Told = TypeVar("_Told")
@@ -53,11 +54,11 @@ class LostProcess(RowcastError):  # noqa: N818 - it says what happened
 def most_processes() -> int:
     """How many may compute at a time: as many as torch would use threads; 1 where a fork would not be safe.
 
-    That is elsewhere than on Linux, where system libraries start threads of their own; beside a GPU's context, which no
-    fork takes along; and in a process of somebody's pool, which may end at any moment.
+    That is elsewhere than on Linux, where system libraries start threads of their own; beside a GPU's context and among
+    torchrun's processes, whose connections no fork takes along; and in a process of somebody's pool.
     """
     has_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    if sys.platform != "linux" or has_gpu or multiprocessing.current_process().daemon:
+    if sys.platform != "linux" or has_gpu or is_team() or multiprocessing.current_process().daemon:
         return 1
     return min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
 
@@ -100,20 +101,20 @@ class Workers(Generic[_Task, _Told, _Answer]):
         while True:
             for number in list(free):
                 if (task := draw(number)) is not None:
-                    self._workers[number].connection.send(task)
+                    self._workers[number].give(task)
                     busy[self._workers[number].connection] = number
                     free.remove(number)
             if not busy:
                 return
-            for connection in wait(list(busy)):
-                number = busy[connection]  # type: ignore[index]  # it waits for sockets as well, and was given none
+            ready = wait(list(busy))
+            for connection, number in [pair for pair in busy.items() if pair[0] in ready]:
                 kind, value = self._workers[number].hear()
                 if kind == "told":
                     told(value)
                     continue
                 if kind == "failed":
                     raise value
-                del busy[connection]  # type: ignore[arg-type]
+                del busy[connection]
                 free.append(number)
                 done(value)
 
@@ -135,7 +136,7 @@ def elsewhere(work: Callable[[], object]) -> Iterator[None]:
 
     worker = _Worker(do, [])
     try:
-        worker.connection.send(None)
+        worker.give(None)
         yield
         kind, error = worker.hear()
     finally:
@@ -184,13 +185,22 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         its_end.close()  # so that the line ends when the child does
 
+    def give(self, task: object) -> None:
+        with self._alive():
+            self.connection.send(task)
+
     def hear(self) -> tuple[str, Any]:
-        try:
+        with self._alive():
             said: tuple[str, Any] = self.connection.recv()
-        except (EOFError, ConnectionError):
+        return said
+
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError):  # the line ends with the child
             self._process.join()
             raise LostProcess(self._process.exitcode or 0) from None
-        return said
 
     def kill(self) -> None:
         self._process.kill()
