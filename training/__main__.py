@@ -10,6 +10,9 @@ from training.collector import uncollected
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 with uncollected():
+    # first: it looks through all modules that are there, several times; 0.25 s more after scikit-learn and pydantic
+    import torch  # noqa: F401
+
     from training.command import main
 
 if __name__ == "__main__":

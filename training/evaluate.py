@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn import metrics
 from torch import nn
 
 from models.manifest import Part, Scores, Task, finite
@@ -56,6 +55,8 @@ def score(task: Task, y: Targets, answers: Answers) -> dict[str, float | None]:
 
 
 def _regression(y: Targets, prediction: npt.NDArray[np.float64]) -> dict[str, float]:
+    from sklearn import metrics  # noqa: PLC0415 - see training/later.py
+
     mse = float(metrics.mean_squared_error(y, prediction))
     varies = bool((y.max(0) > y.min(0)).all())
     return {
@@ -67,6 +68,8 @@ def _regression(y: Targets, prediction: npt.NDArray[np.float64]) -> dict[str, fl
 
 
 def _classification(y: Targets, probabilities: npt.NDArray[np.float64]) -> dict[str, float]:
+    from sklearn import metrics  # noqa: PLC0415 - see training/later.py
+
     probabilities = probabilities / probabilities.sum(1, keepdims=True)  # float32 sums to 1 within 1e-7
     classes = np.arange(probabilities.shape[1])
     label = probabilities.argmax(1)
@@ -83,6 +86,8 @@ def _classification(y: Targets, probabilities: npt.NDArray[np.float64]) -> dict[
 
 def _roc_auc(y: Targets, probabilities: npt.NDArray[np.float64]) -> float:
     """Mean over the classes that some rows have and others have not."""
+    from sklearn import metrics  # noqa: PLC0415 - see training/later.py
+
     classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
     areas = [
         metrics.roc_auc_score(y == code, probabilities[:, code]) for code in classes if 0 < (y == code).sum() < len(y)

@@ -180,7 +180,7 @@ class Fitting:
         self._step = Stepper(self._learned, self._plan, objective, self._generators[0])
         self._courses = [Course(self._plan) for _ in jobs]
         if (kept := self._checkpoint.load(jobs[0].key)) is not None:
-            self._restore(kept)
+            self.restore(kept)
 
     def advance(self, share: float = 1.0) -> None:
         """Go on until this share of the plan's epochs, or of the job's where it ends earlier, is behind.
@@ -195,7 +195,7 @@ class Fitting:
                     break
                 self._one_epoch(number)
                 is_final = number == last or all(course.is_over for course in self._courses)
-                self._checkpoint.save(self._jobs[0].key, self._state, is_final=is_final)
+                self._checkpoint.save(self._jobs[0].key, self.state, is_final=is_final)
 
     def loss(self, share: float) -> float:
         """The least validation loss of any network until then, also where a checkpoint was further than that."""
@@ -210,6 +210,22 @@ class Fitting:
             Member(job.net.eval(), tuple(course.history), course.kept.validation_loss)
             for job, course in zip(self._jobs, self._courses, strict=True)
         ]
+
+    def state(self) -> State:
+        """All that `restore` needs."""
+        return {
+            "step": self._step.state(),
+            "courses": [course.state() for course in self._courses],
+            "random": [generator.get_state() for generator in self._generators],
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        self._step.restore(state["step"])
+        for course, kept in zip(self._courses, state["courses"], strict=True):
+            course.restore(kept, self._step.weights.device)
+        for generator, kept in zip(self._generators, state["random"], strict=True):
+            generator.set_state(kept)
 
     def _epochs(self, share: float) -> int:
         assert self._plan.epochs is not None
@@ -228,20 +244,6 @@ class Fitting:
             epoch = Epoch(number, losses[k], mean_loss(net, validation, self._objective), self._rows / seconds)
             self._report(k, epoch)
             self._courses[k].take(epoch, self._step.weights[k])
-
-    def _state(self) -> State:
-        return {
-            "step": self._step.state(),
-            "courses": [course.state() for course in self._courses],
-            "random": [generator.get_state() for generator in self._generators],
-        }
-
-    def _restore(self, state: State) -> None:
-        self._step.restore(state["step"])
-        for course, kept in zip(self._courses, state["courses"], strict=True):
-            course.restore(kept, self._step.weights.device)
-        for generator, kept in zip(self._generators, state["random"], strict=True):
-            generator.set_state(kept)
 
 
 def _drawn(train: Rows, rows: int, plan: FitPlan, generator: torch.Generator) -> Rows:

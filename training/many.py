@@ -1,25 +1,23 @@
-"""Many fits on all the cores, or in few loops on a GPU; those that fall behind can be ended on the way."""
+"""Many fits in processes on all the cores, or in few loops on a GPU; those that fall behind can be ended on the way."""
 
 import contextlib
-import functools
 import math
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
 from training.checkpoint import Checkpoint
-from training.fit import Diverged, Epoch, Fitting, Job, Member
+from training.fit import Diverged, Epoch, Job, Member
+from training.loops import Loop, Standing
 from training.losses import Objective
+from training.processes import Workers, beside, most_processes
 
-LARGE = 1 << 30
-"""Multiplications in one minibatch from which a single fit uses more threads than one.
+WORTH_S = 0.3
+"""Seconds of fits from which other processes help: to fork two and to hear from them takes some 0.05 s."""
 
-Measured on 2 cores that others were using too, microseconds a step with one thread and with two: 1,020 and 5,600
-(10-256-256-1, batch 32), 2,900 and 8,300 (2-100-100-1, batch 1000), 30,000 and 108,000 (30-256-256-1, batch 4096): each
-barrier waits for the busiest core. One thread also gives the same weights on machines of any number of cores.
-"""
+_Advance = Callable[[Sequence[Loop], float | None], None]
+"""Takes loops to a share of their epochs; None: ends them."""
 
 
 def fit_all(
@@ -30,90 +28,38 @@ def fit_all(
     checkpoint: Checkpoint | None = None,
     rivals: Sequence[str] = (),
     rungs: Mapping[float, float] | None = None,
+    meanwhile: Iterable[object] = (),
 ) -> list[Member | Diverged]:
     """Fit every job in the way that suits the device; `report` is told which, from 0.
 
     After each share of the epochs that `rungs` names, in rising order, only those of `rivals`, which say for each job
     whose it is, go on whose loss is at most so many times the least one; the others keep the best weights they had.
 
-    On a GPU jobs of one plan and shape go together, which a single small network could not fill. On a CPU they go side
-    by side, one thread each: 8 networks in one loop took longer there than 8 loops (docs/decisions).
+    On a GPU jobs of one plan and shape go together, which a single small network could not fill. On a CPU each goes
+    alone, on one thread, in as many processes as there are cores: 8 networks in one loop took longer there than 8
+    loops, and threads wait for each other's turn of the interpreter (docs/decisions). While processes are at work,
+    `meanwhile` is asked for its next; where there are none, it is not.
+
+    Raises:
+        LostProcess: one was killed.
     """
     is_gpu = bool(jobs) and jobs[0].train[0].device.type == "cuda"
-    given_up = threading.Event()
-
-    def told(number: int, epoch: Epoch) -> None:
-        if given_up.is_set():
-            raise CancelledError
-        report(number, epoch)
-
-    loops = [
-        _Loop(jobs, numbers, objective, told, checkpoint)
-        for numbers in (_alike(jobs) if is_gpu else [[number] for number in range(len(jobs))])
-    ]
-    threads = 1 if is_gpu else torch.get_num_threads()
+    groups = _alike(jobs) if is_gpu else [[number] for number in range(len(jobs))]
+    loops = [Loop(jobs, numbers, objective, report, checkpoint) for numbers in groups]
+    count = 1 if is_gpu or sum(loop.seconds for loop in loops) < WORTH_S else min(most_processes(), len(loops))
     going = loops
-    for share, times in (rungs or {}).items():
-        _advance(going, share, threads, given_up)
-        losses: dict[str, float] = {}
-        for loop in going:
-            rival = rivals[loop.numbers[0]]
-            losses[rival] = min(loop.loss(share), losses.get(rival, math.inf))
-        for loop in going:
-            if losses[rivals[loop.numbers[0]]] > times * min(losses.values()):
-                loop.end()
-        going = [loop for loop in going if not loop.results]
-    _advance(going, 1.0, threads, given_up)
+    with _here() if count < 2 else _in_processes(count, loops, report, checkpoint, iter(meanwhile)) as advance:
+        for share, times in (rungs or {}).items():
+            advance(going, share)
+            losses: dict[str, float] = {}
+            for loop in going:
+                rival = rivals[loop.numbers[0]]
+                losses[rival] = min(loop.loss, losses.get(rival, math.inf))
+            advance([loop for loop in going if losses[rivals[loop.numbers[0]]] > times * min(losses.values())], None)
+            going = [loop for loop in going if not loop.results]
+        advance(going, 1.0)
     results = {number: result for loop in loops for number, result in zip(loop.numbers, loop.results, strict=True)}
     return [results[number] for number in range(len(jobs))]
-
-
-class _Loop:
-    """Jobs that are fitted together; their fit begins when it is advanced, so that not all are in memory at once.
-
-    Attributes:
-        numbers: the jobs' places.
-        results: of each, once it has ended.
-    """
-
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        numbers: list[int],
-        objective: Objective,
-        report: Callable[[int, Epoch], object],
-        checkpoint: Checkpoint | None,
-    ) -> None:
-        own = [jobs[number] for number in numbers]
-        self.numbers, self.results = numbers, list[Member | Diverged]()
-
-        def told(number: int, epoch: Epoch) -> None:
-            report(numbers[number], epoch)
-
-        self._begin = functools.partial(Fitting, own, objective, told, checkpoint)
-        self._fitting: Fitting | None = None
-        weights = sum(weight.numel() for weight in own[0].net.parameters())
-        self.is_large = (own[0].plan.batch or len(own[0].train[0])) * weights >= LARGE
-
-    def advance(self, share: float) -> None:
-        """Go on until this share of the epochs; after the last one the loop has ended."""
-        try:
-            self._fitting = self._fitting or self._begin()
-            self._fitting.advance(share)
-        except Diverged as error:
-            self.results, self._fitting = [error] * len(self.numbers), None
-            return
-        if share == 1.0:
-            self.end()
-
-    def loss(self, share: float) -> float:
-        """The least validation loss until this share of the epochs; infinite where the fit diverged."""
-        return math.inf if self._fitting is None else self._fitting.loss(share)
-
-    def end(self) -> None:
-        """Keep the best weights so far."""
-        if self._fitting is not None:
-            self.results, self._fitting = list(self._fitting.members()), None
 
 
 def _alike(jobs: Sequence[Job]) -> list[list[int]]:
@@ -125,30 +71,24 @@ def _alike(jobs: Sequence[Job]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _advance(loops: Sequence[_Loop], share: float, threads: int, given_up: threading.Event) -> None:
-    """Each loop as far as that, as many at a time as there are threads."""
-    if len(loops) == 1:
-        with _threads(threads if loops[0].is_large else 1):
-            loops[0].advance(share)
-        return
+@contextlib.contextmanager
+def _here() -> Iterator[_Advance]:
+    """One loop after the other in this process."""
+    threads = torch.get_num_threads()
 
-    def one(loop: _Loop) -> None:
-        try:
-            loop.advance(share)
-        except BaseException:
-            given_up.set()
-            raise
+    def advance(loops: Sequence[Loop], share: float | None) -> None:
+        for loop in loops:
+            with _threads(threads if len(loops) == 1 and loop.is_large else 1):
+                _advance(loop, share)
 
-    with _threads(1), ThreadPoolExecutor(min(threads, max(len(loops), 1))) as pool:
-        fits = [pool.submit(one, loop) for loop in loops]
-        try:
-            wait(fits)
-        except BaseException:  # an interrupt: no fit goes on for longer than its epoch
-            given_up.set()
-            raise
-    errors = [error for fit in fits if (error := fit.exception()) is not None]
-    for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):  # what ended the others first
-        raise error
+    yield advance
+
+
+def _advance(loop: Loop, share: float | None) -> None:
+    if share is None:
+        loop.end()
+    else:
+        loop.advance(share)
 
 
 @contextlib.contextmanager
@@ -159,3 +99,68 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------------------------------------ in processes
+
+
+class _Task(NamedTuple):
+    """A loop's number, how far it is to go, and where it is, unless the process knows that."""
+
+    number: int
+    share: float | None
+    standing: Standing | None
+
+
+class _Done(NamedTuple):
+    """Where the loop is now, and what the checkpoint had trouble with."""
+
+    number: int
+    standing: Standing
+    trouble: str | None
+
+
+@contextlib.contextmanager
+def _in_processes(
+    count: int,
+    loops: Sequence[Loop],
+    report: Callable[[int, Epoch], object],
+    checkpoint: Checkpoint | None,
+    meanwhile: Iterator[object],
+) -> Iterator[_Advance]:
+    """Loops side by side, the longest first; each stays in the process that began it, or goes to one that is idle."""
+    begun_by: dict[int, int] = {}
+
+    def do(task: _Task, tell: Callable[[tuple[int, Epoch]], object]) -> _Done:
+        loop = loops[task.number]
+        loop.report = lambda number, epoch: tell((number, epoch))
+        if task.standing is not None:
+            loop.go_on_from(task.standing)
+        _advance(loop, task.share)
+        return _Done(task.number, loop.standing(), None if checkpoint is None else checkpoint.trouble)
+
+    def done(answer: _Done) -> None:
+        loops[answer.number].go_on_from(answer.standing)
+        if checkpoint is not None:
+            checkpoint.trouble = checkpoint.trouble or answer.trouble
+
+    def advance(some: Sequence[Loop], share: float | None) -> None:
+        waiting = [number for number, loop in enumerate(loops) if loop in some and not loop.results]
+        waiting.sort(key=lambda number: -loops[number].seconds)
+
+        def draw(worker: int) -> _Task | None:
+            if not waiting:
+                return None
+            number = next((one for one in waiting if begun_by.get(one, worker) == worker), waiting[0])
+            waiting.remove(number)
+            is_elsewhere = begun_by.get(number, worker) != worker
+            begun_by[number] = worker
+            return _Task(number, share, loops[number].standing() if is_elsewhere else None)
+
+        if len(some) == 1 and some[0].is_large:  # threads do more for it than a process
+            advance_here(some, share)
+        else:
+            workers.run(draw, lambda step: report(*step), done)
+
+    with _here() as advance_here, Workers(count, do) as workers, beside(meanwhile):
+        yield advance

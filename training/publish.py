@@ -22,7 +22,7 @@ from models.schema import CategoryFeature, Schema
 from training.encoders import quantiles_of
 from training.export import ONNX, OnnxSession, awkward_rows, export
 from training.plan import Plan
-from training.report import write_report
+from training.processes import elsewhere
 
 if TYPE_CHECKING:
     from training.recipe import Fitted  # recipe tells the story and imports this file
@@ -44,12 +44,15 @@ def publish(fitted: "Fitted", repository: Repository) -> int:
     train = fitted.parts["train"].matrix
 
     def fill(draft: Path) -> "functools.partial[Manifest]":
+        from training.report import write_report  # noqa: PLC0415 - see training/later.py
+
         rows = train[_spread(len(train), PARITY_ROWS)]
-        export(fitted.net, awkward_rows(fitted.schema, rows), draft, program=fitted.plan.export.program)
-        (draft / proofs.FILE).write_bytes(proof.to_json())
-        if fitted.findings is not None:
-            (draft / shapley.FILE).write_bytes(fitted.findings.background.to_json())
-        write_report(draft / REPORT, fitted)
+        awkward, program = awkward_rows(fitted.schema, rows), fitted.plan.export.program
+        with elsewhere(lambda: export(fitted.net, awkward, draft, program=program)):
+            (draft / proofs.FILE).write_bytes(proof.to_json())
+            if fitted.findings is not None:
+                (draft / shapley.FILE).write_bytes(fitted.findings.background.to_json())
+            write_report(draft / REPORT, fitted)
         session = OnnxSession((draft / ONNX).read_bytes())
         return functools.partial(_describe, fitted, proof, session)
 

@@ -19,7 +19,6 @@ import polars as pl
 from models.manifest import Calibration, Part, Scores
 from models.repository import Repository
 from models.schema import Matrix, Schema
-from training import datasets
 from training.calibrate import fit_temperature
 from training.candidates import candidates_of
 from training.checkpoint import Checkpoint
@@ -32,6 +31,7 @@ from training.findings import Findings, examine
 from training.fit import Epoch, Member, choose_device, device_name
 from training.folds import Fold, deal_folds, fitted_on
 from training.large import fit_large
+from training.later import imports
 from training.leaks import find_leaks
 from training.net import Net
 from training.plan import BadPlan, FitPlan, Plan
@@ -163,14 +163,14 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     parts = {part: PartRows(data.frame[kept], matrix[kept], data.y[kept]) for part, kept in rows.items() if len(kept)}
 
     problem = pose(plan, data, schema, matrix, folds)
-    baseline = problem.baseline(Fold(split.train, split.validation))
     checkpoint = checkpoint or Checkpoint()
     checkpoint.open(plan, data.sha256, device_name(choose_device()))
     if checkpoint.folder is not None:
         report(f"goes on from the checkpoint in {checkpoint.folder}")
-    units, members = fit_units(problem, candidates, _steps(plan.fit, report), checkpoint)
+    units, members = fit_units(problem, candidates, _steps(plan.fit, report), checkpoint, imports())
     if checkpoint.trouble is not None:
         report(checkpoint.trouble)
+    baseline = problem.baseline(Fold(split.train, split.validation))
     if _wants_linear(plan, units, baseline, problem.far):
         units.append(linear_unit(problem))
     choice = choose(units, problem.held_out_y)
@@ -261,6 +261,8 @@ def read(plan: Plan) -> Table:
     """
     if plan.table.path is not None:
         return read_table(Path(plan.table.path))
+    from training import datasets  # noqa: PLC0415 - scikit-learn: see training/later.py
+
     assert plan.table.dataset is not None
     frame = datasets.load(plan.table.dataset, plan.table.rows, plan.fit.seed)
     return Table.of(frame, plan.table.dataset)

@@ -3,7 +3,7 @@
 Networks are fitted on the targets, or on what a line leaves of them where the line reads what they cannot.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Self
@@ -56,13 +56,14 @@ def fit_units(
     candidates: Sequence[Candidate],
     report: Callable[[int, int, Epoch], object],
     checkpoint: Checkpoint | None = None,
+    meanwhile: Iterable[object] = (),
 ) -> tuple[list[Unit], list[Member]]:
     """The candidates that did best, each fitted on every fold, and every member that was fitted on the way.
 
     All candidates begin on the first fold; those that are far behind when the learning rate is back at zero end there,
     and the best go on to the other folds, as far as the first one was worth it: successive halving (Jamieson and
     Talwalkar 2016) with epochs and then folds for a budget. `report` is told of each epoch: which fit it is of, from 0,
-    of how many.
+    of how many. While other processes fit, `meanwhile` is asked for its next.
 
     Raises:
         Diverged: no candidate has a finite loss.
@@ -97,6 +98,7 @@ def fit_units(
             checkpoint=checkpoint,
             rivals=[candidate.name for candidate, _, _ in keys],
             rungs=halving.rungs if folds == [0] else None,
+            meanwhile=meanwhile,
         )
         bad = [result for result in fitted if isinstance(result, Diverged)]
         if len(bad) == len(fitted):

@@ -31,14 +31,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(table: Path, repository: Path) -> list[str]:
     plan = table.with_suffix(".toml")
-    fit = "epochs = 12\nmembers = 2\nfolds = 2\nseed = 1\n"
+    fit = "epochs = 12\nbatch = 1\nmembers = 2\nfolds = 2\nseed = 1\n"  # long enough for two processes
     plan.write_text(f'name = "killed"\ntarget = ["y"]\n[table]\npath = "{table}"\n[net]\nhidden = [32]\n[fit]\n{fit}')
     return [str(plan), "--repository", str(repository), "--checkpoint-s", "0"]
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    """A module that has run to its end."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def run(*words: str, threads: str = "1") -> subprocess.CompletedProcess[str]:
+    """A module that has run to its end, and so have its children: they hold the same output."""
+    environment = os.environ | {"OMP_NUM_THREADS": threads}
     return subprocess.run(
         [sys.executable, "-m", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
@@ -56,28 +56,38 @@ def undisturbed(table: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return weights(repository)
 
 
+@pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("lines", ["8", "30"])
-def test_a_run_that_is_killed_ends_with_the_weights_of_one_that_is_not(table: Path, tmp_path: Path, undisturbed, lines):
-    killed = run("tests.training.ended_by", "SIGKILL", lines, *command(table, tmp_path / "r"))
+def test_a_run_that_is_killed_ends_with_the_weights_of_one_that_is_not(
+    table: Path, tmp_path: Path, undisturbed, lines, threads
+):
+    killed = run("tests.training.ended_by", "SIGKILL", lines, *command(table, tmp_path / "r"), threads=threads)
     assert killed.returncode == -signal.SIGKILL
     assert Repository(tmp_path / "r").names() == []
     assert list((tmp_path / "r" / FOLDER).glob("killed-*/*.pt"))
 
-    again = run("training", *command(table, tmp_path / "r"))
+    again = run("training", *command(table, tmp_path / "r"), threads=threads)
     assert again.returncode == 0, again.stderr
     assert "goes on from the checkpoint in " in again.stdout
     assert weights(tmp_path / "r") == undisturbed
     assert not (tmp_path / "r" / FOLDER).exists()
 
 
-def test_ctrl_c_says_where_the_checkpoint_is(table: Path, tmp_path: Path):
-    ended = run("tests.training.ended_by", "SIGINT", "8", *command(table, tmp_path / "r"))
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_ctrl_c_says_where_the_checkpoint_is(table: Path, tmp_path: Path, threads):
+    ended = run("tests.training.ended_by", "SIGINT", "8", *command(table, tmp_path / "r"), threads=threads)
     (folder,) = (tmp_path / "r" / FOLDER).iterdir()
     assert ended.returncode == 130
     assert ended.stderr.splitlines() == [
         f"killed: the same command goes on from the checkpoint in {folder}",
         "interrupted; nothing more was published",
     ]
+    assert Repository(tmp_path / "r").names() == []
+
+
+def test_sigterm_ends_every_process(table: Path, tmp_path: Path):
+    ended = run("tests.training.ended_by", "SIGTERM", "8", *command(table, tmp_path / "r"), threads="2")
+    assert ended.returncode == -signal.SIGTERM
     assert Repository(tmp_path / "r").names() == []
 
 

@@ -1,0 +1,235 @@
+"""Many fits: in one process or in several the same weights, and nobody is left behind, however it ends."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.checkpoint import FOLDER, Checkpoint
+from training.fit import Diverged, Epoch, Job, Member
+from training.later import NEEDED_LATER
+from training.loops import Loop
+from training.losses import objective_of
+from training.many import WORTH_S, fit_all
+from training.net import make_member
+from training.plan import FitPlan, NetPlan, Plan
+from training.processes import LostProcess, Workers, beside, elsewhere, most_processes
+from training.publish import digest_weights
+
+MSE = objective_of("mse")
+COSLOG = FitPlan(epochs=15, batch=5, schedule="coslog4", learning_rate=0.01)
+pytestmark = pytest.mark.skipif(
+    os.name != "posix" or len(os.sched_getaffinity(0)) < 2, reason="this machine has one core for us"
+)
+
+
+@pytest.fixture(autouse=True)
+def _two_processes() -> None:
+    torch.set_num_threads(2)
+
+
+def perceptron(hidden: tuple[int, ...] = (16, 16)) -> Callable[[], nn.Sequential]:
+    return lambda: make_member(NetPlan(hidden=hidden, activation="tanh", dropout=0.1), 2, [], 1)
+
+
+def line(rows: int = 300) -> tuple[Tensor, Tensor]:
+    x = torch.randn(rows, 2, generator=torch.Generator().manual_seed(0))
+    return x, x.sum(1, keepdim=True)
+
+
+def jobs_of(plan: FitPlan, count: int) -> list[Job]:
+    """Each learns at half the rate of the one before; three are worth a process."""
+    rates = [0.01 / 2**k for k in range(count)]
+    plans = [plan.model_copy(update={"learning_rate": rate}) for rate in rates]
+    return [Job.of(own, perceptron(), line(), line(50), k, key=str(k)) for k, own in enumerate(plans)]
+
+
+def test_three_fits_are_worth_a_process():
+    loops = [Loop(jobs_of(COSLOG, 3), [number], MSE, lambda *_: None, None) for number in range(3)]
+    assert sum(loop.seconds for loop in loops) > WORTH_S
+
+
+def children() -> list[int]:
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    return [int(word) for word in path.read_text().split()]
+
+
+def fitted_by(threads: int, **options: object) -> tuple[list[str], list[int], set[tuple[int, int, float]]]:
+    """The weights, how many epochs each fit had, and what was reported."""
+    torch.set_num_threads(threads)
+    seen: list[tuple[int, int, float]] = []
+
+    def report(number: int, epoch: Epoch) -> None:
+        seen.append((number, epoch.number, epoch.validation_loss))
+
+    members = fit_members(jobs_of(COSLOG, 5), report, **options)
+    assert len(set(seen)) == len(seen)
+    for number, member in enumerate(members):  # of one fit, in their order
+        assert [epoch for own, epoch, _ in seen if own == number] == [epoch.number for epoch in member.history]
+    return [digest_weights(member.net) for member in members], [len(one.history) for one in members], set(seen)
+
+
+def fit_members(jobs: list[Job], report: Callable[[int, Epoch], object] = lambda *_: None, **options) -> list[Member]:
+    members = fit_all(jobs, MSE, report=report, **options)
+    return [member for member in members if isinstance(member, Member)]
+
+
+def test_processes_fit_the_weights_that_one_process_fits():
+    assert fitted_by(2) == fitted_by(1)
+
+
+def test_rivals_are_compared_and_ended_as_in_one_process():
+    options = {"rivals": list("abcde"), "rungs": {3 / 15: 3.0, 7 / 15: 1.3}}
+    in_two = fitted_by(2, **options)
+    assert in_two == fitted_by(1, **options)
+    assert len(set(in_two[1])) == 3  # some ended at each rung, and some went on
+
+
+def test_a_loop_goes_on_from_where_another_stands():
+    def loop() -> Loop:
+        return Loop(jobs_of(COSLOG, 1), [0], MSE, lambda *_: None, None)
+
+    whole, first, second, third = (loop() for _ in range(4))
+    whole.advance(1.0)
+    first.advance(3 / 15)
+    second.go_on_from(first.standing())
+    assert second.loss == first.loss
+    second.advance(7 / 15)
+    third.go_on_from(second.standing())
+    third.advance(1.0)
+    third_again = loop()
+    third_again.go_on_from(third.standing())
+    for other in (third, third_again):
+        assert digest_weights(other.results[0].net) == digest_weights(whole.results[0].net)
+        losses = [[epoch.validation_loss for epoch in one.results[0].history] for one in (other, whole)]
+        assert losses[0] == losses[1]
+
+
+def test_threads_that_computed_before_the_fork_are_not_waited_for():
+    big = torch.randn(1500, 1500)
+    (big @ big).relu_().sum()  # on two threads of this process
+    np.linalg.inv(big.numpy())
+    assert len(fit_members(jobs_of(COSLOG, 4))) == 4
+    assert torch.get_num_threads() == 2
+
+
+def test_a_fit_that_diverges_in_a_process_does_not_stop_the_others():
+    bad = Job.of(FitPlan(optimizer="sgd", learning_rate=1e30, epochs=2), perceptron(()), line(), line(50), 0)
+    jobs = [*jobs_of(COSLOG, 3)[:3], bad]
+    results = fit_all(jobs, MSE, report=lambda *_: None)
+    assert [type(result) for result in results] == [Member, Member, Member, Diverged]
+    assert str(results[3]).startswith("the fit diverged: the ")
+
+
+def test_what_is_to_be_done_meanwhile_is_done_in_part_or_whole_and_ended_with_the_fits():
+    chores = iter(range(1_000_000_000))
+    fit_members(jobs_of(COSLOG, 3), meanwhile=chores)
+    first = next(chores)
+    assert 0 < first < 1_000_000_000
+    assert next(chores) == first + 1
+
+
+def test_a_chore_that_fails_is_raised():
+    def chores():
+        yield 1
+        raise ImportError("no such module")
+
+    with pytest.raises(ImportError, match="no such module"), beside(chores()):
+        time.sleep(0.1)
+
+
+def test_whoever_is_asked_to_stop_leaves_no_process():
+    def report(_: int, epoch: Epoch) -> None:
+        assert len(children()) == 2
+        if epoch.number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_all(jobs_of(COSLOG.model_copy(update={"epochs": 100_000}), 4), MSE, report=report)
+    assert children() == []
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGKILL, "was killed by SIGKILL, as"), (signal.SIGTERM, "was killed by SIGTERM;")]
+)
+def test_a_process_that_is_killed_is_one_sentence(number, told):
+    def report(_: int, epoch: Epoch) -> None:
+        if epoch.number == 3 and len(children()) == 2:
+            os.kill(children()[0], number)
+
+    with pytest.raises(LostProcess, match=f"^a process of this run {told}.* OMP_NUM_THREADS=1"):
+        fit_all(jobs_of(COSLOG.model_copy(update={"epochs": 100_000}), 4), MSE, report=report)
+    assert children() == []
+
+
+def test_what_a_task_raises_is_raised_here():
+    def do(task: str, _: object) -> None:
+        raise MemoryError(f"{task} is too large")
+
+    tasks = iter(["this"])
+    torch.set_num_threads(1)
+    with pytest.raises(MemoryError, match=r"^this is too large$"), Workers(1, do) as workers:
+        workers.run(lambda _: next(tasks, None), lambda _: None, lambda _: None)
+    assert children() == []
+
+
+def test_each_process_keeps_checkpoints_and_goes_on_from_them(tmp_path: Path):
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test")
+    checkpoint = Checkpoint(tmp_path / FOLDER, every_s=0)
+    checkpoint.open(plan, "0" * 64, "cpu")
+
+    def stop(_: int, epoch: Epoch) -> None:
+        if epoch.number == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_members(jobs_of(COSLOG, 4), stop, checkpoint=checkpoint)
+    assert len(list((tmp_path / FOLDER).glob("*/*.pt"))) >= 2
+    seen: list[int] = []
+    resumed = fit_members(jobs_of(COSLOG, 4), lambda _, epoch: seen.append(epoch.number), checkpoint=checkpoint)
+    whole = fit_members(jobs_of(COSLOG, 4))
+    assert len(seen) < 4 * 15
+    assert [digest_weights(one.net) for one in resumed] == [digest_weights(one.net) for one in whole]
+
+
+def test_a_disk_that_takes_nothing_is_told_by_the_processes(tmp_path: Path):
+    (tmp_path / FOLDER).write_text("a file where the folder should be")
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test")
+    checkpoint = Checkpoint(tmp_path / FOLDER, every_s=0)
+    checkpoint.open(plan, "0" * 64, "cpu")
+    fit_members(jobs_of(COSLOG, 3), checkpoint=checkpoint)
+    assert checkpoint.trouble is not None
+    assert checkpoint.trouble.startswith("no checkpoint could be kept in ")
+
+
+def test_one_thread_is_one_process_and_no_more_than_there_are_cores():
+    torch.set_num_threads(1)
+    assert most_processes() == 1
+    torch.set_num_threads(1000)
+    assert most_processes() == len(os.sched_getaffinity(0))
+
+
+def test_work_elsewhere_leaves_its_files_by_the_end_of_the_block(tmp_path: Path):
+    with elsewhere(lambda: (tmp_path / "made").write_text(str(os.getpid()))):
+        assert len(children()) == 1
+    assert int((tmp_path / "made").read_text()) != os.getpid()
+    assert children() == []
+
+
+def test_what_work_elsewhere_raises_is_raised_at_the_end_of_the_block(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="nowhere"), elsewhere((tmp_path / "nowhere").read_text):
+        (tmp_path / "block").touch()
+    assert (tmp_path / "block").exists()
+    with pytest.raises(LostProcess, match="SIGKILL"), elsewhere(lambda: os.kill(os.getpid(), signal.SIGKILL)):
+        pass
+    assert children() == []
+
+
+def test_what_is_imported_later_is_there():
+    assert all(__import__(name) for name in NEEDED_LATER)

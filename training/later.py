@@ -1,0 +1,28 @@
+"""What a run needs only after its fits: it is imported where it is used, or while other processes fit.
+
+scikit-learn and Matplotlib take half as long to import as a small table's networks to fit.
+"""
+
+import importlib
+from collections.abc import Iterator
+
+from training.collector import uncollected
+
+NEEDED_LATER = (
+    "scipy.sparse.linalg",
+    "scipy.stats",
+    "sklearn.metrics",
+    "sklearn.linear_model",
+    "sklearn.compose",
+    "matplotlib.figure",
+    "training.report",
+)
+"""In this order, each a tenth of a second or so: between two of them the other processes are heard."""
+
+
+def imports() -> Iterator[str]:
+    """Import one thing after the other, and say what it was."""
+    for name in NEEDED_LATER:
+        with uncollected():
+            importlib.import_module(name)
+        yield name
