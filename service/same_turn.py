@@ -20,7 +20,7 @@ from models.repository import Version
 from models.schema import Matrix
 from service.inline import Inline, InlineSession
 from service.request_ids import MOST_OF_A_BLOCK
-from service.wire.row_forms import RowForm, form_of
+from service.wire.row_forms import PlainFewRows, RowForm, form_of
 
 if TYPE_CHECKING:
     from service.fast_lane import FastLane
@@ -110,19 +110,25 @@ class TurnBatches:
         self._made_at = 0
 
     def of(
-        self, version: Version, body: bytes, *, is_oip: bool, oip_length: str | None, begin: int | None
+        self, version: Version, body: bytes, rows: int, *, is_oip: bool, oip_length: str | None, begin: int | None
     ) -> "TurnBatch | None":
         """That of requests to a live version which are like this one; None where there is none.
 
-        `begin` is where its numbers begin, if it is many rows in JSON.
+        `begin` is where its numbers begin, if it is many rows in JSON of the Open Inference Protocol.
         """
         if self._made_at != self._front.catalog.changes:  # versions may be gone
             self._batches, self._made_at = {}, self._front.catalog.changes
         end = begin if oip_length is None else int(oip_length)
-        key = version.key, is_oip if end is None else body[:end]
+        key: tuple[str, Any] = version.key, is_oip if end is None else body[:end]
+        if rows > 1 and not is_oip:
+            key = version.key, (rows, PlainFewRows.around(body))
         batch = self._batches.get(key)
         if batch is None or not batch.is_admitted():
-            form = batch.form if batch else form_of(version, body, is_oip=is_oip, oip_length=oip_length, begin=begin)
+            form: RowForm | None
+            if batch is None:
+                form = form_of(version, body, rows, is_oip=is_oip, oip_length=oip_length, begin=begin)
+            else:
+                form = batch.form
             if form is None:
                 return None
             if len(self._batches) >= _MOST_BATCHES:

@@ -25,6 +25,13 @@ _SMALL = 400
 _BLANKS = rb"[ \t\r\n]*"
 _OPENING = re.compile(rb'_\{_"(instances|inputs)"_:_\[_(?=\[)'.replace(b"_", _BLANKS))
 _CLOSING = re.compile(rb"\]_\}_".replace(b"_", _BLANKS))
+AROUND = re.compile(
+    rb'(?P<before>_\{_"(instances|inputs)"_:_\[_\[)[^]]*(?P<between>\]_,_\[)[^{}]*?(?P<after>\]_\]_\}_)'.replace(
+        b"_", _BLANKS
+    )
+)
+"""A body of several rows: what stands around their numbers, and between the first two rows."""
+
 _NO_STRUCTURE = b" \t\r\n0123456789+-.eEnul"
 _BRACKETS_AS_BLANKS = bytes.maketrans(b"[]", b"  ")
 
