@@ -27,6 +27,7 @@ from service.ledger import admit, count, problem_of, read_headers
 from service.observing.tracing import read_trace
 from service.problems import ClientGone, TooSlow
 from service.same_turn import Pending
+from service.wire.row_forms import MOST_FEW_ROWS
 
 if TYPE_CHECKING:
     from models.repository import Version
@@ -53,6 +54,7 @@ class FastLane(Connection):
         self._version: Version | None = None
         self._pending = Pending(self)
         self._heads = _NO_HEADS  # of a request that may be answered in its turn without a look at anything else
+        self._rows = 0  # of the last request that might have been answered in its turn
         self._since = 0.0  # when the request came that is read again
         self._known = KnownHead(self._front.settings.max_body_bytes)
 
@@ -116,13 +118,21 @@ class FastLane(Connection):
     def _choose_batch(self, body: bytes) -> None:
         """Have the next request answered in its turn, if this one could have been."""
         exchange = self._exchange
-        self._pending.batch = None
+        self._pending.batch, rows_before = None, self._rows
+        self._rows = 0 if exchange is None else exchange.rows
         is_admitted = exchange is not None and exchange.head is self._known.head and self._is_admitted(exchange.head)
         if exchange is not None and exchange.rows and is_admitted and self._version is not None:
-            head, begin = exchange.head, None if exchange.question is None else exchange.question.begin
-            if exchange.line is not None or head.oip_length is not None or begin is not None:
+            head, question, rows = exchange.head, exchange.question, exchange.rows
+            begin = None if question is None else question.begin
+            are_few = not head.target.is_oip and 1 < rows <= MOST_FEW_ROWS and rows == rows_before
+            if exchange.line is not None or head.oip_length is not None or begin is not None or are_few:
                 self._pending.batch = self._front.turn_batches.of(
-                    self._version, body, is_oip=head.target.is_oip, oip_length=head.oip_length, begin=begin
+                    self._version,
+                    body,
+                    rows,
+                    is_oip=head.target.is_oip,
+                    oip_length=head.oip_length,
+                    begin=begin,
                 )
 
     def on_message_begin(self) -> None:

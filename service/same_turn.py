@@ -20,7 +20,7 @@ from models.repository import Version
 from models.schema import Matrix
 from service.inline import Inline, InlineSession
 from service.request_ids import MOST_OF_A_BLOCK
-from service.wire.row_forms import RowForm, form_of
+from service.wire.row_forms import PlainFewRows, RowForm, form_of
 
 if TYPE_CHECKING:
     from service.fast_lane import FastLane
@@ -109,25 +109,39 @@ class TurnBatches:
         self._batches: dict[tuple[str, Any], TurnBatch] = {}
         self._made_at = 0
 
+    def session(self, version: Version) -> InlineSession | None:
+        """What computes requests in their turn; None where a worker does, or where more than that is to be done."""
+        if self._front.observers or self._front.catalog.has_shadows:
+            return None
+        return self._inline.session(version)
+
     def of(
-        self, version: Version, body: bytes, *, is_oip: bool, oip_length: str | None, begin: int | None
+        self, version: Version, body: bytes, rows: int, *, is_oip: bool, oip_length: str | None, begin: int | None
     ) -> "TurnBatch | None":
         """That of requests to a live version which are like this one; None where there is none.
 
-        `begin` is where its numbers begin, if it is many rows in JSON.
+        `begin` is where its numbers begin, if it is many rows in JSON of the Open Inference Protocol.
         """
         if self._made_at != self._front.catalog.changes:  # versions may be gone
             self._batches, self._made_at = {}, self._front.catalog.changes
+        if self.session(version) is None:  # else each request would be read twice
+            return None
         end = begin if oip_length is None else int(oip_length)
-        key = version.key, is_oip if end is None else body[:end]
+        key: tuple[str, Any] = version.key, is_oip if end is None else body[:end]
+        if rows > 1 and not is_oip:
+            key = version.key, (rows, PlainFewRows.around(body))
         batch = self._batches.get(key)
         if batch is None or not batch.is_admitted():
-            form = batch.form if batch else form_of(version, body, is_oip=is_oip, oip_length=oip_length, begin=begin)
+            form: RowForm | None
+            if batch is None:
+                form = form_of(version, body, rows, is_oip=is_oip, oip_length=oip_length, begin=begin)
+            else:
+                form = batch.form
             if form is None:
                 return None
             if len(self._batches) >= _MOST_BATCHES:
                 del self._batches[next(iter(self._batches))]
-            batch = self._batches[key] = TurnBatch(self._front, self._inline, version, form)
+            batch = self._batches[key] = TurnBatch(self._front, self, version, form)
         return batch
 
 
@@ -141,13 +155,13 @@ class TurnBatch:
     """
 
     __slots__ = (
-        *("_admitted_at", "_front", "_inline", "_left", "_opening", "_opening_has", "_version"),
+        *("_admitted_at", "_batches", "_front", "_left", "_opening", "_opening_has", "_version"),
         *("form", "started", "waiting"),
     )
 
-    def __init__(self, front: "Front", inline: Inline, version: Version, form: RowForm) -> None:
+    def __init__(self, front: "Front", batches: TurnBatches, version: Version, form: RowForm) -> None:
         """Hold no request yet."""
-        self._front, self._inline, self._version, self.form = front, inline, version, form
+        self._front, self._batches, self._version, self.form = front, batches, version, form
         self._admitted_at = front.gate.looks + front.catalog.changes
         self.waiting: list[Pending] = []
         self.started = 0.0
@@ -177,8 +191,8 @@ class TurnBatch:
         self._left, self.waiting = [], []
         if not waiting:
             return
-        session = self._inline.session(self._version)
-        if session is None or self._front.observers or self._front.catalog.has_shadows:
+        session = self._batches.session(self._version)
+        if session is None:
             left: Sequence[Pending] = waiting
         else:
             left = self._answer(session, waiting)

@@ -46,6 +46,12 @@ def texts_of_rows(values: npt.NDArray[Any]) -> list[bytes]:
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
 
 
+def texts_of_tables(values: npt.NDArray[Any], rows: int) -> list[bytes]:
+    """The JSON of every so many rows of values [N, K], without the two brackets at either end; written at once."""
+    tables = values.reshape(-1, rows, values.shape[1])
+    return orjson.dumps(tables, option=orjson.OPT_SERIALIZE_NUMPY)[3:-3].split(b"]],[[")
+
+
 def texts_of_numbers(values: npt.NDArray[Any]) -> list[bytes]:
     """The JSON of each of the numbers [N]; all are written at once."""
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")

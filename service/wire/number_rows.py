@@ -3,12 +3,13 @@
 Most of what a parser of JSON does for `{"instances": [[5.1, 3.5], [4.9, 3.0]]}` is making Python's lists and floats,
 and most of what comes after it is taking them apart. So the structure of such a body is looked at first, all at once:
 what is left of it without digits, blanks and the letters of null must be `[,],[,]]}`, over and over the same row. Then
-its brackets become blanks, and simdjson parses one flat list straight into floats. What is not exactly of this form, or
-has a number that simdjson does not take, is read as every other body is; so are the numbers wherever more than their
-floats matters. docs/decisions/0019 has the measurements.
+simdjson parses all lists straight into floats, and finds out whether each number is where JSON has one. What is not
+exactly of this form, or has a number that simdjson does not take, is read as every other body is; so are the numbers
+wherever more than their floats matters. docs/decisions/0019 has the measurements.
 """
 
 import re
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,21 @@ _SMALL = 400
 _BLANKS = rb"[ \t\r\n]*"
 _OPENING = re.compile(rb'_\{_"(instances|inputs)"_:_\[_(?=\[)'.replace(b"_", _BLANKS))
 _CLOSING = re.compile(rb"\]_\}_".replace(b"_", _BLANKS))
+AROUND = re.compile(
+    rb'(?P<before>_\{_"(instances|inputs)"_:_\[_\[)[^]]*(?P<between>\]_,_\[)[^{}]*?(?P<after>\]_\]_\}_)'.replace(
+        b"_", _BLANKS
+    )
+)
+"""A body of several rows: what stands around their numbers, and between the first two rows."""
+
 _NO_STRUCTURE = b" \t\r\n0123456789+-.eEnul"
-_BRACKETS_AS_BLANKS = bytes.maketrans(b"[]", b"  ")
 
 
 class NumberRows:
     """Rows of floats, integers and None, `width` of them each."""
 
     def __init__(self, text: bytes, rows: int, width: int) -> None:
-        """The rows of a flat JSON list.
+        """The rows of a JSON list of lists.
 
         Raises:
             orjson.JSONDecodeError: it is no JSON.
@@ -56,11 +63,11 @@ class NumberRows:
             matrix = schema.encode_floats(self._floats.reshape(self._rows, self._width))
             if matrix is not None:
                 return matrix
-        return schema.encode_numbers(orjson.loads(self._text), self._width)
+        return schema.encode_numbers(list(chain.from_iterable(orjson.loads(self._text))), self._width)
 
 
 def floats(text: bytes) -> npt.NDArray[np.float64] | None:
-    """The numbers of a flat JSON list; None where one of them is null or beyond 64 bits, or the text is no JSON."""
+    """The numbers of a JSON list, or of lists in one; None where one is null or beyond 64 bits, or the text no JSON."""
     try:
         numbers: Any = simdjson.Parser().parse(text).as_buffer(of_type="d")  # type: ignore[union-attr]  # it is a list
     except (ValueError, TypeError, RuntimeError):  # the last for an integer beyond 64 bits
@@ -89,7 +96,7 @@ def read(raw: bytes) -> tuple[str, NumberRows] | None:
     if structure != _structure(rows, width):
         return None
     try:
-        return opening[1].decode(), NumberRows(b"[%b]" % raw[start:end].translate(_BRACKETS_AS_BLANKS), rows, width)
+        return opening[1].decode(), NumberRows(b"[%b]" % raw[start:end], rows, width)
     except orjson.JSONDecodeError:  # NaN among them, which another parser reads
         return None
 

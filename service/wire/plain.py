@@ -24,7 +24,7 @@ from models.schema import Matrix, Schema
 from service.problems import BadBody, TooLarge
 from service.wire import number_rows, record_rows
 from service.wire.answers import class_numbers, finite, json_labels
-from service.wire.json_text import read_json, texts_of_numbers, texts_of_rows
+from service.wire.json_text import read_json, texts_of_numbers, texts_of_rows, texts_of_tables
 from service.wire.number_rows import NumberRows
 from service.wire.record_rows import RecordRows
 
@@ -178,13 +178,37 @@ def write_rows(version: Version, answers: Answers) -> list[bytes]:
     return [pieces.classes[label] + text + pieces.after for label, text in zip(labels, texts, strict=True)]
 
 
+def write_few(version: Version, answers: Answers, rows: int) -> list[bytes]:
+    """For every so many rows of an answer, the very bytes that `write` makes of these rows alone.
+
+    Raises:
+        ModelFailed: as `write` does, when one of them is not finite or no class.
+    """
+    pieces = _pieces(version)
+    if version.manifest.classes is None:
+        prediction = finite(version, "prediction", answers)
+        is_one = prediction.shape[1] == 1
+        texts = texts_of_rows(prediction.reshape(-1, rows)) if is_one else texts_of_tables(prediction, rows)
+        return [pieces.before + text + pieces.after for text in texts]
+    texts = texts_of_tables(finite(version, "probabilities", answers), rows)
+    labels = json_labels(version, answers)
+    if isinstance(labels, list):
+        said = [orjson.dumps(labels[at : at + rows])[1:-1] for at in range(0, len(labels), rows)]
+    else:
+        said = texts_of_rows(labels.reshape(-1, rows))
+    return [
+        b'{"predictions":[%b],"probabilities":[[%b%b' % (own, text, pieces.after)
+        for own, text in zip(said, texts, strict=True)
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class _Pieces:
-    """What is the same in every answer of a version with one row.
+    """What is the same in every answer of a version.
 
     Attributes:
         before: what stands before the numbers; empty for a classification.
-        classes: for each class what stands before the probabilities.
+        classes: for each class what stands before the probabilities of one row.
         after: what follows the numbers.
     """
 

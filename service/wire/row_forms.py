@@ -17,6 +17,9 @@ from models.schema import Matrix
 from service.wire import number_rows, oip, oip_answer, oip_row, oip_signature, plain, record_rows
 from service.wire.oip_signature import CLASS, PACKED
 
+MOST_FEW_ROWS = 64
+"""Of a plain request that is answered in its turn: of more, reading and writing is all that it costs anyway."""
+
 _LONGEST_AROUND = 1000  # bytes beside the numbers: whoever knows a form keeps them
 _JSON = b"content-type: application/json\r\n"
 _OF_NUMBERS = b" \t\r\n0123456789+-.eE,"
@@ -69,12 +72,13 @@ class RowForm(Protocol):
         ...
 
 
-class _OneRow:
-    """One row in JSON. Around its numbers stands the same in request after request, so these are read all at once."""
+class _Numbers:
+    """Rows in JSON. Around their numbers stands the same in request after request, so these are read all at once."""
 
-    headers, rows = _JSON, 1
+    headers = _JSON
 
-    def __init__(self, version: Version) -> None:
+    def __init__(self, version: Version, rows: int = 1, between_rows: bytes = b"") -> None:
+        self.rows, self._between_rows = rows, between_rows
         self._version, self._schema = version, version.schema
         self._width = len(version.schema.columns)
         self._before, self._after = b"\0", b""  # what stood before and after the numbers of the last request
@@ -91,7 +95,9 @@ class _OneRow:
     def learn(self, body: bytes) -> None:
         """Have what stands around the last list of a body known: it is the row, which was read, and flat."""
         start = body.rfind(b"[") + 1
-        end = body.find(b"]", start)
+        self._know(body, start, body.find(b"]", start))
+
+    def _know(self, body: bytes, start: int, end: int) -> None:
         if start + len(body) - end <= _LONGEST_AROUND:
             self._before, self._after = body[:start], body[end:]
             between = b"%b\n%b" % (self._after, self._before)
@@ -101,22 +107,36 @@ class _OneRow:
         """What stands between numbers is looked at for all bodies at once.
 
         They are joined by newlines, of which none has one; so where there is one less than bodies, each in the middle
-        of what ends one known body and begins the next, all bodies are known but for what is left. Of that, commas and
-        newlines must be where so many rows of so many numbers have them, and all else part of numbers.
+        of what ends one known body and begins the next, all bodies are known but for what is left. Of that, commas,
+        brackets and newlines must be where so many rows of so many numbers have them, and all else part of numbers.
         """
-        before, after, between, width = self._before, self._after, self._between, self._width
+        before, after, between, rows = self._before, self._after, self._between, self.rows * len(bodies)
         text = b"\n".join(bodies)
         if not (between and text.startswith(before) and text.endswith(after)):
             return None
         inside = text[len(before) : -len(after)]
         flat = inside.replace(between, b",\n")
         is_between = len(inside) - len(flat) == (len(bodies) - 1) * (len(between) - 2)
-        if not is_between or flat.translate(None, _IN_NUMBERS) != _commas(len(bodies), width):
+        if not is_between or flat.translate(None, _IN_NUMBERS) != self._structure(len(bodies)):
             return None
+        if self.rows > 1:
+            length, each = len(flat), len(self._between_rows) - 1
+            flat = flat.replace(self._between_rows, b",")
+            if length - len(flat) != (rows - len(bodies)) * each:  # there is something in between
+                return None
         numbers = number_rows.floats(b"[%b]" % flat)
-        if numbers is None or len(numbers) != len(bodies) * width:
+        if numbers is None or len(numbers) != rows * self._width:
             return None
-        return self._schema.encode_floats(numbers.reshape(len(bodies), width))
+        return self._schema.encode_floats(numbers.reshape(rows, self._width))
+
+    def _structure(self, bodies: int) -> bytes:
+        """What is left of bodies, joined, when all that is part of a number or blank is taken away."""
+        row = b"," * (self._width - 1)
+        return (b"%b%b,\n" % (row, (b"],[" + row) * (self.rows - 1)) * bodies)[:-2]
+
+
+class _OneRow(_Numbers):
+    """One row. One that is read by itself may have more than numbers."""
 
     def matrix(self, lines: Sequence[Any]) -> Matrix:
         if set(map(type, lines)) == {bytes}:
@@ -150,6 +170,39 @@ class PlainRows(_OneRow):
 
     def write(self, answers: Answers) -> list[bytes]:
         return plain.write_rows(self._version, answers)
+
+    def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
+        return text
+
+
+class PlainFewRows(_Numbers):
+    """`{"instances": [[5.1, 3.5], [4.9, 3.0]]}`, always so many rows of numbers, with always the same around them."""
+
+    @staticmethod
+    def around(body: bytes) -> tuple[bytes, ...] | None:
+        """What stands around the numbers of a body; None for one that has more than rows."""
+        found = number_rows.AROUND.fullmatch(body)
+        return None if found is None else found.group("before", "between", "after")
+
+    @classmethod
+    def of(cls, version: Version, body: bytes, rows: int) -> Self | None:
+        """The form of requests like this one, which was read; None where it has more than numbers."""
+        around = number_rows.AROUND.fullmatch(body)
+        if around is None or not version.schema.is_all_numbers:
+            return None
+        form = cls(version, rows, around["between"])
+        form._know(body, around.end("before"), around.start("after"))
+        return None if form.together([body]) is None else form
+
+    def read(self, body: bytes) -> tuple[Any, str] | None:
+        matrix = self.together([body])
+        return None if matrix is None else (matrix, "")
+
+    def matrix(self, lines: Sequence[Any]) -> Matrix:
+        return np.concatenate(lines)
+
+    def write(self, answers: Answers) -> list[bytes]:
+        return plain.write_few(self._version, answers, self.rows)
 
     def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
         return text
@@ -295,11 +348,6 @@ class OipManyRows:
         return text
 
 
-def _commas(rows: int, width: int) -> bytes:
-    """What is left of so many rows of so many numbers, each row on a line of its own, without the numbers."""
-    return ((b"," * width + b"\n") * rows)[:-2]
-
-
 def _zeros(version: Version, rows: int) -> Answers:
     """An answer to so many rows."""
     if version.manifest.classes is None:
@@ -309,9 +357,11 @@ def _zeros(version: Version, rows: int) -> Answers:
 
 
 def form_of(
-    version: Version, body: bytes, *, is_oip: bool, oip_length: str | None, begin: int | None
+    version: Version, body: bytes, rows: int, *, is_oip: bool, oip_length: str | None, begin: int | None
 ) -> RowForm | None:
     """The form of requests like this one, which was read; None where there is none. `begin`: see `OipManyRows`."""
+    if rows > 1 and not is_oip:
+        return PlainFewRows.of(version, body, rows)
     if begin is not None:
         return OipManyRows.of(version, body, begin)
     if oip_length is None:

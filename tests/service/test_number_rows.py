@@ -64,6 +64,10 @@ def outcome(read, schema):
 @example(PAD.encode() + b'{"instances":[[1,2],[3,4]]5}', "pair")
 @example(PAD.encode() + b'{"instances":[1[2,3],[4,5]]}', "pair")
 @example(PAD.encode() + b'{"instances":[[1,2]3,[4,5]]}', "pair")
+@example(PAD.encode() + b'{"instances":[[1,]2,[4,5]]}', "pair")
+@example(PAD.encode() + b'{"instances":[[1,2],4[,5]]}', "pair")
+@example(PAD.encode() + b'{"instances":[[1,2],[4,]5]}', "pair")
+@example(PAD.encode() + b'{"instances":[[1,],[4,5]]}', "pair")
 @example(PAD.encode() + b'{"instances":[[1,2],[3,4]],"inputs":[[1,2],[3,4]]}', "pair")
 def test_a_body_is_read_as_any_other_way_reads_it(body, name):
     schema = SCHEMAS[name]

@@ -170,6 +170,10 @@ def test_answers_that_are_written_at_once_are_those_that_are_written_one_by_one(
     for version, answers in together:
         alone = [{name: values[row : row + 1] for name, values in answers.items()} for row in range(len(numbers))]
         assert plain.write_rows(version, answers) == [plain.write(version, one) for one in alone]
+        for size in (size for size in range(1, len(numbers) + 1) if len(numbers) % size == 0):
+            starts = range(0, len(numbers), size)
+            parts = [{name: values[at : at + size] for name, values in answers.items()} for at in starts]
+            assert plain.write_few(version, answers, size) == [plain.write(version, one) for one in parts]
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,83 @@ def test_what_stands_between_known_brackets_is_nobody_elses_matter(front, app, s
     assert sessions.runs
 
 
+def rows_of(lists, separators=(",", ":")):
+    return json.dumps({"instances": lists}, separators=separators).encode()
+
+
+@given(
+    st.lists(st.lists(ANY_JSON, min_size=4, max_size=4), min_size=1, max_size=3),
+    st.sampled_from([(",", ":"), (", ", ": "), (" ,", ":")]),
+    st.sampled_from(["pair", "coin"]),
+)
+@ONCE
+def test_a_few_rows_are_answered_as_the_application_answers_them(front, app, sessions, lists, separators, model):  # noqa: PLR0917
+    def body(values):
+        table = [values[:2], values[2:]] if model == "pair" else [[value] for value in values]
+        return rows_of(table, separators)
+
+    fine = body([1.0, 2, -3.5, 6e-9])
+    raw = [request(one, path=f"/v1/models/{model}:predict") for one in [fine, fine, fine, *map(body, lists), fine]]
+    slow = one_after_the_other(front, app, *raw, fast=False)
+    runs = len(sessions.runs)
+    assert plain(one_after_the_other(front, app, *raw)) == plain(slow)
+    assert [len(matrix) for matrix in sessions.runs[runs:]][:1] == [2 if model == "pair" else 4]
+
+
+NO_TABLES = [
+    b"1,]2,[3,4", b"1,2],3[,4", b"1,2]3,[4", b"1],[2,3,4", b"1,2,3],[4", b"1,2],[3,4],[5,6", b"1,2", b"1,2]],[[3,4",
+    b"1,2],[3", b"1,2],[3,", b"1,2],[,4", b"1,2],[],[3,4", b"1,2],[null,4", b"1,2] ,[3,4", b"1,2],\n[3,4",
+    b"1,2],[3,1e999", b'1,2],"x",[3,4', b"",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("inside", NO_TABLES)
+@pytest.mark.parametrize("size", [2, 3])
+def test_what_stands_between_the_brackets_of_a_few_rows_is_nobody_elses_matter(front, app, sessions, inside, size):
+    def raw(numbers):
+        return request(b'{"instances":[[%b]]}' % numbers, path="/v1/models/pair:predict")
+
+    def good(first):
+        return raw(b"],[".join(b"%d,2" % number for number in range(first, first + size)))
+
+    async def talk(fast):
+        connections, said = [Connection(front, app, fast=fast) for _ in range(4)], []
+        for connection in connections:
+            for first in (0, 1, 2):
+                await connection.send(good(first))
+                await connection.answers()
+        for connection, sent in zip(connections, (good(3), raw(inside), good(4), good(5)), strict=True):
+            connection.protocol.data_received(sent)
+        for connection in connections:
+            said += await connection.answers()
+        await close(connections)
+        return plain(said)
+
+    assert asyncio.run(talk(fast=True)) == asyncio.run(talk(fast=False))
+    assert sessions.runs
+
+
+def test_rows_of_many_requests_are_computed_together_and_no_more_than_the_session_computes_in_time(
+    front, app, sessions
+):
+    async def talk():
+        connections, said = [Connection(front, app) for _ in range(5)], []
+        for connection in connections:
+            for _ in range(2):
+                await connection.send(request(rows_of([[0], [0], [0]])))
+                await connection.answers()
+        sessions.most_rows = 7
+        for value, connection in enumerate(connections):
+            connection.protocol.data_received(request(rows_of([[value], [-value], [0]])))
+        for connection in connections:
+            said += await connection.answers()
+        await close(connections)
+        return [json.loads(body)["predictions"] for _, _, body in said]
+
+    assert asyncio.run(talk()) == [[2.0 * value + 1, -2.0 * value + 1, 1.0] for value in range(5)]
+    assert [len(matrix) for matrix in sessions.runs] == [6, 6, 3]
+
+
 WHOLE = b'{"instances": [[%b]]}'
 
 
