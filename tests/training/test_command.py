@@ -65,7 +65,7 @@ def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, capsys):
 
 def test_ctrl_c_publishes_nothing_and_says_so(table: Path, tmp_path: Path):
     words = [sys.executable, "-m", "tests.training.ended_by", "SIGINT", "5", str(table), "--target", "price"]
-    words += ["--repository", str(tmp_path / "r")]
+    words += ["--repository", str(tmp_path / "r"), "--checkpoint-s", "600"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "epoch" in done.stdout
     assert (done.returncode, done.stderr) == (130, "interrupted; nothing more was published\n")
