@@ -69,6 +69,11 @@ class Inline:
         session.used = self._asked
         return session if session.most_rows else None
 
+    def has(self, version: Version) -> bool:
+        """Whether a version has a session here now, or nobody knows yet whether it gets one."""
+        session = self._sessions.get(version.key)
+        return session is None or session.most_rows > 0
+
     def retire(self, version: Version) -> None:
         """Close the session of a version that is live no longer."""
         self._sessions.pop(version.key, None)

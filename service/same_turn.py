@@ -85,6 +85,8 @@ class TurnBatches:
         """
         if self._made_at != self._front.catalog.changes:  # versions may be gone
             self._batches, self._made_at = {}, self._front.catalog.changes
+        if not self._inline.has(version):  # each request would be read twice
+            return None
         end = begin if oip_length is None else int(oip_length)
         key = version.key, is_oip if end is None else body[:end]
         batch = self._batches.get(key)

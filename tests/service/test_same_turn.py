@@ -31,6 +31,9 @@ class Sessions:
 
         return InlineSession(run, self.most_rows)
 
+    def has(self, _):
+        return self.most_rows > 0
+
 
 @pytest.fixture
 def sessions(front):
