@@ -15,9 +15,10 @@ _BATCHES = 16
 _WORTH_S = 0.005  # of a batch; a shorter one is not worth waiting for
 _SHARE = 0.05
 _LITTLE = 0.25  # of what a batch takes without rows
-_LONGEST_S = 1.0  # of a batch that others may wait for: the watch would take them for some that hang
 _MOST_S = 0.01
 _MOST_VERSIONS = 1000
+LONGEST_S = 0.25
+"""Of a batch that those of other API processes may wait for: the watch might take who waits for one that hangs."""
 
 
 class Gathering:
@@ -41,7 +42,7 @@ class Gathering:
     def is_merged(self, key: str, rows: int) -> bool:
         """Whether a worker computes so many rows together with those of other API processes."""
         known = self._known.get(key)
-        return known is not None and known.is_free(rows)
+        return known is not None and known.seconds <= LONGEST_S and known.is_free(rows)
 
     def wait_s(self, key: str, rows: int, most_rows: int, *, is_out: bool, since_s: float, returned_s: float) -> float:
         """How long a batch should wait for more rows, in seconds; 0: it goes now.
@@ -95,7 +96,6 @@ class Line:
         return self.seconds >= _WORTH_S and self.row_s * self.mean_rows < self.seconds / 2
 
     def is_free(self, rows: int) -> bool:
-        """Whether so many rows take little beside what a batch takes without rows, which is long and not very long."""
-        if not _WORTH_S <= self.seconds <= _LONGEST_S:
-            return False
-        return self.row_s * rows < _LITTLE * (self.seconds - self.row_s * self.mean_rows)
+        """Whether so many rows take little beside what a batch takes without rows, which is long."""
+        fixed_s = self.seconds - self.row_s * self.mean_rows
+        return self.seconds >= _WORTH_S and self.row_s * rows < _LITTLE * fixed_s

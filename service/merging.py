@@ -14,12 +14,13 @@ import numpy as np
 
 from models.proof import Answers
 from models.schema import Matrix
-from service.gathering import Line
+from service.gathering import LONGEST_S, Line
 
 _WAIT_SHARE = 0.1
 """Of a run's time, that it waits for those who were just answered: an API process waits half as long for its own
 (service/gathering.py), and then sends what it has."""
 _MOST_WAIT_S = 0.01
+
 Run = Callable[[Matrix], Answers]
 
 
@@ -43,9 +44,9 @@ class _Part:
 class Merging:
     """The batches of one version in one worker. Its methods may be called from several threads."""
 
-    def __init__(self, most_rows: int) -> None:
-        """A run of several batches has `most_rows` at most."""
-        self._most_rows = most_rows
+    def __init__(self, most_rows: int, longest_s: float = LONGEST_S) -> None:
+        """A run of several batches has `most_rows` at most; nobody waits for runs that take longer than `longest_s`."""
+        self._most_rows, self._longest_s = most_rows, longest_s
         self._line = Line()
         self._changed = threading.Condition()
         self._waiting: list[_Part] = []
@@ -81,7 +82,7 @@ class Merging:
     def _wait_s(self, part: _Part) -> float:
         """How long a batch waits for others; it goes with all that wait, the first of them as soon as it need not."""
         rows = sum(len(one.matrix) for one in self._waiting)
-        if not self._line.is_free(min(self._most_rows, 2 * rows)):
+        if self._line.seconds > self._longest_s or not self._line.is_free(min(self._most_rows, 2 * rows)):
             return 0.0
         now = time.perf_counter()
         if self._out:

@@ -30,9 +30,9 @@ def session():
     return Session()
 
 
-def merging(most_rows=4096, batches=((1, 0.4), (64, 0.4))):
+def merging(most_rows=4096, batches=((1, 30.0), (64, 30.0)), longest_s=60.0):
     """What a worker knows after batches of so many rows and seconds."""
-    known = Merging(most_rows)
+    known = Merging(most_rows, longest_s)
     for rows, seconds in batches:
         known._line.learn(rows, seconds)
     return known
@@ -69,9 +69,9 @@ def test_batches_that_come_while_another_is_computed_go_in_one_run(session):
     "known",
     [
         merging(batches=()),
-        merging(batches=((1, 0.01), (64, 0.6))),
+        merging(batches=((1, 0.01), (64, 0.64))),
         merging(batches=((1, 0.001), (64, 0.001))),
-        merging(batches=((1, 20.0), (64, 20.0))),
+        merging(longest_s=10.0),
         merging(most_rows=2),
     ],
     ids=["nothing is known", "rows cost what they cost", "runs are short", "runs are long", "so many may not go"],
