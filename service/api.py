@@ -95,7 +95,12 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
             process.share_what_is_there()
             checker = Checker(on_cpu, self.runtime / "verdicts", serve_shadows=serve_shadows)
             self.engine = worker.Engine(
-                repository, opener(self.settings, device), checker.check, checker.start_shadow, checker.expect
+                repository,
+                opener(self.settings, device),
+                checker.check,
+                checker.start_shadow,
+                checker.expect,
+                max_batch_rows=self.settings.max_batch_rows,
             )
             self.engine.open_all(self.settings.keep_versions, Unloaded(self.runtime)())
             checker.give_way()

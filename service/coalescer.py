@@ -60,8 +60,8 @@ class Lanes(Protocol):
         """How many workers are up."""
         ...
 
-    def idle(self) -> Lane | None:
-        """A lane that carries nothing; None when all are busy."""
+    def idle(self, together: str | None = None) -> Lane | None:
+        """A lane that carries nothing; None when all are busy. Who names the same `together` is sent the same way."""
         ...
 
 
@@ -268,7 +268,9 @@ class Coalescer:
                     return True  # the turn of the others, and of the event loop
                 continue
             # a version may keep each worker busy once
-            lane = self._lanes.idle() if len(queue.out) < max(1, self._lanes.living) else None
+            lane = (
+                self._lanes.idle(self._together(queue, first)) if len(queue.out) < max(1, self._lanes.living) else None
+            )
             if lane is None:
                 break
             # every second batch of many with urgent rows is filled up, or their own cost would be most of what is done
@@ -282,6 +284,13 @@ class Coalescer:
                 self._send(lane, queue, batch)
                 has_sent = True
         return has_sent
+
+    def _together(self, queue: Queue, first: Job) -> str | None:
+        """What batches are named after that should meet in a worker, since it computes them in one run."""
+        key, rows = version_of(first).key, min(queue.rows, self._max_batch_rows)
+        if queue.out or 2 * rows > self._max_batch_rows or not self._gathering.is_merged(key, 2 * rows):
+            return None
+        return key
 
     def _waits_for_more(self, queue: Queue, first: Job, most_rows: int) -> bool:
         """Whether a batch that could go now had better wait; it is looked at again in time."""

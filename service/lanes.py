@@ -7,6 +7,7 @@ which versions are opened. A lane that breaks says so to whoever waits on it and
 import asyncio
 import contextlib
 import time
+import zlib
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -169,9 +170,16 @@ class Lanes:
         """Return once a worker is connected."""
         await self._someone_is_up.wait()
 
-    def idle(self) -> Lane | None:
-        """A lane that carries nothing, of the worker with the fewest batches out; None when all are busy."""
+    def idle(self, together: str | None = None) -> Lane | None:
+        """A lane that carries nothing, of the worker with the fewest batches out; None when all are busy.
+
+        Whoever names the same `together` gets the same worker where that is possible.
+        """
         idle = [lane for lane in self._lanes if lane.is_idle]
+        if together is not None and self._openers:
+            workers = sorted(self._openers)
+            worker = workers[zlib.crc32(together.encode()) % len(workers)]
+            idle = [lane for lane in idle if lane.worker == worker] or idle
         if len(idle) <= 1:
             return idle[0] if idle else None
         busy = [lane.worker for lane in self._lanes if not lane.is_idle]

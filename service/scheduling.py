@@ -43,8 +43,10 @@ class Share:
 
     A small one, since API processes rest most of the time, and what they leave is all that there is. Where they never
     rest, in a flood of requests or of refusals, the thread would starve. Then it must have its full share back, which
-    no thread can give itself: another one takes over, with `next_share`.
+    no thread can give itself: another one takes over, with `next_share`. Enter it for each batch.
     """
+
+    next_share: "Share | None" = None
 
     def __init__(self, full_until: float = 0.0) -> None:
         """Ask for as much as anybody until then, by `time.monotonic`, and in any case for the first batch."""
@@ -60,7 +62,7 @@ class Share:
             _lower(_NICE)
             self._is_small = True
 
-    def begin(self) -> None:
+    def __enter__(self) -> None:
         """A batch is about to be computed."""
         now = time.monotonic()
         if self._is_short and not self._is_small and now >= self._full_until:
@@ -68,8 +70,11 @@ class Share:
             self._is_small = True
         self._began, self._began_cpu = now, time.thread_time()
 
-    def end(self) -> "Share | None":
-        """A batch was computed: None, or the share of another thread that should go on in the place of this one."""
+    def __exit__(self, *_: object) -> None:
+        """A batch was computed: say in `next_share` whether another thread should go on in the place of this one."""
+        self.next_share = self._next_share()
+
+    def _next_share(self) -> "Share | None":
         now = time.monotonic()
         computed_s = time.thread_time() - self._began_cpu
         self._is_short = computed_s <= _LONGEST_S
@@ -89,10 +94,9 @@ class Share:
 class FullShare(Share):
     """For who computes where no API process does, such as on a GPU: as much as anybody."""
 
-    def begin(self) -> None: ...
+    def __enter__(self) -> None: ...
 
-    def end(self) -> Share | None:
-        return None
+    def __exit__(self, *_: object) -> None: ...
 
 
 def _lower(nice: int) -> None:

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from models.repository import Repository, Version
 from models.schema import Matrix
 from service.busy import Busy, Place, busy_path
 from service.frames import LENGTH, BadFrame, Reply, Request, Status, What, read_request, reply_bytes
+from service.merging import Merging
 from service.scheduling import FullShare, Share
 
 OpenSession = Callable[[Version], Session]
 _MOST_BYTES = 1 << 33  # of one frame; far above what the limits of an API process let through
+_NOBODYS = contextlib.nullcontext()
 _UNUSED_S = 60.0  # how long a version that is live no longer is kept for requests that were given it before
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class _Opened:
     version: Version
     session: Session
     used: float
+    merging: Merging
 
 
 class Engine:
@@ -67,18 +71,21 @@ class Engine:
         check: Callable[[Version], None] = lambda _: None,
         start_shadow: Callable[[], None] = lambda: None,
         expect: Callable[[Sequence[Version]], None] = lambda _: None,
+        *,
+        max_batch_rows: int = 1,
     ) -> None:
         """Hold no session yet.
 
         `check` raises BadVersion for what must not even be opened in this process; `expect` hears of many that it will
-        be asked about, soon. `start_shadow` has another process
-        serve what shadows are asked, if there is none.
+        be asked about, soon. `start_shadow` has another process serve what shadows are asked, if there is none.
+        Batches of a version that are computed together have `max_batch_rows` at most.
         """
         self._repository = repository
         self._open_session = open_session
         self._check = check
         self._start_shadow = start_shadow
         self._expect = expect
+        self._max_batch_rows = max_batch_rows
         self._opened: dict[str, _Opened] = {}
         self._opening = threading.Lock()  # one at a time: an opening may take much memory
         self._retired: set[str] = set()
@@ -159,20 +166,28 @@ class Engine:
         session = self._open_session(version)
         prove(version.manifest, version.proof(), session)
         key = version.key
-        self._opened[key] = _Opened(version, session, time.monotonic())
+        self._opened[key] = _Opened(version, session, time.monotonic(), Merging(self._max_batch_rows))
         return key
 
-    def run(self, key: str, matrix: Matrix) -> Answers:
-        """The answers for a matrix [N, F]; a number that is not finite is refused where its request is answered.
+    def run(self, key: str, matrix: Matrix, share: AbstractContextManager[None] = _NOBODYS) -> tuple[Answers, float]:
+        """The answers for a matrix [N, F], and how long the session ran, in seconds.
+
+        A number that is not finite is refused where its request is answered. `share` is entered where this thread
+        computes; another one may, see service/merging.py.
 
         Raises:
             BadVersion: as for `open`.
         """
         opened = self._opened.get(key) or self.open(key)
         opened.used = time.monotonic()
-        return opened.session.run(matrix)
 
-    def answer(self, request: Request) -> Reply:
+        def compute(rows: Matrix) -> Answers:
+            with share:
+                return opened.session.run(rows)
+
+        return opened.merging.run(matrix, compute)
+
+    def answer(self, request: Request, share: AbstractContextManager[None] = _NOBODYS) -> Reply:
         """The reply to a request, whatever happens."""
         started = time.perf_counter()
         try:
@@ -184,8 +199,8 @@ class Engine:
             if request.what is What.OPEN:
                 self.open(request.key)
                 return Reply(Status.OK, time.perf_counter() - started, answers={})
-            answers = self.run(request.key, request.matrix)
-            return Reply(Status.OK, time.perf_counter() - started, answers=answers)
+            answers, seconds = self.run(request.key, request.matrix, share)
+            return Reply(Status.OK, seconds, answers=answers)
         except BadVersion as error:
             return Reply(Status.REFUSED, sentence=str(error))
         except Exception as error:  # noqa: BLE001 - a session may raise anything; one batch fails, not the worker
@@ -318,10 +333,10 @@ class _Talks:
                 self._engine.start_shadow()
                 return None
             case What.PREDICT:
-                share.begin()
+                share.next_share = None
                 with place:
-                    reply = self._engine.answer(request)
-                others = share.end()
+                    reply = self._engine.answer(request, share)
+                others = share.next_share
             case What.OPEN | What.EXPECT:
                 share.opens()
                 reply, others = self._engine.answer(request), None

@@ -26,7 +26,8 @@ class Doubling:
         self.failing = lambda _: False
         self.killing = lambda _: False
 
-    def idle(self):
+    def idle(self, together=None):
+        self.together = together
         return self if self.at_once or len(self.out) < self.living else None
 
     def run(self, version, matrix, done):

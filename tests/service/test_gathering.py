@@ -52,6 +52,10 @@ def test_and_does_not_wait_where_nothing_is_gained(batches):
     assert wait_s(learned(*batches)) == 0
 
 
+def test_one_batch_that_was_held_up_says_nothing_of_its_rows():
+    assert wait_s(learned(*FLAT, (31, 2.0), (30, 0.05))) > 0
+
+
 def test_where_all_batches_are_alike_what_was_known_before_holds():
     assert wait_s(learned(*FLAT, *[(31, 0.05)] * 16)) > 0
 
@@ -79,6 +83,7 @@ def test_those_who_ask_again_go_together(versions, monkeypatch):
         jobs += start(coalescer, versions["line"], *[rows(value) for value in range(7)])
         await turns()
         assert [len(matrix) for matrix in lanes.sent] == [1, 8, 8]
+        assert lanes.together == versions["line"].key  # a worker may have the like of other processes
         reply(lanes)
         jobs += start(coalescer, versions["line"], rows(1))
         async with asyncio.timeout(5):

@@ -36,11 +36,11 @@ def clock(monkeypatch):
         now, computed = 1000.0, 0.0
 
         def batch(self, share, took_s, computed_s):
-            share.begin()
-            nice = niceness()
-            self.now += took_s
-            self.computed += computed_s
-            return nice, share.end()
+            with share:
+                nice = niceness()
+                self.now += took_s
+                self.computed += computed_s
+            return nice, share.next_share
 
     clock = Clock()
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)

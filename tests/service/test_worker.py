@@ -54,7 +54,7 @@ class Breaking(Honest):
 def test_a_version_is_proven_before_it_answers(root, versions):
     engine = Engine(Repository(root), Honest)
     engine.open_all(keep=4)
-    answers = engine.run(versions["pair"].key, PAIR_ROW)
+    answers = engine.run(versions["pair"].key, PAIR_ROW)[0]
     np.testing.assert_array_equal(answers["prediction"], [[7, 3]])
 
 
@@ -154,7 +154,7 @@ def test_a_deleted_version_is_kept_while_it_is_asked_for_and_then_forgotten(tmp_
     shutil.rmtree(version.folder)
     engine.retire(version.key)
     engine.forget_retired()
-    np.testing.assert_array_equal(engine.run(version.key, PAIR_ROW)["prediction"], [[7, 3]])
+    np.testing.assert_array_equal(engine.run(version.key, PAIR_ROW)[0]["prediction"], [[7, 3]])
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 61)
     engine.forget_retired()
@@ -210,6 +210,27 @@ def test_a_batch_goes_to_a_worker_and_back(serving, versions):
     np.testing.assert_array_equal(answered.answers["prediction"], [[7, 3]])
 
 
+def test_batches_that_belong_together_meet_in_one_worker_while_it_has_a_lane():
+    def lanes(*idle):
+        one = Lanes([])
+        one._openers = dict.fromkeys(range(3))
+        one._lanes = {Idle(worker) for worker in idle}
+        return one
+
+    class Idle:
+        is_idle = True
+
+        def __init__(self, worker) -> None:
+            self.worker = worker
+
+    workers = {key: {lanes(0, 1, 2).idle(key).worker for _ in range(10)} for key in map(str, range(20))}
+    assert all(len(some) == 1 for some in workers.values())
+    assert set.union(*workers.values()) == {0, 1, 2}
+    (worker,) = workers["0"]
+    others = {0, 1, 2} - {worker}
+    assert lanes(*others).idle("0").worker in others
+
+
 @pytest.mark.parametrize(("workers", "at_once"), [(1, 1), (2, 1), (5, 3)])
 def test_half_of_the_workers_open_a_version_at_a_time(versions, workers, at_once):
     most = []
@@ -238,11 +259,11 @@ def test_a_connection_goes_on_in_another_thread_when_its_own_must_be_replaced(ro
     threads = []
 
     class Hasty(FullShare):
-        def begin(self):
+        def __enter__(self):
             threads.append(threading.current_thread())
 
-        def end(self):
-            return Hasty()
+        def __exit__(self, *_):
+            self.next_share = Hasty()
 
     path = tmp_path / "worker-0.sock"
     serving = threading.Thread(target=worker.serve, args=(Engine(Repository(root), Honest), path, 60.0, end, Hasty))
