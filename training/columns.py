@@ -20,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from models.csv_file import BadTable
 from models.errors import shown
 from models.manifest import ClassLabel, Task
 from models.schema import category_text
 from training.distinct import of_distinct
 from training.plan import Kind, Plan, nearest
-from training.table import BadTable, Table
+from training.table import Table
 
 MISSING = ("na", "n/a", "#n/a", "nan", "null", "none", "?")
 MOST_CLASSES = 1000

@@ -27,6 +27,8 @@ from training.table import SUFFIXES
 
 DEFAULT_REPOSITORY = Path("models/published")
 SERVER = "http://localhost:8000"
+_LONGEST_ROW = 4000
+"""Characters of an example row that are shown: some hundred features. A command line takes 128 kB of it at most."""
 
 _Flag = Parameter(negative=())
 
@@ -240,11 +242,14 @@ def _summary(fitted: recipe.Fitted, number: int, seconds: float) -> str:
     rows = " + ".join(f"{len(part.y):,} {of}" for of, part in fitted.parts.items())
     part: Part = "test" if "test" in fitted.scores else "validation"
     row = json.dumps({"instances": table_rows(fitted.parts["train"].frame, fitted.schema, most=1)}, ensure_ascii=False)
+    ask = f"{SERVER}/v1/models/{name}:predict -H 'Content-Type: application/json' -d {shlex.quote(row)}"
+    if len(row) > _LONGEST_ROW:
+        ask = f"{SERVER}/v1/models/{name}"  # whose answer has an example row, too
     return "\n".join(
         (
             f"{name}/{number}: {task} of {', '.join(fitted.data.targets)}; {rows} rows; {seconds:.1f} s",
             f"  {part} {_compared(fitted.scores[part], MAIN[task])}",
-            f"  curl {SERVER}/v1/models/{name}:predict -H 'Content-Type: application/json' -d {shlex.quote(row)}",
+            f"  curl {ask}",
         )
     )
 

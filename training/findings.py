@@ -20,7 +20,7 @@ class Findings:
     """What the manifest and the model card say of a network beyond its scores.
 
     Attributes:
-        intervals, prediction_sets: calibrated on validation rows; None where there are too few, or of another task.
+        intervals, prediction_sets: calibrated on held-out rows; None where there are too few, or of another task.
         importances: of the features, on test rows (or validation rows where there is no test).
         background: training rows that answers are explained against.
         explained: some judged rows, explained.
@@ -39,7 +39,7 @@ def examine(fitted: "Fitted") -> Findings:
     train, judging = parts["train"], parts.get("test", parts["validation"])
     intervals, sets = calibrated(
         fitted.data.task == "regression",
-        (fitted.held_out, parts["validation"].y),
+        (fitted.held_out, fitted.held_out_y),
         (fitted.predict(parts["test"].matrix), parts["test"].y) if "test" in parts else None,
     )
     background = Background(rows=table_rows(train.frame, fitted.schema, most=BACKGROUND_ROWS))

@@ -105,11 +105,11 @@ def measured_sets(sets: PredictionSets, probabilities: npt.NDArray[np.floating],
 
 
 def calibrated(
-    is_regression: bool, validation: tuple[Answers, Targets], test: tuple[Answers, Targets] | None
+    is_regression: bool, held_out: tuple[Answers, Targets], test: tuple[Answers, Targets] | None
 ) -> tuple[Intervals | None, PredictionSets | None]:
-    """What a version says of its certainty: calibrated on validation rows, measured on test rows if there are some."""
+    """What a version says of its certainty: calibrated on held-out rows, measured on test rows if there are some."""
     output = "prediction" if is_regression else "probabilities"
-    answers, y = validation[0][output], validation[1]
+    answers, y = held_out[0][output], held_out[1]
     if is_regression:
         intervals = fit_intervals(answers, y)
         return (intervals and measured(intervals, test[0][output], test[1]) if test else intervals), None

@@ -3,6 +3,7 @@
 Nothing is changed here. Each finding is a sentence for the console, the model card and the manifest.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,13 +30,17 @@ _ROWS_LOOKED_AT = 20_000
 _FEWEST_ROWS = 50
 _MOST_BINS = 256
 _MOST_NAMED = 5
+_MOST_TERMS = 200
+_NOTHING_LEFT = 1e-6  # of the variance: what rounding leaves of a sum, and no measurement
+_ID = r"(?i:(^|[\s_.-])(id|uid|uuid|guid)$)|[a-z]I[dD]$"
 
 
 def find_leaks(data: Data, split: Split, plan: SplitPlan) -> tuple[str, ...]:
     """Everything suspicious about a table and its split, a sentence each; empty for most tables."""
+    alone = tuple(_features_that_predict_alone(data, split))
     return (
-        *_features_that_predict_alone(data, split),
-        *_running_numbers(data),
+        *(alone or _a_sum(data, split)),
+        *_row_numbers(data),
         *_twins(data, split),
         *_rare_classes(data, split),
         *_unknown_categories(data, split),
@@ -50,15 +55,24 @@ def _features_that_predict_alone(data: Data, split: Split) -> Iterator[str]:
     train, judging = split.train[:_ROWS_LOOKED_AT], judging[:_ROWS_LOOKED_AT]
     if len(data.kinds) < 2 or len(train) < _FEWEST_ROWS or len(judging) < _FEWEST_ROWS // 5:
         return
+    if data.classes is None:
+        targets = {"of the variance": data.y, "of the variance of the target's ranks": _ranks(data.y)}
+    else:
+        targets = {"of what the most frequent class gets wrong": data.y}
     for name in data.kinds:
         codes = _codes(data.frame[name], train)
-        share = _explained(codes[train], data.y[train], codes[judging], data.y[judging])
-        if share >= ALONE:
-            said = "of the variance" if data.classes is None else "of what the most frequent class gets wrong"
+        shares = [_explained(codes[train], y[train], codes[judging], y[judging]) for y in targets.values()]
+        if (share := max(shares)) >= ALONE:
+            said = list(targets)[shares.index(share)]
             yield (
                 f"feature {shown(name)} alone explains {share:.1%} {said}; is it known before the target is, "
                 f"or is it the target in other words? --drop {name} leaves it out"
             )
+
+
+def _ranks(y: Targets) -> Targets:
+    """Where each target stands among all; [N, K]. The last bin misses most variance of heavy tails."""
+    return np.stack([pl.Series(values).rank().to_numpy() for values in y.T], axis=1)
 
 
 def _codes(column: pl.Series, train: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -95,14 +109,43 @@ def _explained(codes: npt.NDArray[np.int64], y: Targets, judged: npt.NDArray[np.
     return float(max(shares))
 
 
-def _running_numbers(data: Data) -> Iterator[str]:
-    """A whole number that goes up by one from row to row says where a row stood in the file, nothing of the row."""
+def _row_numbers(data: Data) -> Iterator[str]:
+    """A whole number that no two rows share, and that is called an id or leaves none out, says nothing of its row."""
     for name, kind in data.kinds.items():
-        if kind != "number" or data.frame.height < _FEWEST_ROWS or data.frame[name].null_count():
+        column = data.frame[name]
+        if kind != "number" or len(column) < _FEWEST_ROWS or column.null_count():
             continue
-        values = data.frame[name].to_numpy()
+        values = column.to_numpy()
         if values[1] - values[0] == 1 and (np.diff(values) == 1).mean() > ALONE:
             yield f"feature {shown(name)} counts the rows; if it is an id, --drop {name} leaves it out"
+        elif (values == np.round(values)).all() and len(np.unique(values)) == len(values):
+            leaves_none_out = float(values.max()) - float(values.min()) < len(values) / ALONE
+            if leaves_none_out or re.search(_ID, name):
+                said = "is another number in every row; if it is an id"
+                yield f"feature {shown(name)} {said}, --drop {name} leaves it out"
+
+
+def _a_sum(data: Data, split: Split) -> Iterator[str]:
+    """Numbers that add up to the target, as net and tax do to a price."""
+    judging = split.test if len(split.test) else split.validation
+    train, judging = split.train[:_ROWS_LOOKED_AT], judging[:_ROWS_LOOKED_AT]
+    names = [name for name, kind in data.kinds.items() if kind == "number"]
+    if data.classes is not None or not 2 <= len(names) <= min(_MOST_TERMS, len(train) // 4):
+        return
+    x = data.frame.select(pl.col(names).cast(pl.Float64).fill_null(0.0).fill_nan(0.0)).to_numpy()
+    spread = x[train].std(0)
+    x = np.column_stack([(x - x[train].mean(0)) / np.where(spread > 0, spread, 1.0), np.ones(len(x))])
+    for k, target in enumerate(data.targets):
+        y = data.y[:, k]
+        terms = np.linalg.lstsq(x[train], y[train], rcond=None)[0]
+        left = ((y[judging] - x[judging] @ terms) ** 2).sum()
+        if left < _NOTHING_LEFT * ((y[judging] - y[train].mean()) ** 2).sum():
+            count = [n for n, term in zip(names, terms, strict=False) if abs(term) > 1e-3 * y[train].std()]
+            named = ", ".join(map(shown, count[:_MOST_NAMED])) + ", ..." * (len(count) > _MOST_NAMED)
+            yield (
+                f"target {shown(target)} is a weighted sum of {named} to the last digits; are they known before the "
+                f"target is? --drop leaves them out, and no network is needed to add them up"
+            )
 
 
 def _twins(data: Data, split: Split) -> Iterator[str]:

@@ -120,24 +120,33 @@ class Problem:
         answers: Answers = torch.softmax(raw, 1).numpy()
         return answers
 
-    def published(self, answers: Answers, net: Net, matrix: Matrix, rows: Rows) -> dict[str, npt.NDArray[Any]]:
+    def in_units(self, answers: Answers, net: Net) -> dict[str, npt.NDArray[Any]]:
+        """Held-out answers as the net gives its own: in the targets' units, or by its temperature.
+
+        Shape:
+            answers: [R, K] or [R, C] -> `prediction` [R, K], or `probabilities` [R, C] and `label` [R]
+        """
+        said = torch.from_numpy(answers)
+        if self.task == "regression":
+            if self.centre is not None and self.scale is not None:
+                said = said * self.scale + self.centre
+            return {"prediction": said.numpy()}
+        probabilities = torch.softmax(said.clamp_min(1e-30).log() / net.temperature, 1)
+        return {"probabilities": probabilities.numpy(), "label": probabilities.argmax(1).numpy()}
+
+    def published(
+        self, held_out: dict[str, npt.NDArray[Any]], net: Net, matrix: Matrix, rows: Rows
+    ) -> dict[str, npt.NDArray[Any]]:
         """What the net answers for some rows of the table, with the held-out answers in place of those it has learned.
 
         A row that no fold holds out, as the only one of its class, keeps the net's own answer.
         """
         own = answers_of(net, matrix)
         place = np.full(len(self.y), -1)
-        place[self.held_out] = np.arange(len(answers))
+        place[self.held_out] = np.arange(len(self.held_out))
         known = place[rows] >= 0
-        said = torch.from_numpy(answers[place[rows][known]])
-        if self.task == "regression":
-            if self.centre is not None and self.scale is not None:
-                said = said * self.scale + self.centre
-            own["prediction"][known] = said.numpy()
-            return own
-        probabilities = torch.softmax(said.clamp_min(1e-30).log() / net.temperature, 1)
-        own["probabilities"][known] = probabilities.numpy()
-        own["label"][known] = probabilities.argmax(1).numpy()
+        for name, answers in held_out.items():
+            own[name][known] = answers[place[rows][known]]
         return own
 
 

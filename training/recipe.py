@@ -82,8 +82,9 @@ class Fitted:
         net: the network as it is exported.
         members: every fitted member; `chosen` are those in `net`, a linear one perhaps among them.
         weights: how much each of the chosen counts in the average.
-        held_out: answers for the rows of the validation part, each by networks that were not fitted on it.
-        scores: per part, beside the baselines'; of the validation part, of `held_out`.
+        held_out, held_out_y: answers for rows by networks that were not fitted on them, and their targets; with folds
+            these are the rows of training and validation, else those of validation.
+        scores: per part, beside the baselines'; of the validation part, of held-out answers.
         notes: what was done that nobody asked for, a sentence each.
         device: what the members were fitted on.
         seconds: from reading the table to the scores.
@@ -100,6 +101,7 @@ class Fitted:
     chosen: list[Member]
     weights: list[float]
     held_out: dict[str, npt.NDArray[Any]]
+    held_out_y: Targets
     scores: dict[Part, Scores]
     calibration: Calibration | None
     notes: tuple[str, ...]
@@ -181,9 +183,10 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
 
     baselines = make_baselines(net, baseline.net, parts["train"].y)
     scores = score_parts(net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()})
-    held_out = problem.published(choice.answers, net, parts["validation"].matrix, split.validation)
+    held_out = problem.in_units(choice.answers, net)
     if len(folds) > 1:  # most of the networks were fitted on the validation rows: score what the others say of them
-        metrics = score(data.task, parts["validation"].y, held_out)
+        answers = problem.published(held_out, net, parts["validation"].matrix, split.validation)
+        metrics = score(data.task, parts["validation"].y, answers)
         scores["validation"] = scores["validation"].model_copy(update={"metrics": metrics})
     seconds = time.perf_counter() - start
     device = device_name(choose_device())
@@ -197,6 +200,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
         choice.members,
         choice.weights,
         held_out,
+        data.y[problem.held_out],
         scores,
         calibration,
         notes,
@@ -234,6 +238,7 @@ def _train_in_pieces(plan: Plan, report: Report, checkpoint: Checkpoint) -> Fitt
         chosen=large.chosen,
         weights=[1 / len(large.chosen)] * len(large.chosen),
         held_out=answers_of(large.net, parts["validation"].matrix),
+        held_out_y=parts["validation"].y,
         scores=score_parts(large.net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()}),
         calibration=large.calibration,
         notes=sampled.notes,

@@ -153,7 +153,7 @@ def _calibration(fitted: "Fitted") -> str:
     if fitted.calibration is None:
         return ""
     temperature, rows = fitted.calibration.temperature, fitted.calibration.rows
-    return f"<p>Calibrated on {rows:,} validation rows: logits are divided by {temperature:.3g}.</p>"
+    return f"<p>Calibrated on {rows:,} held-out rows: logits are divided by {temperature:.3g}.</p>"
 
 
 def _failures(fitted: "Fitted") -> str:
@@ -227,7 +227,7 @@ def _interval_table(intervals: Intervals, targets: Sequence[str]) -> str:
             cells += f"<td>{said}</td>"
         rows.append(f"<tr>{cells}</tr>")
     said = (
-        f"<p>The share of rows whose target lies in its interval, calibrated on {intervals.rows:,} validation rows.</p>"
+        f"<p>The share of rows whose target lies in its interval, calibrated on {intervals.rows:,} held-out rows.</p>"
     )
     return said + _table(header, rows)
 
@@ -242,7 +242,7 @@ def _set_table(sets: PredictionSets) -> str:
     for number, level in enumerate(sets.levels):
         size = "" if sets.sizes is None else f"{sets.sizes[number]:.2f}"
         rows.append(f'<tr>{_level_cells(level, sets.coverage, number)}<td class="number">{size}</td></tr>')
-    said = f"<p>The share of rows whose class is in its set, calibrated on {sets.rows:,} validation rows.</p>"
+    said = f"<p>The share of rows whose class is in its set, calibrated on {sets.rows:,} held-out rows.</p>"
     return said + _table(header, rows)
 
 

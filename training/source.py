@@ -7,8 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from models.csv_file import BadTable
 from training.plan import Plan
-from training.table import BadTable, Table, check_names, not_read, scan_csv
+from training.table import Table, check_names, not_read, scan_csv
 
 LARGE_CELLS = 30_000_000
 """Values from which a table is read in pieces. Read whole, one takes about 60 bytes a value: 2 GB for so many."""

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from models.csv_file import BadTable
 from models.errors import shown
 from training.columns import Data
 from training.distinct import of_distinct
 from training.plan import SplitPlan
-from training.table import BadTable
 
 Rows = npt.NDArray[np.int64]
 """Numbers of rows, from 0, rising."""

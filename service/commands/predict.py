@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from cyclopts import Parameter
 
+from models.csv_file import check_lines, read_header
 from models.errors import BadRow, shown
 from models.proof import Session, prove
 from models.repository import Version
@@ -137,9 +138,13 @@ def _scan(path: Path) -> "pl.LazyFrame":
             return pl.scan_parquet(path, row_index_name=_ROW)
         case ".arrow":
             return pl.scan_ipc(path, row_index_name=_ROW)
-        case suffix:
-            mark = "\t" if suffix == ".tsv" else ","
-            return pl.scan_csv(path, separator=mark, infer_schema=False, row_index_name=_ROW)
+        case _:
+            names, mark = read_header(path)  # what it refuses, polars would fill up or rename
+            for number, name in enumerate(names):
+                if name in names[:number]:
+                    raise BadCommand(str(path), f"has two columns named {shown(name)}; rename one")
+            check_lines(path, mark, len(names))
+            return pl.scan_csv(path, separator=mark, infer_schema=False, row_index_name=_ROW, new_columns=names)
 
 
 def _sink(table: "pl.LazyFrame", path: Path, suffix: str) -> None:

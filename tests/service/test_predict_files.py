@@ -88,6 +88,21 @@ def test_cells_of_a_csv_are_read_as_the_trainer_reads_them(tmp_path, run):
     assert out.read_text() == "prediction\nrose\ntulip\ndaisy\n"
 
 
+@pytest.mark.parametrize("text", ["a;b\n1;2\n", "a\tb\n1\t2\n", "\ufeffa|b\n1|2\n", '"a" , b\r\n"1", 2\r\n'])
+def test_a_csv_is_separated_as_the_trainer_lets_it_be(tmp_path, run, text):
+    rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+    rows.write_text(text)
+    assert run("predict", "pair/1", rows, out, "--only")[0] == 0
+    assert out.read_text() == "prediction_sum,prediction_difference\n3.0,-1.0\n"
+
+
+def test_a_name_with_quotes_is_found(tmp_path, run):
+    rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+    rows.write_text('x,"say ""hi"""\n1,2\n')
+    assert run("predict", "line", rows, out)[0] == 0
+    assert out.read_text().startswith('x,"say ""hi""",prediction\n')
+
+
 def test_a_large_file_streams_in_order(tmp_path, run):
     rows = 300_000
     source = write(
@@ -119,7 +134,11 @@ def test_several_targets_have_a_column_each_and_classes_their_own_type(tmp_path,
         ("coin", "x\n1\n" * 1 + "1e999\n", "row 2: feature 'x' must be a finite number, got Infinity"),
         ("line", "x\n1\n3e38\n", "row 2: line/2 computes a number that is not finite; look at this row"),
         ("lines", "x\n1\n", "lines: is not in "),
-        ("line", "", "cannot be read"),
+        ("line", "", "its first line is blank; it needs a header"),
+        ("pair", "a,b\n1,2\n3\n", "row 2 has 1 values, the header names 2"),
+        ("pair", "a,b\n1,2\n3,4,5\n", "row 2 has 3 values, the header names 2"),
+        ("pair", 'a,b\n1,2\n3,"4\n', "row 2 opens a quote that is never closed"),
+        ("pair", "a,b,a\n1,2,3\n", "has two columns named 'a'; rename one"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_and_leaves_no_file(tmp_path, run, model, text, sentence):

@@ -13,6 +13,7 @@ from training.columns import Data, read_columns
 from training.expansions import Steps, Waves
 from training.fit import Member
 from training.folds import deal_folds, fitted_on
+from training.intervals import calibrated
 from training.plan import Plan
 from training.split import Split, split_rows
 from training.table import Table
@@ -140,6 +141,8 @@ def test_with_defaults_the_validation_scores_are_of_rows_that_were_held_out(tmp_
     value = fitted.scores["validation"].metrics[metric]
     assert value is not None
     assert value < chance + 0.25
-    part = fitted.parts["validation"]
-    assert {len(answers) for answers in fitted.held_out.values()} == {len(part.y)}
+    rows = len(fitted.parts["train"].y) + len(fitted.parts["validation"].y)  # each was held out of one fold
+    assert {len(answers) for answers in (*fitted.held_out.values(), fitted.held_out_y)} == {rows}
+    sure = calibrated(fitted.data.task == "regression", (fitted.held_out, fitted.held_out_y), None)
+    assert {found.rows for found in sure if found} == {rows}
     assert sum(fitted.weights) == pytest.approx(1)

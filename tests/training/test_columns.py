@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.csv_file import BadTable
 from models.schema import DatetimeFeature
 from training import columns
 from training.columns import Data, read_columns
 from training.distinct import of_distinct
 from training.plan import Plan
-from training.table import BadTable, Table
+from training.table import Table
 
 
 def texts(columns: dict[str, list[str | None]]) -> Table:

@@ -35,6 +35,15 @@ def test_a_table_and_a_target_are_enough(table: Path, tmp_path: Path):
     assert Repository(tmp_path / "published").versions("House-prices-2024") == [1]
 
 
+def test_a_row_that_no_command_line_takes_is_not_shown(tmp_path: Path, capsys):
+    path = tmp_path / "wide.csv"
+    rows = [",".join(map(str, [*range(row, row + 500), row % 7])) for row in range(30)]
+    path.write_text("\n".join([",".join([*(f"c{n}" for n in range(500)), "y"]), *rows]))
+    words = [str(path), "--target", "y", "--task", "regression", "--epochs", "1"]
+    assert command.main([*words, "--repository", str(tmp_path / "published")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "  curl http://localhost:8000/v1/models/wide"
+
+
 def test_json_is_one_line_for_each_version_and_nothing_else(table: Path, tmp_path: Path, capsys):
     repository = Repository(tmp_path / "published")
     for target in ("price", "kind"):

@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from models.csv_file import BadTable
 from models.proof import prove
 from models.repository import Repository
 from training import command, recipe
 from training.export import ONNX, OnnxSession
 from training.plan import Plan
-from training.table import BadTable
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.csv_file import BadTable
 from models.proof import prove
 from models.repository import Repository
 from training import recipe, source
@@ -19,7 +20,6 @@ from training.distributed import Team
 from training.export import ONNX, OnnxSession
 from training.large import BLOCK_ROWS, Spool, minibatches
 from training.plan import Plan
-from training.table import BadTable
 
 ROOT = Path(__file__).parents[2]
 IN_PIECES = "import sys; from training import source; source.LARGE_CELLS = 0\n"

@@ -42,6 +42,7 @@ def test_an_honest_table_is_not_suspected(y):
     [
         (PRICE, PRICE * 1.2 + 3),
         (PRICE, -(PRICE**3)),
+        (np.exp(3 * PRICE), PRICE),  # the last of the bins alone misses most of this variance
         (GRADE, np.where(GRADE == "high", "A", "B")),
         (GRADE, np.where(GRADE == "high", 1.0, 0.0)),
         (GRADE, PRICE),
@@ -56,6 +57,23 @@ def test_a_feature_that_is_the_target_in_other_words_is_suspected(y, leak):
 def test_a_number_that_counts_the_rows_is_suspected():
     (sentence,) = few(leaks(PRICE, customer=np.arange(N) + 1000))
     assert sentence == "feature 'customer' counts the rows; if it is an id, --drop customer leaves it out"
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [("customer", RNG.permutation(N) + 1000), ("customerId", RNG.choice(10**9, N, replace=False).astype(float))],
+)
+def test_a_whole_number_that_no_two_rows_share_is_suspected(name, numbers):
+    (sentence,) = few(leaks(PRICE, **{name: numbers}))
+    assert sentence == f"feature '{name}' is another number in every row; if it is an id, --drop {name} leaves it out"
+    assert few(leaks(PRICE, amount=RNG.choice(10**9, N, replace=False), paid=numbers // 2)) == []
+
+
+def test_numbers_that_add_up_to_the_target_are_named():
+    net, tax = RNG.gamma(2, 10, N).round(2), RNG.gamma(2, 3, N).round(2)
+    (sentence,) = few(leaks((net + tax).round(2), net=net, tax=tax))
+    assert sentence.startswith("target 'y' is a weighted sum of 'net', 'tax' to the last digits")
+    assert few(leaks(net + tax + RNG.normal(0, 0.1, N), net=net, tax=tax)) == []
 
 
 def test_rows_that_stand_on_both_sides_of_the_split_are_counted():

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from models.csv_file import BadTable
 from models.proof import prove
 from models.repository import Repository
 from training import recipe
@@ -11,7 +12,6 @@ from training.export import ONNX, OnnxSession
 from training.plan import BadPlan, Plan
 from training.publish import digest_weights
 from training.recipe import Step
-from training.table import BadTable
 
 SHORT = {"epochs": 30, "members": 2, "batch": 32}
 

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 from optuna.trial import TrialState
 
+from models.csv_file import BadTable
 from tests.training.sharing import check_that_killing_one_of_two_loses_its_trial_alone, trials_in
 from training.plan import BadPlan, Plan
 from training.search import plan_of, search, write_plan
-from training.table import BadTable
 
 ROOT = Path(__file__).parents[2]
 

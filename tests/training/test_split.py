@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.csv_file import BadTable
 from training.columns import Data, read_columns
 from training.plan import Plan, SplitPlan
 from training.split import row_hashes, split_rows
-from training.table import BadTable, Table
+from training.table import Table
 
 
 def data_of(frame: pl.DataFrame, **split: object) -> tuple[Data, SplitPlan]:
