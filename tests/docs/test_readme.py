@@ -57,7 +57,7 @@ def environment():
 def run(command, checkout, environment):
     return subprocess.run(
         ["sh", "-c", command.replace("localhost:8000", f"127.0.0.1:{environment['ROWCAST_PORT']}")],
-        cwd=checkout, env=environment, capture_output=True, text=True, timeout=START_S, check=False,
+        cwd=checkout, env=environment, capture_output=True, text=True, timeout=10 * START_S, check=False,  # it trains
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def published(tmp_path_factory):
         env=os.environ | {"ROWCAST_REPOSITORY": str(folder / "published"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=START_S,
+        timeout=10 * START_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
 import asyncio
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,6 +119,13 @@ class Answering:
     def withdraw(self, job):
         if job in self.tasks:
             self.tasks[job].cancel()
+
+
+@pytest.fixture
+def sockets():
+    """A folder for sockets, whose paths must be short: pytest's own may be too deep."""
+    with tempfile.TemporaryDirectory(prefix="rowcast-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

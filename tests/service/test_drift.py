@@ -13,6 +13,13 @@ from tests.models import sample
 from tests.service.test_metrics import samples
 
 RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_whatever_ran_before(monkeypatch):
+    monkeypatch.setitem(globals(), "RANDOM", np.random.default_rng(0))
+
+
 TRAINED = RANDOM.normal(size=50_000)
 QUANTILES = tuple(np.quantile(TRAINED, np.linspace(0, 1, 21)).tolist())
 MANIFEST = sample.manifest(

@@ -35,6 +35,12 @@ def question(version, values):
 
 
 @pytest.fixture
+def tmp_path(sockets):
+    """One whose path is short enough for a socket."""
+    return sockets
+
+
+@pytest.fixture
 def process(tmp_path):
     """Serves shadows at tmp_path/shadow.sock from a thread, once it is told to; counts how often it was."""
     path, ends, threads = tmp_path / "shadow.sock", [], []
@@ -116,16 +122,20 @@ def test_a_process_that_hangs_is_killed(tmp_path, registry, monkeypatch):
     monkeypatch.setattr("service.shadow._BACKOFF_S", 0.0)
     stable = tiny.publish(tmp_path / "published", "line")
     tiny.publish(tmp_path / "published", "line")
-    path = tmp_path / "shadow.sock"
+    heard, says = os.pipe()
     pid = os.fork()
     if pid == 0:  # accepts and never answers
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(path))
+            listener.bind(str(tmp_path / "shadow.sock"))
             listener.listen()
+            os.write(says, b"it listens")
             connection, _ = listener.accept()
             while connection.recv(1000):
                 pass
         os._exit(0)
+    os.read(heard, 20)
+    for end in (heard, says):
+        os.close(end)
     see(tmp_path, registry, lambda: None, [question(stable, [[1]])], patience_s=0.2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -9
     assert counted(registry, "requests", outcome="failed") == 1

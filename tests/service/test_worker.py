@@ -171,9 +171,9 @@ def end():
 
 
 @pytest.fixture
-def serving(root, tmp_path, end):
+def serving(root, sockets, end):
     """A worker in a thread of this process; where it listens."""
-    path = tmp_path / "worker-0.sock"
+    path = sockets / "worker-0.sock"
     thread = threading.Thread(target=worker.serve, args=(Engine(Repository(root), Honest), path, 0.05, end))
     thread.start()
     until(path.exists)
@@ -255,7 +255,7 @@ def test_half_of_the_workers_open_a_version_at_a_time(versions, workers, at_once
     assert (len(most), max(most)) == (workers, at_once)
 
 
-def test_a_connection_goes_on_in_another_thread_when_its_own_must_be_replaced(root, tmp_path, versions, end):
+def test_a_connection_goes_on_in_another_thread_when_its_own_must_be_replaced(root, sockets, versions, end):
     threads = []
 
     class Hasty(FullShare):
@@ -265,7 +265,7 @@ def test_a_connection_goes_on_in_another_thread_when_its_own_must_be_replaced(ro
         def __exit__(self, *_):
             self.next_share = Hasty()
 
-    path = tmp_path / "worker-0.sock"
+    path = sockets / "worker-0.sock"
     serving = threading.Thread(target=worker.serve, args=(Engine(Repository(root), Honest), path, 60.0, end, Hasty))
     serving.start()
     until(path.exists)
@@ -284,7 +284,7 @@ def test_a_connection_goes_on_in_another_thread_when_its_own_must_be_replaced(ro
     assert len(set(threads)) == 3
 
 
-def test_a_worker_that_dies_is_lost_once_though_it_still_seems_to_listen(tmp_path, versions):
+def test_a_worker_that_dies_is_lost_once_though_it_still_seems_to_listen(sockets, versions):
     """Else a job is sent to the same dead worker three times and is blamed for it."""
     connected = []
 
@@ -297,8 +297,8 @@ def test_a_worker_that_dies_is_lost_once_though_it_still_seems_to_listen(tmp_pat
             writer.close()
 
     async def ask():
-        server = await asyncio.start_unix_server(die, tmp_path / "w.sock")
-        lanes = Lanes([tmp_path / "w.sock"])
+        server = await asyncio.start_unix_server(die, sockets / "w.sock")
+        lanes = Lanes([sockets / "w.sock"])
         lanes.start(lambda: None)
         while not (lanes.living and lanes.idle()):  # noqa: ASYNC110 - there is nothing to wait on
             await asyncio.sleep(0)
@@ -326,7 +326,7 @@ def test_garbage_ends_its_connection_and_no_other(serving, versions):
     test_a_batch_goes_to_a_worker_and_back(serving, versions)
 
 
-def test_a_worker_serves_with_more_descriptors_than_select_can_count(versions, root, tmp_path):
+def test_a_worker_serves_with_more_descriptors_than_select_can_count(versions, root, sockets):
     """`select` fails from descriptor 1024 on."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most < 2048:
@@ -335,7 +335,7 @@ def test_a_worker_serves_with_more_descriptors_than_select_can_count(versions, r
     with contextlib.ExitStack() as many:
         for _ in range(1100):
             many.enter_context(Path("/dev/null").open())
-        end, path = worker.End(), tmp_path / "w.sock"
+        end, path = worker.End(), sockets / "w.sock"
         thread = threading.Thread(target=worker.serve, args=(Engine(Repository(root), Honest), path, 0.05, end))
         thread.start()
         until(path.exists)

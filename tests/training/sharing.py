@@ -34,19 +34,20 @@ def check_that_killing_one_of_two_loses_its_trial_alone(plan: Plan, folder: Path
         subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     )
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 1800
     while time.monotonic() < deadline and victim.poll() is None and not _runs_one(storage, victim.pid):
         time.sleep(0.05)
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
-    said, errors = other.communicate(timeout=300)
+    said, errors = other.communicate(timeout=1800)
     assert (other.returncode, errors) == (0, "")
     assert re.search(r"m-[0-9a-f]{8}: [67] trials; best validation loss ", said)
     trials = trials_in(storage)
     ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert len(ended) >= 6
     assert len(trials) - len(ended) <= 1
-    assert {trial.user_attrs["process"].split(":")[-1] for trial in trials} >= {str(other.pid)}
+    # one that was killed as it began its next trial has not said yet that it is its own
+    assert str(other.pid) in {trial.user_attrs.get("process", "").split(":")[-1] for trial in trials}
     assert Plan.read(folder / "best.toml").name == "m"
 
 

@@ -24,7 +24,7 @@ def table(tmp_path: Path) -> Path:
 def test_a_table_and_a_target_are_enough(table: Path, tmp_path: Path):
     environment = os.environ | {"ROWCAST_REPOSITORY": str(tmp_path / "published"), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "training", str(table), "--target", "price", "--epochs", "20"]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1800)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[-3].startswith("House-prices-2024/1: regression of price; ")
