@@ -282,6 +282,25 @@ def test_what_clients_put_around_their_numbers_is_not_remembered_without_end(fro
     assert len(sessions.runs) == 8
 
 
+def in_one_turn(front, app, before, sent, *, fast=True):
+    """What several connections are told that send one request each in one turn, after some before it."""
+
+    async def talk():
+        connections, said = [Connection(front, app, fast=fast) for _ in sent], []
+        for connection in connections:
+            for raw in before:
+                await connection.send(raw)
+                await connection.answers()
+        for connection, raw in zip(connections, sent, strict=True):
+            connection.protocol.data_received(raw)
+        for connection in connections:
+            said += await connection.answers()
+        await close(connections)
+        return plain(said)
+
+    return asyncio.run(talk())
+
+
 NO_ROWS = [
     "", " ", "1", "1,2,3", "1 2", "1,", ",1", "--1", "1.", ".5", "+1", "01", "1e", "-", "1e999", "9" * 400,
     "12345678901234567890", "]],[[", "1]],[[2", "null", "NaN", '"1"', "[1]", "1,2]],[[3,4", "true",
@@ -311,20 +330,8 @@ def test_what_stands_between_known_brackets_is_nobody_elses_matter(front, app, s
     def good(first):
         return raw(f"{first}" if form == "line" else f"{first},{first + 1}")
 
-    async def talk(fast):
-        connections, said = [Connection(front, app, fast=fast) for _ in range(4)], []
-        for connection in connections:
-            for first in (0, 1):
-                await connection.send(good(first))
-                await connection.answers()
-        for connection, sent in zip(connections, (good(3), *map(raw, inside), good(5)), strict=True):
-            connection.protocol.data_received(sent)
-        for connection in connections:
-            said += await connection.answers()
-        await close(connections)
-        return plain(said)
-
-    assert asyncio.run(talk(fast=True)) == asyncio.run(talk(fast=False))
+    before, sent = [good(0), good(1)], [good(3), *map(raw, inside), good(5)]
+    assert in_one_turn(front, app, before, sent) == in_one_turn(front, app, before, sent, fast=False)
     assert sessions.runs
 
 
@@ -367,20 +374,8 @@ def test_what_stands_between_the_brackets_of_a_few_rows_is_nobody_elses_matter(f
     def good(first):
         return raw(b"],[".join(b"%d,2" % number for number in range(first, first + size)))
 
-    async def talk(fast):
-        connections, said = [Connection(front, app, fast=fast) for _ in range(4)], []
-        for connection in connections:
-            for first in (0, 1, 2):
-                await connection.send(good(first))
-                await connection.answers()
-        for connection, sent in zip(connections, (good(3), raw(inside), good(4), good(5)), strict=True):
-            connection.protocol.data_received(sent)
-        for connection in connections:
-            said += await connection.answers()
-        await close(connections)
-        return plain(said)
-
-    assert asyncio.run(talk(fast=True)) == asyncio.run(talk(fast=False))
+    before, sent = [good(0), good(1), good(2)], [good(3), raw(inside), good(4), good(5)]
+    assert in_one_turn(front, app, before, sent) == in_one_turn(front, app, before, sent, fast=False)
     assert sessions.runs
 
 
