@@ -30,7 +30,7 @@ _OTHER_FILES = {
 
 
 class BadTable(RowcastError):  # noqa: N818 - it names the thing that is bad, as callers say it
-    """A table cannot be trained on.
+    """A table can be neither trained on nor predicted.
 
     Attributes:
         place: the file or dataset.

@@ -2,7 +2,7 @@
 
 import os
 import signal
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,12 +142,15 @@ def test_what_is_to_be_done_meanwhile_is_done_in_part_or_whole_and_ended_with_th
 
 
 def test_a_chore_that_fails_is_raised():
+    has_begun = threading.Event()
+
     def chores():
-        yield 1
+        has_begun.set()
         raise ImportError("no such module")
+        yield
 
     with pytest.raises(ImportError, match="no such module"), beside(chores()):
-        time.sleep(0.1)
+        assert has_begun.wait(60)
 
 
 def test_whoever_is_asked_to_stop_leaves_no_process():
