@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from models.repository import Repository, Version
 from service import process, worker
 from service.checking import Checker
 from service.control import Unloaded
-from service.scheduling import FullShare, Share
+from service.scheduling import FullShare, Hunger, Share
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Loop(LitLoop):  # type: ignore[misc]  # LitServe ships no types
         end = worker.End()
         end.on_sigterm()
         path = worker.socket_path(lit_api.runtime, worker_number())
-        new_share = Share if lit_api.is_on_cpu else FullShare
+        new_share = partial(Share, lit_api.hunger) if lit_api.is_on_cpu else FullShare
         worker.serve(lit_api.engine, path, lit_api.settings.poll_s, end, new_share)
         sys.exit(0)
 
@@ -70,6 +71,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
         super().__init__(loop=Loop(), spec=NoRoute())
         self.settings = settings
         self.runtime = runtime
+        self.hunger = Hunger()  # all workers know of it
 
     def setup(self, device: str) -> None:
         """Open and prove every version.
