@@ -42,8 +42,8 @@ def take_short_slices() -> None:
 class Hunger:
     """Until when threads have starved lately: in memory that the process which makes it and its forks share.
 
-    Where one worker starves so do the others, and the one that is started in the place of a dead one: each would have to
-    find it out on each of its connections, at the price of a batch that is held up.
+    Where one worker starves so do the others, and the one that is started in the place of a dead one: each would have
+    to find it out on each of its connections, at the price of a batch that is held up.
     """
 
     def __init__(self) -> None:

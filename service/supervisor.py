@@ -19,7 +19,9 @@ from service.settings import Settings
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 _GRACE_S = 3.0  # beyond drain_s, for the processes that hold no request
+_FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 15.0
+_SETTLED_S = 60.0  # what has run for so long and dies has not died of its start
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def _has_no_sockets(runtime: Path) -> str | None:
 
 
 def _keep_running(settings: Settings, runtime: Path) -> int:
-    backoff = 0.0
+    backoff = 0.0  # at once, unless it has just been started again
     while True:
         started = time.monotonic()
         main, order = _start_main(settings, runtime)
@@ -71,10 +73,12 @@ def _keep_running(settings: Settings, runtime: Path) -> int:
                 log.error("the main process ended with status %d before it could serve", status)
             return status or process.FAILED
         (runtime / process.READY).unlink()
-        backoff = 0.5 if time.monotonic() - started > 60 else min(_LONGEST_BACKOFF_S, max(0.5, 2 * backoff))
+        if time.monotonic() - started > _SETTLED_S:
+            backoff = 0.0
         log.error("the main process ended with status %d; it is started again in %.1f s", status, backoff)
         if _sleep_or_signal(backoff):
             return 0
+        backoff = min(_LONGEST_BACKOFF_S, max(_FIRST_BACKOFF_S, 2 * backoff))
 
 
 def _start_main(settings: Settings, runtime: Path) -> tuple[int, socket.socket]:
