@@ -17,7 +17,9 @@ from pathlib import Path
 from service import process
 from service.settings import Settings
 
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_ENDS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
+_SIGNALS = {*_ENDS, signal.SIGCHLD}
+_MEAN_NOTHING = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}  # without a handler they would end a process
 _GRACE_S = 3.0  # beyond drain_s, for the processes that hold no request
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 15.0
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def supervise(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status.
+    """Serve until SIGTERM, SIGINT, SIGQUIT or SIGHUP; the exit status.
 
     0 after a drain; 3 when the server cannot start, and the log says why; 1 when it had to be ended by force.
     """
@@ -64,7 +66,7 @@ def _keep_running(settings: Settings, runtime: Path) -> int:
         started = time.monotonic()
         main, order = _start_main(settings, runtime)
         status = _wait(main, None)
-        if status is None:  # SIGTERM or SIGINT
+        if status is None:  # it is to end
             return _drain(main, order, settings.drain_s + _GRACE_S, (runtime / process.READY).exists())
         order.close()
         _end_everything()
@@ -112,8 +114,8 @@ def _start_main(settings: Settings, runtime: Path) -> tuple[int, socket.socket]:
 def _become_main(parent: int) -> None:
     """End with the parent, and leave signals that reach every process of a group or container to the parent."""
     process.end_with(parent)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _ENDS:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which lets requests in flight finish
@@ -123,6 +125,7 @@ def _drain(main: int, order: socket.socket, patience_s: float, has_served: bool)
     if not has_served:  # nothing was accepted yet
         return 0
     log.info("ending: requests in flight are finished")
+    os.kill(main, signal.SIGCONT)  # one that was stopped would not hear it
     order.close()
     status = _wait(main, time.monotonic() + patience_s)
     if status is None:
@@ -132,7 +135,7 @@ def _drain(main: int, order: socket.socket, patience_s: float, has_served: bool)
 
 
 def _wait(main: int, deadline: float | None) -> int | None:
-    """The exit status of the main process; None at the deadline or, when there is none, at SIGTERM or SIGINT."""
+    """The exit status of the main process; None at the deadline or, when there is none, at a signal to end."""
     while True:
         for child, status in _reap():
             if child == main:
@@ -151,7 +154,7 @@ def _next_signal(deadline: float) -> bool:
 
 
 def _sleep_or_signal(seconds: float) -> bool:
-    """Whether SIGTERM or SIGINT came while sleeping."""
+    """Whether a signal to end came while sleeping."""
     deadline = time.monotonic() + seconds
     while (rest := deadline - time.monotonic()) > 0:
         came = signal.sigtimedwait(_SIGNALS, rest)
@@ -162,9 +165,13 @@ def _sleep_or_signal(seconds: float) -> bool:
 
 def _become_the_reaper() -> None:
     """Take signals one at a time and in order, even as PID 1, and inherit grandchildren whose parent died."""
-    for number in _SIGNALS:
+    has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    taken = _SIGNALS - {signal.SIGHUP} if has_nohup else _SIGNALS
+    for number in taken:
         signal.signal(number, lambda *_: None)  # PID 1 never receives what has no handler
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    for number in _MEAN_NOTHING:
+        signal.signal(number, signal.SIG_IGN)  # in all processes, which are forks
+    signal.pthread_sigmask(signal.SIG_SETMASK, taken)
     process.inherit_orphans()
 
 
