@@ -35,6 +35,9 @@ def supervise(settings: Settings) -> int:
     """
     _become_the_reaper()
     process.may_open_many_files()
+    if (reason := process.too_few_files() or _cannot_be_temporary()) is not None:
+        log.error(reason)
+        return process.CANNOT_SERVE
     with tempfile.TemporaryDirectory(prefix="rowcast-", ignore_cleanup_errors=True) as folder:  # mode 0700
         runtime = Path(folder)
         if (reason := _has_no_sockets(runtime)) is not None:
@@ -46,6 +49,18 @@ def supervise(settings: Settings) -> int:
             return _keep_running(settings, runtime)
         finally:
             _end_everything()
+
+
+def _cannot_be_temporary() -> str | None:
+    """Why nothing can be written to the folder for temporary files; None when it can. Python would take another one."""
+    named = os.environ.get("TMPDIR")
+    try:
+        found = tempfile.gettempdir()
+    except FileNotFoundError:
+        return "there is no folder for temporary files that can be written to; name one in TMPDIR"
+    if named and Path(named).absolute() != Path(found):
+        return f"TMPDIR names {named}, and nothing can be written there"
+    return None
 
 
 def _has_no_sockets(runtime: Path) -> str | None:
