@@ -11,7 +11,8 @@ Where an urgent request came lately, batches have no more rows than most of the 
 the next one would have to wait for the batch that is out.
 
 What a batch takes beside the computing, to be sent and to wait for a core on a busy machine, it takes for one row as
-for many. So for batches of few rows it counts as for those that they may become.
+for many. So for batches of few rows it counts as for those that they may become. Before somebody is refused, so does
+what a batch computes without a row, as far as batches of several sizes have told.
 
 A batch that was held up, by a worker that was stopped or a machine that starts another, says nothing about those behind
 it: one that took eight times as long for its rows as those before it does not count, unless there are more than two of
@@ -51,10 +52,12 @@ class Admission:
         """
         if not waiting_in_all:
             return
-        pace = self._known.get(key, _NOTHING).pace * at_once
-        wait_s = waiting / pace if pace else 0.0
-        if wait_s > min(self.max_wait_s, within_s):
-            raise Overloaded(waiting, wait_s)
+        known = self._known.get(key, _NOTHING)
+        pace = known.pace * at_once
+        if pace and waiting / pace > min(self.max_wait_s, within_s):
+            wait_s = waiting / (known.pace_of_larger() * at_once)
+            if wait_s > min(self.max_wait_s, within_s):
+                raise Overloaded(waiting, wait_s)
         if waiting_in_all + rows > self._max_rows:
             raise Overloaded(waiting_in_all, min(60.0, waiting_in_all / pace) if pace else 1.0)
 
@@ -98,8 +101,9 @@ class Admission:
         hope = min(_STEP, self.max_wait_s * len(batches) / (16 * in_all))
         if known.short_rows:
             growth, hope = min(growth, known.short_rows / mean_rows), min(hope, known.short_rows / mean_rows)
-        hope = max(1.0, hope)
-        known.pace = rows_in_all / ((in_all - beside_s) / hope + beside_s / max(hope, growth))
+        known.hope, known.growth = max(1.0, hope), max(1.0, hope, growth)
+        known.rows, known.computed_s, known.beside_s = rows_in_all, in_all - beside_s, beside_s
+        known.pace, known.larger_pace = known.pace_if(0.0), None
         known.row_s = in_all / max(1, rows_in_all)
 
     def _of(self, key: str) -> "_Known":
@@ -118,18 +122,49 @@ class _Known:
         batches: of each its rows, its seconds, and those of them in which it was not computed.
         costs: what these and others before them say of their size.
         pace: rows per second that one worker is expected to answer; 0 before the first.
+        larger_pace: what `pace_of_larger` found, None when it has to look again.
+        rows, computed_s, beside_s: of all batches.
+        hope, growth: how many times as fast rows may go, and as many a batch may have.
         row_s: seconds that a row took of them.
         held_up: eight for each batch that did not count, less one for each that did since.
         short_until, short_rows: when batches need no longer be short; how many rows they have until then, else 0.
     """
 
-    __slots__ = ("batches", "costs", "held_up", "pace", "row_s", "short_rows", "short_until")
+    __slots__ = (
+        "batches",
+        "beside_s",
+        "computed_s",
+        "costs",
+        "growth",
+        "held_up",
+        "hope",
+        "larger_pace",
+        "pace",
+        "row_s",
+        "rows",
+        "short_rows",
+        "short_until",
+    )
 
     def __init__(self) -> None:
+        self.rows, self.computed_s, self.beside_s = 0, 0.0, 0.0
+        self.hope = self.growth = 1.0
+        self.larger_pace: float | None = None
         self.batches: deque[tuple[int, float, float]] = deque(maxlen=_BATCHES)
         self.costs = Costs()
         self.pace, self.row_s, self.held_up = 0.0, math.inf, 0.0
         self.short_until, self.short_rows = 0.0, 0
+
+    def pace_of_larger(self) -> float:
+        """The pace of batches that are as large as they may become."""
+        if self.larger_pace is None:
+            self.larger_pace = self.pace_if(self.costs.fixed_share(self.rows / len(self.batches)))
+        return self.larger_pace
+
+    def pace_if(self, fixed_share: float) -> float:
+        """The pace if that part of what was computed would be the same for larger batches."""
+        fixed_s = fixed_share * self.computed_s
+        return self.rows / ((self.computed_s - fixed_s) / self.hope + (self.beside_s + fixed_s) / self.growth)
 
 
 _NOTHING = _Known()

@@ -89,6 +89,22 @@ def test_what_many_rows_wait_for_a_core_is_their_cost_as_no_batch_has_eight_time
     assert not is_let_in(one, waiting=2501)
 
 
+def test_a_burst_after_single_rows_is_let_in_where_a_batch_takes_as_long_for_many():
+    one = Admission(0.5, 10_000)
+    for rows, seconds in ((32, 0.0505), *[(1, 0.05)] * 20):
+        one.learn("line", rows, seconds, seconds)
+    assert is_let_in(one, waiting=75)
+    assert not is_let_in(one, waiting=85)  # 20 batches/s of 8 times as many rows
+
+
+def test_a_burst_after_single_rows_is_refused_where_each_row_takes_as_long():
+    one = Admission(0.5, 10_000)
+    for rows, seconds in ((32, 1.6), *[(1, 0.05)] * 16):
+        one.learn("line", rows, seconds, seconds)
+    assert is_let_in(one, waiting=9)
+    assert not is_let_in(one, waiting=11)
+
+
 def costing(fixed_s, row_s, urgent_at=100.0):
     """One that was asked something urgent, at whose version "line" batches cost so much."""
     one = Admission(0.5, 10_000)
