@@ -399,6 +399,8 @@ def _from_texts(texts: pl.Series, kind: Kind, rows: pl.Series, place: str, notes
 
 
 def _from_values(column: pl.Series, kind: Kind, rows: pl.Series, place: str) -> pl.Series:
+    if column.dtype.is_decimal():
+        column = column.cast(pl.Float64)  # so that 1.00 is the category of the 1 that a request sends
     if kind == "category":
         return of_distinct(column, lambda values: [category_text(_plain(value)) for value in values], pl.String)
     try:

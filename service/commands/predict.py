@@ -231,6 +231,8 @@ def _values(column: "pl.Series", feature: Feature, *, is_text: bool) -> Sequence
         return _values_of_texts(column, feature)
     if feature.kind == "number" and (column.dtype.is_numeric() or column.dtype == pl.Null):
         return column.cast(pl.Float64).to_numpy()  # null becomes NaN
+    if column.dtype.is_decimal():  # 1.00 is the category of 1, as it is for the trainer
+        column = column.cast(pl.Float64)
     if feature.kind == "datetime" and column.dtype.is_temporal():
         return column.to_numpy()  # null becomes NaT
     return column.to_list()

@@ -1,4 +1,5 @@
 import datetime as dt
+from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -107,6 +108,12 @@ def test_numbers_that_a_parquet_file_holds_as_texts_are_said_so():
     data = read_columns(Table(frame, "0" * 64, "t.parquet"), plan)
     told = "column 'x' holds numbers as texts, which are categories; --kind x=number takes them as numbers"
     assert (data.kinds, data.notes) == ({"x": "category"}, (told,))
+
+
+def test_a_decimal_is_the_category_that_its_number_is_in_a_request():
+    frame = pl.DataFrame({"x": [Decimal("1.00"), Decimal("2.50")] * 10, "y": range(20)}).with_columns(pl.col("y") / 8)
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet", "kinds": {"x": "category"}}}, "test")
+    assert read_columns(Table(frame, "0" * 64, "t.parquet"), plan).frame["x"].unique().sort().to_list() == ["1", "2.5"]
 
 
 @pytest.mark.parametrize("factor", [1e-50, 1.0])
