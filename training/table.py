@@ -111,7 +111,7 @@ def scan_csv(path: Path) -> tuple[pl.LazyFrame, int, str, list[str]]:
     place = str(path)
     header, delimiter = read_header(path)
     names, notes = check_names(header, place)
-    sha256, rows = check_lines(path, delimiter, len(header))
+    sha256, rows, _ = check_lines(path, delimiter, len(header))
     if rows == 0:
         raise BadTable(place, "has a header but no rows")
     frame = pl.scan_csv(
