@@ -195,8 +195,8 @@ class Repository:
         with _locked(self.root / name):
             self._replace_labels(name, self.routes(name) | {label: Label(number, share, shadow)})
 
-    def remove_label(self, name: str, label: str) -> None:
-        """Forget a label; one that was never set is no error.
+    def remove_label(self, name: str, label: str) -> bool:
+        """Forget a label, and say whether it was set.
 
         Raises:
             BadName: it could not be a label.
@@ -208,8 +208,10 @@ class Repository:
             raise BadVersion(name, "has no versions")
         with _locked(self.root / name):
             labels = self.routes(name)
-            if labels.pop(label, None) is not None:
+            was_set = labels.pop(label, None) is not None
+            if was_set:
                 self._replace_labels(name, labels)
+            return was_set
 
     def roll_back(self, name: str) -> int:
         """Point `stable` at the newest version that is older than the one that answers now, and return its number.

@@ -284,8 +284,8 @@ def test_labels_point_at_versions_and_move_and_go(repository):
     assert repository.labels("house") == {"stable": 1, "canary": 2}
 
     repository.set_label("house", "stable", 2)
-    repository.remove_label("house", "canary")
-    repository.remove_label("house", "never-set")
+    assert repository.remove_label("house", "canary")
+    assert not repository.remove_label("house", "never-set")
 
     assert repository.labels("house") == {"stable": 2}
     assert (repository.root / "house/labels.json").read_text() == '{\n "stable": 2\n}\n'

@@ -67,6 +67,10 @@ def test_labels_move_roll_back_and_go(published, run):
     assert run("models", "roll-back", "line")[:2] == (0, "line/1 is stable\n")
     assert published.labels("line") == {"stable": 1}
     assert run("models", "unlabel", "line", "stable")[0] == 0
+    assert run("models", "unlabel", "line", "stable")[::2] == (
+        2,
+        "line/stable: there is no such label; line has none\n",
+    )
     assert published.labels("line") == {}
 
 
