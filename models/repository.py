@@ -191,6 +191,8 @@ class Repository:
             BadChange: the shares cannot be together with those of the other labels.
         """
         check_name("label", label)
+        if (there := self.versions(name)) and number not in there:
+            raise BadVersion(f"{name}/{number}", f"is not there; of {name} there are {', '.join(map(str, there))}")
         self.open(name, number)
         with _locked(self.root / name):
             self._replace_labels(name, self.routes(name) | {label: Label(number, share, shadow)})
