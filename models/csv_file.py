@@ -74,8 +74,10 @@ def read_header(path: Path) -> tuple[list[str], str]:
     return [name.strip() for name in next(csv.reader([text], delimiter=delimiter))], delimiter
 
 
-def check_lines(path: Path, delimiter: str, width: int) -> tuple[str, int]:
-    """Digest of the file and its number of rows, after a look at every byte (about 0.5 s for 100 MB).
+def check_lines(path: Path, delimiter: str, width: int) -> tuple[str, int, list[int]]:
+    """Digest of the file, its number of rows, and the blank lines that are none, after a look at every byte.
+
+    It takes about 0.5 s for 100 MB. Lines are numbered from 1 below the header.
 
     Raises:
         BadTable: a line has more or fewer values than `width`, a quote is never closed, a byte is no UTF-8 or is NUL.
@@ -84,7 +86,7 @@ def check_lines(path: Path, delimiter: str, width: int) -> tuple[str, int]:
     digest = hashlib.sha256()
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, rest = 0, b""  # line 0 is the header; rest is the part of a line that the next chunk goes on with
-    blanks = 0
+    blanks: list[int] = []
     for chunk in _chunks(path):
         digest.update(chunk)
         if b"\0" in chunk:
@@ -100,8 +102,8 @@ def check_lines(path: Path, delimiter: str, width: int) -> tuple[str, int]:
         wrong = np.flatnonzero((widths != width) & ~is_blank)
         if len(wrong):
             _refuse_width(place, line + int(wrong[0]), int(widths[wrong[0]]), width)
+        blanks += (line + np.flatnonzero(is_blank)).tolist()
         line += len(widths)
-        blanks += int(is_blank.sum())
         rest = block[used:]
         if len(rest) > _CHUNK:
             raise BadTable(place, f"{_row(line)} is longer than {_CHUNK >> 20} MiB; is a quote never closed?")
@@ -111,9 +113,9 @@ def check_lines(path: Path, delimiter: str, width: int) -> tuple[str, int]:
             raise BadTable(place, f"{_row(line)} opens a quote that is never closed")
         if widths[0] != width and not is_blank[0]:
             _refuse_width(place, line, int(widths[0]), width)
+        blanks += [line] * int(is_blank[0])
         line += 1
-        blanks += int(is_blank[0])
-    return digest.hexdigest(), line - 1 - blanks
+    return digest.hexdigest(), line - 1 - len(blanks), blanks
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

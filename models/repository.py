@@ -191,12 +191,14 @@ class Repository:
             BadChange: the shares cannot be together with those of the other labels.
         """
         check_name("label", label)
+        if (there := self.versions(name)) and number not in there:
+            raise BadVersion(f"{name}/{number}", f"is not there; of {name} there are {', '.join(map(str, there))}")
         self.open(name, number)
         with _locked(self.root / name):
             self._replace_labels(name, self.routes(name) | {label: Label(number, share, shadow)})
 
-    def remove_label(self, name: str, label: str) -> None:
-        """Forget a label; one that was never set is no error.
+    def remove_label(self, name: str, label: str) -> bool:
+        """Forget a label, and say whether it was set.
 
         Raises:
             BadName: it could not be a label.
@@ -208,8 +210,10 @@ class Repository:
             raise BadVersion(name, "has no versions")
         with _locked(self.root / name):
             labels = self.routes(name)
-            if labels.pop(label, None) is not None:
+            was_set = labels.pop(label, None) is not None
+            if was_set:
                 self._replace_labels(name, labels)
+            return was_set
 
     def roll_back(self, name: str) -> int:
         """Point `stable` at the newest version that is older than the one that answers now, and return its number.

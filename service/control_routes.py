@@ -22,7 +22,7 @@ from models.repository import Repository
 from service.asking import read_body
 from service.control import Unloaded, tell_all
 from service.front import Front
-from service.problems import BadBody, ControlOff, NotReady, UnknownModel, UnknownVersion
+from service.problems import BadBody, ControlOff, NotReady, UnknownLabel, UnknownModel, UnknownVersion
 from service.wire.json_text import read_json
 
 _LARGEST_BODY = 100_000
@@ -96,7 +96,13 @@ class ControlRoutes:
     async def _remove_label(self, request: Request) -> Response:
         front, name, _ = await self._allowed(request)
         await asyncio.to_thread(_check_published, front, name)
-        await _written(lambda: _repository(front).remove_label(name, request.path_params["label"]))
+        label = request.path_params["label"]
+
+        def remove() -> None:
+            if not _repository(front).remove_label(name, label):
+                raise UnknownLabel(name, label, _repository(front).routes(name))
+
+        await _written(remove)
         return await self._labels(front, name)
 
     async def _allowed(self, request: Request) -> tuple[Front, str, Any]:

@@ -2,9 +2,14 @@
 
 import gc
 import os
+import signal
 import sys
 
 from training.collector import uncollected
+
+_interrupted = signal.getsignal(signal.SIGINT)
+if __name__ == "__main__" and _interrupted is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends what has only been imported, without a traceback
 
 # before torch is imported: threads that wait for the next product in a loop burn up to as much as all else costs
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -16,6 +21,7 @@ with uncollected():
     from training.command import main
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _interrupted)
     gc.freeze()  # what is imported is not looked through again
     status = main()
     sys.stdout.flush()

@@ -7,6 +7,7 @@ read without running anything in it (`weights_only`). A file that is damaged is 
 
 import contextlib
 import hashlib
+import io
 import os
 import pickle
 import shutil
@@ -76,14 +77,17 @@ class Checkpoint:
         place = self._folder / f"{key}.pt"
         beside = place.with_name(f"{key}.{os.getpid()}")
         try:
+            raw = io.BytesIO()  # torch would say of a full disk that it is at an unexpected position
+            torch.save(dict(state()), raw)
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with beside.open("wb") as file:
-                torch.save(dict(state()), file)
+                file.write(raw.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(place)
-        except (OSError, RuntimeError) as error:  # torch says the latter of a disk that is full
-            self.trouble = f"no checkpoint could be kept in {self._folder} ({error}); the fit goes on without"
+        except OSError as error:
+            reason = error.strerror or error
+            self.trouble = f"no checkpoint could be kept in {self._folder} ({reason}); the fit goes on without"
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
         self._saved = time.monotonic()

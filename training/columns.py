@@ -12,6 +12,7 @@ number, boolean and datetime columns; in a category column they are categories l
 says "NA" means the same as the table did. Blanks around a value do not count.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,31 +37,44 @@ MOSTLY = 0.8
 """Share of a column's values from which the others are taken for mistakes: refused, never read as categories."""
 ID_SHARE = 0.9
 """Share of distinct values among a text column's from which it is taken for an id or free text, and dropped."""
+SOME = 0.05
+"""Share of a column's values in another form, from which plain numbers beside them are taken for more of the same."""
+MOST_MARKS = 2
+"""Texts that may stand for a missing value, as - does, in a column of more than `FEW_WHOLE_NUMBERS` values."""
 FEW_WHOLE_NUMBERS = 20
 """A target of at most this many distinct whole numbers, each ten times on average, is a class; so are any two."""
 
+COARSEST = 10
+"""Standard deviation of a target, in steps between neighbouring float32 of its size, below which it is refused."""
 LARGEST_TARGET = 1e37
 """A tenth of what a float32 holds: an answer may go beyond the targets without becoming infinite."""
 
 _ID_NAMES = {"id", "index", "row", "rowid", "row_id", "rownames", "uid", "uuid"}
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
 _CODE = r"^[+-]?0\d"
+_MONEY = r"[$\u20ac\u00a3\u00a5]|USD|EUR|GBP|CHF|JPY"
+_DAY = r"(0?[1-9]|[12]\d|3[01])"
+_MONTH = r"(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?"
 _OTHER_FORMS = {
     r"^[+-]?(\d{1,3}([ ,.'\u00a0\u2009\u202f]\d{3})+([.,]\d+)?|\d+,\d+)$": (
         "numbers with a decimal comma or marks between thousands",
         "them like 1234.5",
     ),
+    r"^(\u2212\d[\d.,]*|\(\d[\d.,]*\))$": ("negative numbers with another sign", "them like -1234.5"),
     r"^[+-]?\d+([.,]\d+)?\s?%$": ("percentages", "them as numbers without the sign"),
-    r"^[+-]?[$\u20ac\u00a3\u00a5]\s?[+-]?\d[\d.,]*$|^[+-]?\d[\d.,]*\s?[$\u20ac\u00a3\u00a5]$": (
+    rf"^({_MONEY})\s?[+-]?\d[\d.,]*$|^[+-]?({_MONEY})\d[\d.,]*$|^[+-]?\d[\d.,]*\s?({_MONEY})$": (
         "amounts of money",
         "them as numbers without the sign",
     ),
-    r"^(\d{4}[/.-]\d{1,2}[/.-]\d{1,2}|\d{1,2}[/.-]\d{1,2}[/.-]\d{4})([T ].*)?$": (
+    r"^(\d{4}[/.-]\d{1,2}[/.-]\d{1,2}|\d{1,2}[/.-]\d{1,2}[/.-]\d{4}|"
+    rf"{_DAY}[/.-]{_DAY}[/.-]\d\d|{_DAY}[ -](?i:{_MONTH})[ -]\d{{2,4}}|(?i:{_MONTH}) {_DAY},? \d{{4}})([T ].*)?$": (
         "dates",
         "them like 2024-05-31 or 2024-05-31T09:30:00",
     ),
+    r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?$": ("times of day", "them as numbers, like hours"),
 }
 """What a CSV may hold that is meant as a number or a moment, and that no request could send as one."""
+_WITH_UNIT = r"^[+-]?\d[\d.,]*\s?([A-Za-z\u00b0\u00b5/]+[\u00b2\u00b3]?)$"
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -129,6 +143,9 @@ def read_columns(table: Table, plan: Plan) -> Data:
     targets = [_target(frame[name], plan, rows, place, is_text=table.is_text) for name in plan.target]
     task = plan.task or _task(targets, plan)
     classes, y = _learned_target(targets, task, place)
+    if plan.task is None and task == "multiclass" and targets[0].dtype.is_numeric():
+        told = f"target {shown(plan.target[0])} has {targets[0].n_unique()} whole numbers and is taken as classes"
+        notes.append(f"{told}; --task regression takes it as a number")
     keep = [name for name in typed if name in kinds or name in splits]
     return Data(
         pl.DataFrame([typed[name].alias(name) for name in keep]).with_columns(target for target in targets),
@@ -269,6 +286,11 @@ def _typed(
             if numbers is not None:
                 return "number", _finite(numbers, rows, place)
         kind = wanted or ("category" if not is_text else None)
+        if wanted is None and not is_text and _plain_numbers(texts, is_certain=False) is not None:
+            notes.append(
+                f"column {shown(column.name)} holds numbers as texts, which are categories; "
+                f"--kind {column.name}=number takes them as numbers"
+            )
         if kind != "category":
             texts = texts.str.strip_chars()
             texts = texts.set(texts == "", None)
@@ -306,17 +328,27 @@ def _inferred(texts: pl.Series, rows: pl.Series, place: str) -> Kind:
             return "category"
         if share == 1:
             return kind
-        if share >= MOSTLY:
+        if share >= MOSTLY or (share > 0 and _are_marks(values.filter(read(values).is_null()), values)):
             _refuse_odd_one(texts, kind, rows, place)
     _refuse_other_forms(texts, values, rows, place)
     return "category"
 
 
+def _are_marks(odd: pl.Series, values: pl.Series) -> bool:
+    """Whether the values that cannot be read say no more than that others are missing."""
+    marks = odd.n_unique()
+    return marks <= MOST_MARKS and values.n_unique() - marks > FEW_WHOLE_NUMBERS
+
+
 def _refuse_other_forms(texts: pl.Series, values: pl.Series, rows: pl.Series, place: str) -> None:
     """Numbers and dates as people write them, which would be thousands of categories that say nothing."""
     sample = values.head(1000)
-    for form, (what, instead) in _OTHER_FORMS.items():
-        if all(part.str.contains(form).sum() >= MOSTLY * part.len() for part in (sample, values)):
+    forms = dict(_OTHER_FORMS)
+    units = sample.str.extract(_WITH_UNIT).drop_nulls().mode()
+    if len(units) and values.n_unique() > FEW_WHOLE_NUMBERS:
+        forms[rf"^[+-]?\d[\d.,]*\s?{re.escape(units[0])}$"] = "numbers with a unit", "them as numbers alone"
+    for form, (what, instead) in forms.items():
+        if all(_is_mostly(form, part) for part in (sample, values)):
             first = texts.str.contains(form).fill_null(value=False).arg_max()
             assert first is not None
             name = shown(texts.name)
@@ -326,6 +358,13 @@ def _refuse_other_forms(texts: pl.Series, values: pl.Series, rows: pl.Series, pl
                 f'that its texts are categories: kinds.{texts.name} = "category" in a plan, --kind '
                 f"{texts.name}=category in a command; --drop leaves it out",
             )
+
+
+def _is_mostly(form: str, values: pl.Series) -> bool:
+    is_so = values.str.contains(form)
+    if is_so.sum() < SOME * values.len():
+        return False
+    return (is_so | _read_numbers(values).is_not_null()).sum() >= MOSTLY * values.len()
 
 
 def _share_read(read: Callable[[pl.Series], pl.Series], values: pl.Series) -> float:
@@ -360,6 +399,8 @@ def _from_texts(texts: pl.Series, kind: Kind, rows: pl.Series, place: str, notes
 
 
 def _from_values(column: pl.Series, kind: Kind, rows: pl.Series, place: str) -> pl.Series:
+    if column.dtype.is_decimal():
+        column = column.cast(pl.Float64)  # so that 1.00 is the category of the 1 that a request sends
     if kind == "category":
         return of_distinct(column, lambda values: [category_text(_plain(value)) for value in values], pl.String)
     try:
@@ -536,6 +577,7 @@ def _learned_target(
         for values in targets:
             if values.dtype == pl.String:
                 raise BadTable(place, f"target {shown(values.name)} holds texts; a regression needs numbers")
+            _check_precision(values.cast(pl.Float64), place)
         return None, np.stack([values.cast(pl.Float64).to_numpy() for values in targets], axis=1)
     if len(targets) > 1:
         raise BadTable(place, f"a {task} classification has one target, not {len(targets)}")
@@ -551,6 +593,23 @@ def _learned_target(
             place, f"target {name} has {len(labels)} distinct values in {values.len()} rows; too many classes"
         )
     return tuple(labels), _codes(values, labels)
+
+
+def _check_precision(values: pl.Series, place: str) -> None:
+    """Refuse a target that a float32, which answers are, cannot tell apart.
+
+    Raises:
+        BadTable: its values lie too close to each other, beside how far they are from zero, or to zero.
+    """
+    spread = float(values.std() or 0.0)  # type: ignore[arg-type] # of numbers it is one
+    step = float(np.spacing(np.float32(np.abs(values.to_numpy()).max())))
+    if spread < COARSEST * step:
+        target = f"target {shown(values.name)} has a standard deviation of {spread:.3g}"
+        raise BadTable(
+            place,
+            f"{target}, and near {values[0]:.7g} answers of 32 bits are {step:.3g} apart; subtract a constant, or use "
+            f"a smaller unit",
+        )
 
 
 def _is_whole(values: pl.Series) -> bool:

@@ -23,7 +23,7 @@ from training.evaluate import MAIN
 from training.faults import as_sentences
 from training.plan import PLANS, BadPlan, Plan
 from training.publish import table_rows
-from training.table import SUFFIXES
+from training.table import COMPRESSED, SUFFIXES
 
 DEFAULT_REPOSITORY = Path("models/published")
 SERVER = "http://localhost:8000"
@@ -168,7 +168,7 @@ class _Options:
 def _read_plan(source: str, options: _Options) -> Plan:
     """The plan that a word of the command line names: a table, a plan's file, or a plan that ships."""
     path = Path(source)
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in SUFFIXES + COMPRESSED:  # the latter with a sentence of their own, once they are read
         if not options.target:
             raise BadPlan(source, "say what to predict: --target COLUMN")
         plan = {"name": _model_name(path), "target": options.target, "table": {"path": source}}

@@ -34,6 +34,7 @@ from training.distributed import Team
 from training.encoders import Preprocessing, encode, learn_schema, preprocess
 from training.evaluate import answers_of
 from training.fit import SCHEDULES, Course, Epoch, Member, choose_device, mean_loss
+from training.kernels import pick_kernels
 from training.linear import readings, solve_linear
 from training.losses import LOSSES, objective_of
 from training.net import Averaged, Net, make_member
@@ -122,6 +123,7 @@ def read_in_pieces(plan: Plan, folder: Path, report: Report) -> Sampled:
     split = split_in_pieces(data, plan.split)
     schema = learn_schema(data, split.train, plan.table)
     matrix = encode(data.frame[split.train], schema)
+    pick_kernels()
     preprocessing = Preprocessing(schema, matrix, learned=plan.net.preprocessing == "learned")
     spool = Spool(folder, len(schema.columns), matrix.dtype.type, data.y.shape[1:])
     unknown = 0

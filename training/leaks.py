@@ -4,7 +4,7 @@ Nothing is changed here. Each finding is a sentence for the console, the model c
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,11 @@ _FEWEST_ROWS = 50
 _MOST_BINS = 256
 _MOST_NAMED = 5
 _MOST_TERMS = 200
+_MOSTLY_THERE = 0.9  # share of a column's values that are not zero, from which it may be a factor
 _NOTHING_LEFT = 1e-6  # of the variance: what rounding leaves of a sum, and no measurement
+_STANDS_FOR_MISSING = r"-?9{2,}"
+_FEWEST_FAR = 3
+_MOST_SPELLINGS = 50  # categories of a feature beyond which they may well be codes, whose capitals mean something
 _ID = r"(?i:(^|[\s_.-])(id|uid|uuid|guid)$)|[a-z]I[dD]$"
 
 
@@ -39,8 +43,10 @@ def find_leaks(data: Data, split: Split, plan: SplitPlan) -> tuple[str, ...]:
     """Everything suspicious about a table and its split, a sentence each; empty for most tables."""
     alone = tuple(_features_that_predict_alone(data, split))
     return (
-        *(alone or _a_sum(data, split)),
+        *(alone or _a_sum_or_product(data, split)),
         *_row_numbers(data),
+        *_far_values(data),
+        *_two_spellings(data),
         *_twins(data, split),
         *_rare_classes(data, split),
         *_unknown_categories(data, split),
@@ -125,27 +131,88 @@ def _row_numbers(data: Data) -> Iterator[str]:
                 yield f"feature {shown(name)} {said}, --drop {name} leaves it out"
 
 
-def _a_sum(data: Data, split: Split) -> Iterator[str]:
-    """Numbers that add up to the target, as net and tax do to a price."""
+def _far_values(data: Data) -> Iterator[str]:
+    """A value like -999 that many rows share, farther from all others than these are from each other."""
+    for name, kind in data.kinds.items():
+        if kind != "number" or len(data.frame) < _FEWEST_ROWS:
+            continue
+        values = data.frame[name].drop_nulls().to_numpy()
+        for far in (values.min(), values.max()) if len(values) else ():
+            if not re.fullmatch(_STANDS_FOR_MISSING, f"{far:.10g}"):
+                continue
+            others = values[values != far]
+            if len(others) < _FEWEST_ROWS // 5 or len(values) - len(others) < _FEWEST_FAR:
+                continue
+            low, high = others.min(), others.max()
+            if max(low - far, far - high) > high - low:
+                yield (
+                    f"feature {shown(name)} is {far:.10g} in {len(values) - len(others):,} rows and from {low:g} to "
+                    f"{high:g} in the others; if that stands for a missing value, leave the cell empty"
+                )
+
+
+def _two_spellings(data: Data) -> Iterator[str]:
+    """Texts that differ in nothing but capitals, as yes and Yes do."""
+    columns: dict[str, Sequence[object]] = {f"target {shown(data.targets[0])}": data.classes or ()}
+    columns |= {
+        f"feature {shown(name)}": data.frame[name].drop_nulls().unique().sort().to_list()
+        for name, kind in data.kinds.items()
+        if kind == "category" and data.frame[name].n_unique() <= _MOST_SPELLINGS
+    }
+    for column, texts in columns.items():
+        before: dict[str, str] = {}
+        for text in texts:
+            if isinstance(text, str) and (other := before.setdefault(text.lower(), text)) != text:
+                yield f"{column} has {shown(other)} and {shown(text)}, which are two; write one of them if they are not"
+                break
+
+
+def _a_sum_or_product(data: Data, split: Split) -> Iterator[str]:
+    """Numbers that add up to the target, as net and tax do to a price, or multiply to it, as price and number do."""
     judging = split.test if len(split.test) else split.validation
     train, judging = split.train[:_ROWS_LOOKED_AT], judging[:_ROWS_LOOKED_AT]
     names = [name for name, kind in data.kinds.items() if kind == "number"]
     if data.classes is not None or not 2 <= len(names) <= min(_MOST_TERMS, len(train) // 4):
         return
     x = data.frame.select(pl.col(names).cast(pl.Float64).fill_null(0.0).fill_nan(0.0)).to_numpy()
-    spread = x[train].std(0)
-    x = np.column_stack([(x - x[train].mean(0)) / np.where(spread > 0, spread, 1.0), np.ones(len(x))])
+    has_logs = (x != 0).mean(0) > _MOSTLY_THERE
+    with np.errstate(divide="ignore"):
+        logs, log_y = np.log(np.abs(x[:, has_logs])), np.log(np.abs(data.y))
+    named = [name for name, has in zip(names, has_logs, strict=True) if has]
     for k, target in enumerate(data.targets):
-        y = data.y[:, k]
-        terms = np.linalg.lstsq(x[train], y[train], rcond=None)[0]
-        left = ((y[judging] - x[judging] @ terms) ** 2).sum()
-        if left < _NOTHING_LEFT * ((y[judging] - y[train].mean()) ** 2).sum():
-            count = [n for n, term in zip(names, terms, strict=False) if abs(term) > 1e-3 * y[train].std()]
-            named = ", ".join(map(shown, count[:_MOST_NAMED])) + ", ..." * (len(count) > _MOST_NAMED)
-            yield (
-                f"target {shown(target)} is a weighted sum of {named} to the last digits; are they known before the "
-                f"target is? --drop leaves them out, and no network is needed to add them up"
-            )
+        is_there = np.isfinite(logs).all(1) & np.isfinite(log_y[:, k])
+        among = [rows[is_there[rows]] for rows in (train, judging)]
+        terms = _terms(x, data.y[:, k].astype(np.float64), train, judging)
+        if terms is not None:
+            what, found = "a weighted sum", [names[term] for term in terms]
+        elif (terms := _terms(logs, log_y[:, k], *among)) is not None:
+            what, found = "a product of powers", [named[term] for term in terms]
+        else:
+            continue
+        told = ", ".join(map(shown, found[:_MOST_NAMED])) + ", ..." * (len(found) > _MOST_NAMED)
+        yield (
+            f"target {shown(target)} is {what} of {told} to the last digits; are they known before the target is? "
+            f"--drop leaves them out, and no network is needed to compute it"
+        )
+
+
+def _terms(
+    x: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64],
+    train: npt.NDArray[np.int64],
+    judging: npt.NDArray[np.int64],
+) -> list[int] | None:
+    """The columns whose weighted sum is the target to the last digits; None where no sum is."""
+    if len(train) < 4 * max(1, x.shape[1]) or not len(judging):
+        return None
+    mean, spread = x[train].mean(0), x[train].std(0)
+    scaled = np.where(spread > 0, spread, 1.0)
+    train_x, judging_x = (np.column_stack([(x[rows] - mean) / scaled, np.ones(len(rows))]) for rows in (train, judging))
+    weights = np.linalg.lstsq(train_x, y[train], rcond=None)[0]
+    left = ((y[judging] - judging_x @ weights) ** 2).sum()
+    if left >= _NOTHING_LEFT * ((y[judging] - y[train].mean()) ** 2).sum():
+        return None
+    return [term for term, weight in enumerate(weights[:-1]) if abs(weight) > 1e-3 * y[train].std()]
 
 
 def _twins(data: Data, split: Split) -> Iterator[str]:

@@ -21,6 +21,7 @@ from training.evaluate import answers_of
 from training.fit import Member, choose_device, mean_loss
 from training.fit import Rows as TensorRows
 from training.folds import Fold, fitted_on
+from training.kernels import pick_kernels
 from training.linear import STRENGTHS, readings, solve_linear
 from training.loops import seconds_of
 from training.losses import LOSSES, Objective, objective_of
@@ -158,6 +159,7 @@ def pose(plan: Plan, data: Data, schema: Schema, matrix: Matrix, folds: list[Fol
         BadPlan: the loss measures another task.
     """
     loss = _loss(plan, data)
+    pick_kernels()
     rows = fitted_on(folds)
     preprocessing = Preprocessing(schema, matrix[rows], learned=plan.net.preprocessing == "learned")
     outputs = len(data.targets) if data.classes is None else len(data.classes)

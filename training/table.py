@@ -14,6 +14,7 @@ from models.csv_file import BadTable, check_lines, read_header
 from models.errors import shown
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
+COMPRESSED = (".gz", ".zst", ".zip", ".bz2", ".xz")
 _LONGEST_NAME = 500  # of a feature in a manifest
 
 
@@ -51,7 +52,7 @@ def read_table(path: Path) -> Table:
             header; a name stands twice; a byte is no UTF-8 or is NUL; there are no rows.
     """
     place = str(path)
-    if path.suffix.lower() in (".gz", ".zst", ".zip", ".bz2", ".xz"):
+    if path.suffix.lower() in COMPRESSED:
         raise BadTable(
             place, "is compressed; unpack it first, or save the table as Parquet, which is compressed itself"
         )
@@ -110,7 +111,7 @@ def scan_csv(path: Path) -> tuple[pl.LazyFrame, int, str, list[str]]:
     place = str(path)
     header, delimiter = read_header(path)
     names, notes = check_names(header, place)
-    sha256, rows = check_lines(path, delimiter, len(header))
+    sha256, rows, _ = check_lines(path, delimiter, len(header))
     if rows == 0:
         raise BadTable(place, "has a header but no rows")
     frame = pl.scan_csv(

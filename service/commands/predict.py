@@ -143,8 +143,11 @@ def _scan(path: Path) -> "pl.LazyFrame":
             for number, name in enumerate(names):
                 if name in names[:number]:
                     raise BadCommand(str(path), f"has two columns named {shown(name)}; rename one")
-            check_lines(path, mark, len(names))
-            return pl.scan_csv(path, separator=mark, infer_schema=False, row_index_name=_ROW, new_columns=names)
+            _, _, blank = check_lines(path, mark, len(names))
+            table = pl.scan_csv(path, separator=mark, infer_schema=False, row_index_name=_ROW, new_columns=names)
+            if len(names) == 1 or not blank:  # of one column a missing value is a blank line
+                return table
+            return table.filter(~pl.col(_ROW).is_in([line - 1 for line in blank]))
 
 
 def _sink(table: "pl.LazyFrame", path: Path, suffix: str) -> None:
@@ -194,31 +197,32 @@ class Scoring:
         import polars as pl  # noqa: PLC0415
 
         schema = self.version.schema
-        first = int(frame[_ROW][0]) + 1 if frame.height else 1
+        numbers = frame[_ROW]
         try:
             columns = {one.name: _values(frame[one.name], one, is_text=is_text) for one in schema.features}
             matrix = schema.encode_columns(columns)
         except BadRow as error:
-            row = None if error.row is None else error.row + first
+            row = None if error.row is None else int(numbers[error.row]) + 1
             raise BadRow(row, error.feature, error.expected, error.got) from None
         answers = self.session.run(matrix)
         manifest = self.version.manifest
         if manifest.classes is None:
-            table = _finite(answers["prediction"], first, self.version)
+            table = _finite(answers["prediction"], numbers, self.version)
             return pl.DataFrame(dict(zip(self.columns, table.T, strict=True)))
         labels = pl.Series("prediction", list(manifest.classes), strict=False)
         scored = [labels.gather(answers["label"].astype(np.uint32)).alias("prediction")]
         if self.probabilities:
-            table = _finite(answers["probabilities"], first, self.version)
+            table = _finite(answers["probabilities"], numbers, self.version)
             scored += [pl.Series(name, column) for name, column in zip(list(self.columns)[1:], table.T, strict=True)]
         return pl.DataFrame(scored)
 
 
-def _finite(values: npt.NDArray[Any], first: int, version: Version) -> npt.NDArray[Any]:
+def _finite(values: npt.NDArray[Any], numbers: "pl.Series", version: Version) -> npt.NDArray[Any]:
     wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(wrong):
         raise BadCommand(
-            f"row {first + int(wrong[0])}", f"{version} computes a number that is not finite; look at this row"
+            f"row {int(numbers[int(wrong[0])]) + 1}",
+            f"{version} computes a number that is not finite; look at this row",
         )
     return values
 
@@ -231,6 +235,8 @@ def _values(column: "pl.Series", feature: Feature, *, is_text: bool) -> Sequence
         return _values_of_texts(column, feature)
     if feature.kind == "number" and (column.dtype.is_numeric() or column.dtype == pl.Null):
         return column.cast(pl.Float64).to_numpy()  # null becomes NaN
+    if column.dtype.is_decimal():  # 1.00 is the category of 1, as it is for the trainer
+        column = column.cast(pl.Float64)
     if feature.kind == "datetime" and column.dtype.is_temporal():
         return column.to_numpy()  # null becomes NaT
     return column.to_list()

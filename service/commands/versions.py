@@ -10,6 +10,7 @@ from models.errors import BadVersion
 from models.repository import Repository
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from service.commands.output import (
+    BadCommand,
     Json,
     NotWell,
     Where,
@@ -101,7 +102,10 @@ def unlabel(model: str, label: str, *, repository: Where = None) -> None:
         model: The model.
         label: The label.
     """
-    repository_at(repository).remove_label(model, label)
+    where = repository_at(repository)
+    if not where.remove_label(model, label):
+        known = ", ".join(where.routes(model)) or "none"
+        raise BadCommand(f"{model}/{label}", f"there is no such label; {model} has {known}")
 
 
 @app.command(name="roll-back")

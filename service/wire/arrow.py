@@ -12,9 +12,9 @@ from service.wire.flat import damaged
 
 _TEXTS = ("text", "large text", "text view")
 _ACCEPTED = {
-    "number": ("null", "int", "float"),
-    "category": ("null", "int", "float", "bool", *_TEXTS),
-    "boolean": ("null", "int", "float", "bool"),
+    "number": ("null", "int", "float", "decimal"),
+    "category": ("null", "int", "float", "decimal", "bool", *_TEXTS),
+    "boolean": ("null", "int", "float", "decimal", "bool"),
     "datetime": ("null", "date", "timestamp", *_TEXTS),
 }
 """The columns that each kind of feature may come as; each may be encoded by a dictionary as well."""

@@ -6,6 +6,7 @@ Texts, booleans and entries of dictionaries become lists of Python's values. Eve
 
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,7 @@ from service.wire.flat import damaged
 Values = npt.NDArray[Any] | list[Any]
 """Row by row; missing is NaN, NaT or None."""
 
-READ = frozenset({"null", "int", "float", "bool", "text", "large text", "text view", "date", "timestamp"})
+READ = frozenset({"null", "int", "float", "decimal", "bool", "text", "large text", "text view", "date", "timestamp"})
 """The kinds of columns that are read."""
 
 _TEXTS = {"text": "<i4", "large text": "<i8"}
@@ -48,7 +49,7 @@ class Columns:
             raise damaged("its dictionaries must be those of its columns")
         if batch.length > 8 * sum(map(len, batch.buffers)):
             raise damaged("the entries of a dictionary must be in it")
-        ((_, values),) = _values([Field(field.name, field.kind, field.dtype)], batch)
+        ((_, values),) = _values([replace(field, dictionary=None)], batch)
         entries = as_list(values)
         if batch.is_delta:
             self._dictionaries.setdefault(batch.dictionary, []).extend(entries)
@@ -124,11 +125,26 @@ def _numbers(field: Field, raw: memoryview | None, length: int, present: npt.NDA
         moments = moments.astype(np.int64, copy=False).view(f"<M8[{field.dtype}]")
         return moments if present is None else np.where(present, moments, np.datetime64("NaT"))
     numbers = _array(field, raw, field.dtype, length)
+    if field.kind == "decimal":
+        numbers = _decimals(numbers, field.places)
     if present is None:
         return numbers
     if numbers.dtype.kind == "f":
         return np.where(present, numbers, numbers.dtype.type(np.nan))
     return _with_nulls(numbers.tolist(), present)  # as a float a large integer would be another one
+
+
+def _decimals(values: npt.NDArray[Any], places: int) -> npt.NDArray[np.float64]:
+    """The floats that are nearest, for as many digits as a float has, and those that polars makes of decimals."""
+    if values.dtype.names:
+        low, high = values["f0"], values["f1"]
+        whole = low.astype(np.int64)  # its bits
+        if (high != whole >> 63).any():  # a number that takes more than 64 bits
+            pairs = zip(high.tolist(), low.tolist(), strict=True)
+            whole = np.array([float((upper << 64) + lower) for upper, lower in pairs])
+        values = whole
+    numbers = values.astype(np.float64)
+    return numbers / 10.0**places if places >= 0 else numbers * 10.0**-places
 
 
 def _array(field: Field, raw: memoryview | None, dtype: str | np.dtype[Any], length: int) -> npt.NDArray[Any]:

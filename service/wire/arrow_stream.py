@@ -28,6 +28,8 @@ _TYPES = {
 _INTS = (8, 16, 32, 64)
 _FLOATS = ("<f2", "<f4", "<f8")
 _UNITS = ("s", "ms", "us", "ns")
+_DECIMALS = {32: "<i4", 64: "<i8", 128: "<u8,<i8"}  # numpy has no integers of 128 bits; the lower half comes first
+_MOST_PLACES = 76
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +37,18 @@ class Field:
     """A column as the stream announces it.
 
     Attributes:
-        kind: "null", "int", "float", "bool", "text", "large text", "text view", "date", "timestamp", or another one of
-            Arrow's types, which nothing here reads.
+        kind: "null", "int", "float", "decimal", "bool", "text", "large text", "text view", "date", "timestamp", or
+            another one of Arrow's types, which nothing here reads.
         dtype: how its values lie in their buffer, as numpy says it; empty for texts, bits and nulls.
         dictionary: the id of the dictionary that its values stand in, and the dtype of the indices; else None.
+        places: of a decimal behind its point.
     """
 
     name: str
     kind: str
     dtype: str = ""
     dictionary: tuple[int, str] | None = None
+    places: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,8 @@ def _field(field: Table) -> Field:
     if encoding is not None:
         index = encoding.table(1)
         dictionary = encoding.number(0, "q"), "<i4" if index is None else _int(index)
-    return Field(name, _TYPES[number], _dtype(_TYPES[number], type_), dictionary)
+    kind = _TYPES[number]
+    return Field(name, kind, _dtype(kind, type_), dictionary, _places(type_) if kind == "decimal" else 0)
 
 
 def _dtype(kind: str, type_: Table) -> str:
@@ -142,12 +147,24 @@ def _dtype(kind: str, type_: Table) -> str:
             return _int(type_)
         case "float":
             return _one_of(_FLOATS, type_.number(0, "h"))
+        case "decimal":
+            bits = type_.number(2, "i", 128)
+            if bits not in _DECIMALS:
+                raise damaged(f"its decimals must have 32, 64 or 128 bits, and some have {bits}")
+            return _DECIMALS[bits]
         case "date":  # days, or milliseconds, which is the default
             return _one_of(("D", "ms"), type_.number(0, "h", 1))
         case "timestamp":
             return _one_of(_UNITS, type_.number(0, "h"))
         case _:
             return ""
+
+
+def _places(type_: Table) -> int:
+    places = type_.number(1, "i")
+    if abs(places) > _MOST_PLACES:
+        raise damaged("its types must be Arrow's")
+    return places
 
 
 def _int(type_: Table) -> str:

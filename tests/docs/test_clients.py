@@ -15,7 +15,7 @@ from tests.server.conftest import PATIENT, Server, until
 from tests.service import tiny
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/how-to/clients.md").read_text()
+PAGE = (ROOT / "docs/how-to/clients.md").read_text(encoding="utf-8")
 
 RINGS = {
     "ROWS": {"x1": 0.1, "x2": 0.2},
@@ -51,7 +51,7 @@ def blocks(language):
 def run(words, server, text=None, cwd=ROOT, **environment):
     done = subprocess.run(
         words, input=text and text.replace("localhost:8000", f"127.0.0.1:{server.port}"),
-        env=os.environ | environment, cwd=cwd, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONUTF8": "1"} | environment, cwd=cwd, capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -130,6 +130,7 @@ def test_a_load_of_a_bad_version_is_an_error_and_what_served_serves_on(server, t
         (("POST", "/v2/repository/models/line/unload", b"[]"), (400, "bad_body")),
         (("PUT", f"{LABELS}/stable", b'{"version": 9}'), (404, "unknown_version")),
         (("PUT", f"{LABELS}/a%20b", b'{"version": 1}'), (400, "bad_name")),
+        (("DELETE", f"{LABELS}/never-set", b""), (404, "unknown_label")),
         (("PUT", f"{LABELS}/canary", b'{"version": 1, "share": 2}'), (400, "bad_body")),
         (("PUT", f"{LABELS}/canary", b'{"version": 1, "shares": 1}'), (400, "bad_body")),
         (("PUT", f"{LABELS}/canary", b'{"version": 1, "share": 0.1}'), (409, "bad_change")),

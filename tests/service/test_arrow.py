@@ -4,6 +4,7 @@ import datetime as dt
 import io
 import struct
 import tracemalloc
+from decimal import Decimal
 
 import numpy as np
 import polars as pl
@@ -48,6 +49,25 @@ NUMBERS = [pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32
 def test_numbers_of_every_type_are_read(dtype, values):
     matrix = encode(stream({"x": pl.Series(values, dtype=dtype)}), NUMBER)
     np.testing.assert_array_equal(matrix, by_rows(NUMBER, x=values))
+
+
+@pytest.mark.parametrize(
+    "values", [["0.10", "-12345.67"], ["1.5", None], [None], [], ["99999999999999999999999999999.99"]]
+)
+@pytest.mark.parametrize("newest", [True, False])
+def test_decimals_are_the_floats_that_training_reads(values, newest):
+    numbers = [None if value is None else Decimal(value) for value in values]
+    column = pl.Series(numbers, dtype=pl.Decimal(31, 2))
+    for feature in (NumberFeature(name="x"), CategoryFeature(name="x", categories=("0.1", "1.5"))):
+        matrix = encode(stream({"x": column}, newest=newest), feature)
+        np.testing.assert_array_equal(matrix, by_rows(feature, x=column.cast(pl.Float64).to_list()))
+
+
+@given(st.lists(st.decimals(-(10**20), 10**20, places=4, allow_nan=False), max_size=20))
+def test_a_decimal_is_bit_by_bit_what_polars_makes_of_it(values):
+    column = pl.Series("x", values, dtype=pl.Decimal(38, 4))
+    matrix = arrow.encode(stream({"x": column}), Schema(datatype="FP64", features=(NUMBER,)), 1000)
+    np.testing.assert_array_equal(matrix[:, 0], column.cast(pl.Float64).to_numpy())
 
 
 def test_a_large_integer_is_the_same_category_as_in_json():
@@ -161,10 +181,10 @@ def test_numbers_lie_where_they_were_sent():
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"x": ["a"]}, "feature 'x' must be a column of type int, float, got type text view"),
-        ({"x": [True]}, "feature 'x' must be a column of type int, float, got type bool"),
-        ({"x": [dt.date(2024, 5, 31)]}, "feature 'x' must be a column of type int, float, got type date"),
-        ({"x": [[1.0]]}, "feature 'x' must be a column of type int, float, got type large list"),
+        ({"x": ["a"]}, "feature 'x' must be a column of type int, float, decimal, got type text view"),
+        ({"x": [True]}, "feature 'x' must be a column of type int, float, decimal, got type bool"),
+        ({"x": [dt.date(2024, 5, 31)]}, "feature 'x' must be a column of type int, float, decimal, got type date"),
+        ({"x": [[1.0]]}, "feature 'x' must be a column of type int, float, decimal, got type large list"),
         ({"y": [1.0]}, "feature 'y' is unknown; the model reads 'x'"),
         ({"x": [1.0], "xx": [1.0]}, "feature 'xx' is unknown; did you mean 'x'?"),
         ({"x": [1.0, float("inf")]}, "row 1: feature 'x' must be a finite number, got Infinity"),

@@ -67,6 +67,10 @@ def test_labels_move_roll_back_and_go(published, run):
     assert run("models", "roll-back", "line")[:2] == (0, "line/1 is stable\n")
     assert published.labels("line") == {"stable": 1}
     assert run("models", "unlabel", "line", "stable")[0] == 0
+    assert run("models", "unlabel", "line", "stable")[::2] == (
+        2,
+        "line/stable: there is no such label; line has none\n",
+    )
     assert published.labels("line") == {}
 
 
@@ -102,7 +106,7 @@ def test_two_versions_are_compared(run):
         (("models", "show", "line/9"), "line/9: is not there; of line there are 1, 2"),
         (("models", "verify", "lime"), "lime: is not in {root}; there is flowers, line"),
         (("models", "roll-back", "lime"), "lime: has no versions"),
-        (("models", "label", "line", "stable", "3"), "line/3: manifest.json is absent; publish it again"),
+        (("models", "label", "line", "stable", "3"), "line/3: is not there; of line there are 1, 2"),
         (("models", "list", "--repository", "/no"), "/no: there is no such folder; name the repository by --repository or ROWCAST_REPOSITORY"),  # noqa: E501
     ],
 )  # fmt: skip

@@ -152,6 +152,17 @@ def test_a_mistake_is_one_sentence_and_leaves_no_file(tmp_path, run, model, text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "published", "rows.csv"]
 
 
+def test_a_blank_line_is_a_row_only_where_that_is_how_a_missing_value_is_written(tmp_path, run):
+    rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+    rows.write_text("a,b\n1,2\n\n3,4\n\r\n\n")
+    assert run("predict", "pair", rows, out)[1].startswith(f"{out}: 2 rows by pair/1")
+    assert len(out.read_text().splitlines()) == 3
+    rows.write_text("a,b\n1,2\n\n3,wide\n")
+    assert "row 3: feature 'b' must be a number" in run("predict", "pair", rows, out)[2]
+    rows.write_text("x\n1\n\n3\n")
+    assert run("predict", "line", rows, out)[1].startswith(f"{out}: 3 rows by line/2")
+
+
 def test_no_rows_are_no_predictions(tmp_path, run):
     rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
     rows.write_text("x\n")

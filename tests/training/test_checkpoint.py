@@ -1,6 +1,7 @@
 """A run that is killed goes on from where it was and ends with the same weights."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -154,3 +155,16 @@ def test_a_disk_that_takes_nothing_is_told_once_and_stops_no_fit(tmp_path: Path)
     assert checkpoint.trouble is not None
     assert checkpoint.trouble.startswith("no checkpoint could be kept in ")
     assert checkpoint.load("a") is None
+
+
+def test_a_disk_that_fills_up_is_told_in_the_words_of_the_system(checkpoint: Checkpoint):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # stands in for a disk that is full
+    try:
+        checkpoint.save("a", lambda: {"x": torch.ones(200)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoint.trouble is not None
+    assert checkpoint.trouble.endswith(" (File too large); the fit goes on without")
+    assert checkpoint.folder is not None
+    assert not list(checkpoint.folder.iterdir())

@@ -1,4 +1,5 @@
 import datetime as dt
+from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -61,6 +62,74 @@ def test_a_datetime_in_a_table_is_the_same_as_in_a_request(values):
     feature = DatetimeFeature(name="t")
     asked = feature.encode([*values, "2024-01-01", "2024-01-02"])
     assert (feature.encode(data.frame["t"].to_numpy()) == asked).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([f"{i * 60:,}" for i in range(60)], r"marks between thousands, as '1,020' in row 18"),
+        ([f"\u2212{i}" if i % 2 else f"{i}" for i in range(60)], r"negative numbers with another sign, as '\u22121'"),
+        ([f"({i}.50)" if i % 2 else f"{i}" for i in range(60)], r"negative numbers with another sign, as '\(1.50\)'"),
+        ([f"USD {i * 9}" for i in range(60)], r"amounts of money, as 'USD 0' in row 1"),
+        ([f"{i * 9} kg" for i in range(60)], r"numbers with a unit, as '0 kg' in row 1"),
+        ([f"{i % 28 + 1:02}.{i % 12 + 1:02}.{i:02}" for i in range(60)], r"dates, as '01.01.00' in row 1"),
+        ([f"{i % 28 + 1} {'Jan' if i % 2 else 'sep'} 2024" for i in range(60)], r"dates, as '1 sep 2024' in row 1"),
+        ([f"Mar {i % 28 + 1}, 2024" for i in range(60)], r"dates, as 'Mar 1, 2024' in row 1"),
+        ([f"{i % 24}:{i:02}" for i in range(60)], r"times of day, as '0:00' in row 1"),
+        ([f"{i / 4}" if i % 3 else "-" for i in range(60)], r"holds numbers, but row 1 has '-'"),
+        ([f"2024-{i // 28 + 1:02}-{i % 28 + 1:02}" if i % 2 else "-" for i in range(60)], r"datetimes, but row 1 has"),
+    ],
+)  # fmt: skip
+def test_numbers_and_moments_as_people_write_them_are_no_categories(values, told):
+    numbers = [str(number / 8) for number in range(len(values))]
+    with pytest.raises(BadTable, match=told):
+        data_of({"x": values, "y": numbers})
+    assert data_of({"x": [*values] * 2, "y": numbers * 2}, kinds={"x": "category"}).kinds == {"x": "category"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["12 months", "36 months"] * 30,
+        [f"SKU{i % 30}" for i in range(60)],
+        [f"{i % 30}{'abc'[i % 3]}" for i in range(60)],
+        ["1", "2", "3", "other"] * 15,
+        [f"{i % 30}" if i % 2 else f"x{i % 7}" for i in range(60)],
+        [f"1.{i % 30}.0" for i in range(60)],
+    ],
+)
+def test_codes_with_numbers_in_them_are_categories(values):
+    assert data_of({"x": values, "y": [str(number / 8) for number in range(60)]}).kinds == {"x": "category"}
+
+
+def test_numbers_that_a_parquet_file_holds_as_texts_are_said_so():
+    frame = pl.DataFrame({"x": ["1.5", "2"] * 10, "y": TWENTY}).with_columns(pl.col("y").cast(pl.Float64))
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet"}}, "test")
+    data = read_columns(Table(frame, "0" * 64, "t.parquet"), plan)
+    told = "column 'x' holds numbers as texts, which are categories; --kind x=number takes them as numbers"
+    assert (data.kinds, data.notes) == ({"x": "category"}, (told,))
+
+
+def test_a_decimal_is_the_category_that_its_number_is_in_a_request():
+    frame = pl.DataFrame({"x": [Decimal("1.00"), Decimal("2.50")] * 10, "y": range(20)}).with_columns(pl.col("y") / 8)
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet", "kinds": {"x": "category"}}}, "test")
+    assert read_columns(Table(frame, "0" * 64, "t.parquet"), plan).frame["x"].unique().sort().to_list() == ["1", "2.5"]
+
+
+@pytest.mark.parametrize("factor", [1e-50, 1.0])
+def test_a_target_that_answers_cannot_tell_apart_is_refused(factor):
+    far = 1e9 if factor == 1.0 else 0.0
+    with pytest.raises(BadTable, match=r"target 'y' has a standard deviation of .*, and near .* 32 bits are .* apart"):
+        data_of({"x": TWENTY, "y": [str(far + factor * number) for number in range(20)]})
+    wide = data_of({"x": TWENTY, "y": [str(1000 * number + far) for number in range(20)]})
+    assert wide.task == "regression"
+
+
+def test_whole_numbers_that_are_taken_as_classes_are_said_so():
+    columns = {"x": [str(i) for i in range(60)], "y": ["1", "2", "3"] * 20}
+    assert data_of(columns).notes == (
+        "target 'y' has 3 whole numbers and is taken as classes; --task regression takes it as a number",
+    )
 
 
 def test_one_text_among_numbers_is_refused_with_its_row_and_the_way_on():

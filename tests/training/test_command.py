@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,12 +82,27 @@ def test_ctrl_c_publishes_nothing_and_says_so(table: Path, tmp_path: Path):
     assert Repository(tmp_path / "r").names() == []
 
 
+def test_ctrl_c_before_there_is_anything_to_interrupt_shows_no_traceback():
+    words = [sys.executable, "-m", "training", "my.csv", "--target", "y"]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as started:
+        while started.poll() is None and "torch" not in Path(f"/proc/{started.pid}/maps").read_text():
+            pass  # a tenth of a second
+        started.send_signal(signal.SIGINT)
+        assert started.stderr is not None
+        said = started.stderr.read()
+    assert (started.returncode, said) == (-signal.SIGINT, "")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["ringz"], "did you mean rings?"),
         (["t.csv"], "t.csv: say what to predict: --target COLUMN"),
         (["t.xlsx"], "t.xlsx: is no plan that ships, no plan's file (.toml) and no table (.csv, .tsv, .parquet)"),
+        (
+            ["t.csv.gz", "--target", "y"],
+            "t-csv: t.csv.gz: is compressed; unpack it first, or save the table as Parquet",
+        ),
         (["t.toml"], "t.toml: is absent; the plans that ship are "),
         (["t.csv", "--target", "y", "--kind", "zip"], "--kind: write COLUMN=KIND, like zip=category, got zip"),
         (["t.csv", "--target", "y", "--kind", "zip=colour"], "t.csv: table.kinds.zip: Input should be 'number', "),

@@ -83,6 +83,33 @@ def test_numbers_that_add_up_to_the_target_are_named():
     assert few(leaks(net + tax + RNG.normal(0, 0.1, N), net=net, tax=tax)) == []
 
 
+@pytest.mark.parametrize("power", [1, -1])
+def test_numbers_that_multiply_to_the_target_are_named(power):
+    price, number = RNG.gamma(2, 10, N) + 1, RNG.integers(0, 40, N).astype(float)
+    number[:20], number[20:] = 0.0, number[20:] + 1  # where nothing was sold there is no logarithm
+    total = np.divide(price, number, out=np.zeros(N), where=number > 0) if power < 0 else (price * number).round(2)
+    (sentence,) = few(leaks(total, price=price, number=number))
+    assert sentence.startswith("target 'y' is a product of powers of 'price', 'number' to the last digits")
+    assert few(leaks(total * RNG.normal(1, 0.05, N), price=price, number=number)) == []
+
+
+def test_a_number_that_may_stand_for_a_missing_value_is_said():
+    age = RNG.integers(18, 90, N).astype(float)
+    age[::7] = -999
+    (sentence,) = few(leaks(PRICE, age=age))
+    assert sentence.startswith("feature 'age' is -999 in 58 rows and from 18 to 89 in the others")
+    share = np.where(np.arange(N) % 7 == 0, 99, RNG.integers(0, 99, N))
+    assert few(leaks(PRICE, share=share, flag=np.where(PRICE > 0, -1, RNG.integers(0, 2, N)))) == []
+
+
+def test_texts_that_differ_in_capitals_alone_are_said():
+    answer = np.where(GRADE == "high", RNG.choice(["Yes", "yes"], N), "no")
+    (sentence,) = few(leaks(answer, colour=RNG.choice(["red", "blue"], N)))
+    assert sentence == "target 'y' has 'Yes' and 'yes', which are two; write one of them if they are not"
+    (sentence,) = few(leaks(PRICE, colour=RNG.choice(["red", "Red", "blue"], N)))
+    assert sentence.startswith("feature 'colour' has 'Red' and 'red'")
+
+
 def test_rows_that_stand_on_both_sides_of_the_split_are_counted():
     twice = {name: np.concatenate([values[: N // 2]] * 2) for name, values in HONEST.items()}
     sentences = few(leaks(PRICE, **twice))
