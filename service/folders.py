@@ -6,7 +6,7 @@ manifest alone. See docs/decisions/0057-loads-in-groups.md.
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class Folders:
 
     def __init__(self, repository: Repository) -> None:
         self._repository, self._root = repository, repository.root
+        self._device = 0  # where the repository was
         self._stand: Mapping[str, int] = {}  # model to its folder's time of change, in nanoseconds
         self._read_at: dict[str, int] = {}  # the same as it was when the folder was read, once it has settled
 
@@ -55,16 +56,22 @@ class Folders:
         """
         gone = {*known}
         try:
-            folders = _folders_in(self._root)
+            device, folders = self._root.stat().st_dev, _folders_in(self._root)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not gone:
                 return None, []  # not there yet
-            # a volume was taken away: what is live needs no disk
-            self._stand = {name: changed for name, changed in self._stand.items() if name not in unloaded}
-            return f"{self._root}: {error.strerror}", sorted(unloaded & gone)
+            return self._away(error.strerror or str(error), unloaded & gone)
+        if gone and not folders and device != self._device:
+            return self._away("the repository that was there is gone", unloaded & gone)
+        self._device = device
         self._stand = {name: changed for name, changed in folders.items() if name not in unloaded}
         moved = {name for name, changed in self._stand.items() if changed != self._read_at.get(name)}
         return None, sorted(moved | gone - self._stand.keys())
+
+    def _away(self, reason: str, unloaded: Collection[str]) -> tuple[str, list[str]]:
+        """What a look says when a volume was taken away: what is live needs no disk."""
+        self._stand = {name: changed for name, changed in self._stand.items() if name not in unloaded}
+        return f"{self._root}: {reason}", sorted(unloaded)
 
     def read(self, names: Iterable[str]) -> tuple[str | None, dict[str, Folder]]:
         """What cannot be read of these models, and what the folders of the others hold, as of the last look."""
