@@ -40,7 +40,7 @@ _LARGEST_MANIFEST = 2**28  # bytes; it is the only file of a version whose size 
 
 @dataclass(frozen=True)
 class Version:
-    """A version whose every byte was checked when it was opened."""
+    """A version: what its manifest says, and its files, each checked when it is read."""
 
     folder: Path
     manifest: Manifest = field(hash=False)
@@ -75,17 +75,27 @@ class Version:
         Raises:
             BadVersion: with the one thing that is wrong.
         """
+        version = cls.described(folder)
+        for path in _files_in_version(version.folder, str(version)):
+            if path != manifests.FILE and path not in version.manifest.files:
+                raise BadVersion(str(version), f"{shown(path)} is not part of it; remove the file")
+        for path in dict.fromkeys((*REQUIRED, *version.manifest.files)):
+            version.read(path)
+        return version
+
+    @classmethod
+    def described(cls, folder: Path) -> Self:
+        """The version that a folder's manifest describes; no other file of it is looked at.
+
+        Raises:
+            BadVersion: the manifest is not what was published, or not of this folder.
+        """
         folder = folder.absolute()
         place = f"{folder.parent.name}/{folder.name}"
         raw = _read_plain_file(folder, manifests.FILE, place, at_most=_LARGEST_MANIFEST)
         version = cls(folder, _manifest_from(raw, place))
         if (version.name, str(version.number)) != (folder.parent.name, folder.name):
             raise BadVersion(place, f"{manifests.FILE} says it is {version}; a version is never moved or copied")
-        for path in _files_in_version(folder, place):
-            if path != manifests.FILE and path not in version.manifest.files:
-                raise BadVersion(place, f"{shown(path)} is not part of it; remove the file")
-        for path in dict.fromkeys((*REQUIRED, *version.manifest.files)):
-            version.read(path)
         return version
 
     def read(self, path: str) -> bytes:
@@ -134,6 +144,15 @@ class Repository:
         """
         check_name("model", name)
         return Version.open(self.root / name / str(number))
+
+    def describe(self, name: str, number: int) -> Version:
+        """A version by its manifest alone, for who has another process `open` it: each file is checked as it is read.
+
+        Raises:
+            BadVersion: it is absent, or its manifest is not what was published.
+        """
+        check_name("model", name)
+        return Version.described(self.root / name / str(number))
 
     def publish(self, name: str, fill: Callable[[Path], Callable[[int, dict[str, FileDigest]], Manifest]]) -> int:
         """Publish one version and return its number.

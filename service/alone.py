@@ -12,7 +12,7 @@ from pathlib import Path
 
 from service.waking import next_turn
 
-_LOOK_S = 0.02
+_LOOK_S = 0.05
 _MOST_S = 5.0
 """Longer than all of a bulk takes: who is here still may be stopped, and new versions do not wait for that."""
 

@@ -1,53 +1,38 @@
-"""Which versions an API process serves: opened here, proven by the workers, looked up by every request.
+"""Which versions an API process serves: described here, opened and proven by the workers, looked up by every request.
 
 The repository is looked at every few seconds. A version is immutable, so a look is cheap: a model is read again only
 when its folder's time of change moved. What was live stays live until its folder is gone, it is unloaded, or it is
-neither labelled nor among the newest.
+neither labelled nor among the newest. Many new versions are taken over in groups: what is done for each of them, on
+the event loop and in the thread beside it, requests wait for.
 """
 
 import asyncio
 import logging
-import os
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
 
-from models.errors import BadName, BadVersion
-from models.labels import FILE as LABELS
 from models.labels import STABLE, Label
-from models.manifest import FILE
 from models.repository import Repository, Version
+from service.folders import Folder, Folders, Stamp
 from service.problems import NotReady, UnknownLabel, UnknownModel, UnknownVersion
+from service.renewal import Renewal
+from service.scheduling import take_ordinary_slices
 from service.settings import KEEP_VERSIONS
-from service.traffic import Traffic, traffic_of
+from service.traffic import Traffic
 from service.waking import next_turn
 
-_SETTLED_S = 1.0  # a folder changed this recently is read again: its time of change may not tell two changes apart
+Prove = Callable[[Sequence[Version]], Awaitable[Sequence[str | None]]]
+"""Has versions proven: for each None when it may go live, else the sentence why not.
 
-Prove = Callable[[Version], Awaitable[str | None]]
-"""Has a version proven: None when it may go live, else the sentence why not; ConnectionError: nobody there to ask."""
+ConnectionError: nobody there to ask.
+"""
 
-Expect = Callable[[Sequence[str]], Awaitable[None]]
 Alone = Callable[[], AbstractAsyncContextManager[None]]
 
-_TOGETHER = 32  # models whose new versions are proven together
+_TOGETHER = 32  # models that are taken over together, and versions that are proven together
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Seen:
-    """What is known of one model's folder.
-
-    Attributes:
-        changed: its time of change when it was last read, in nanoseconds; 0 when it must be read again.
-        stamps: number to what tells a manifest from another one put in its place.
-    """
-
-    changed: int = 0
-    stamps: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class Catalog:
@@ -62,28 +47,26 @@ class Catalog:
         keep: int = KEEP_VERSIONS,
         unloaded: Callable[[], frozenset[str]] = frozenset,
         retire: Callable[[Version], None] = lambda _: None,
-        expect: Expect | None = None,
         alone: Alone = nullcontext,
     ) -> None:
         """Know of nothing yet.
 
-        `expect` hears of several versions, `<model>/<number>` each, that will be proven next; where others are asked
-        meanwhile, that is done in an `alone`.
+        Several versions that are new while others are asked are proven in an `alone`.
         `unloaded` says which models are not served whatever the repository holds. `retire` hears of every version that
         is no longer live; requests that were given it before may still ask it.
         """
-        self._repository = repository
+        self._root = repository.root
+        self._folders = Folders(repository)
+        self._reader = ThreadPoolExecutor(1, "reader", take_ordinary_slices)  # a request that comes is answered first
         self._prove = prove
         self._default_model = default_model
         self._keep = keep
         self._unloaded = unloaded
         self._retire = retire
-        self._expect = expect
         self._alone = alone
-        self._seen: dict[str, _Seen] = {}
+        self._stamps: dict[str, Mapping[int, Stamp]] = {}
         self._models: dict[str, Traffic] = {}
         self._looking = asyncio.Lock()
-        self._device = 0  # where the repository was
         self.unreadable: str | None = None
         """Why the repository, or a model's folder, cannot be read now; None when it can."""
         self.failures: Mapping[str, str] = {}
@@ -163,7 +146,7 @@ class Catalog:
             return f"no version could be opened; the first, {place}: {reason.removeprefix(place + ': ')}"
         if self._unloaded():
             return None  # whoever unloaded the last model wants it so
-        return f"nothing is published in {self._repository.root}; `make train` trains and publishes a model"
+        return f"nothing is published in {self._root}; `make train` trains and publishes a model"
 
     async def watch(self, every_s: float) -> None:
         """Look at the repository for ever; what goes wrong is logged and tried again."""
@@ -181,30 +164,95 @@ class Catalog:
         """
         async with self._looking:
             if again is not None:
-                self._seen.setdefault(again, _Seen()).changed = 0
+                self._folders.look_again(again)
                 self.failures = {place: why for place, why in self.failures.items() if _model_of(place) != again}
-            unreadable, changed = await asyncio.to_thread(self._look)
+            aside = asyncio.get_running_loop().run_in_executor
+            known = self._stamps.keys() | self._models.keys()
+            unreadable, changed = await aside(self._reader, self._folders.look, known, self._unloaded())
+            for start in range(0, len(changed), _TOGETHER):
+                some = changed[start : start + _TOGETHER]
+                async with self._alone() if self._models and len(some) > 1 else nullcontext():
+                    fault, found = await aside(self._reader, self._folders.read, some)
+                    unreadable = unreadable or fault
+                    renewals = [self._renewal(name, folder) for name, folder in found.items()]
+                    await self._open(renewals)
+                    for before, after in self._switch(renewals):
+                        await self._tell(_live(before), _live(after))
             if unreadable != self.unreadable:
                 if unreadable is not None:
                     log.error("the repository cannot be read, what is live goes on: %s", unreadable)
                 else:
                     log.warning("the repository can be read again")
                 self.unreadable = unreadable
-            models = list(changed.items())
-            for start in range(0, len(models), _TOGETHER):
-                some = models[start : start + _TOGETHER]
-                new = [place for name, stamps in some for place in self._new(name, stamps)]
-                async with self._alone() if self._models and len(new) > 1 else nullcontext():
-                    if self._expect is not None and len(new) > 1:
-                        await self._expect(new)
-                    for name, stamps in some:
-                        await self._update(name, stamps)
 
-    def _new(self, name: str, stamps: Mapping[int, tuple[int, int]]) -> list[str]:
-        """What `_update` is likely to open: those of the newest versions that were not there before."""
-        before = self._seen[name].stamps if name in self._seen else {}
-        newest = sorted(stamps, reverse=True)[: self._keep]
-        return [f"{name}/{number}" for number in newest if stamps[number] != before.get(number)]
+    def _renewal(self, name: str, folder: Folder) -> Renewal:
+        before = self._models.get(name)
+        labels = folder.labels
+        if labels is None:  # those that were right go on
+            labels = {} if before is None else before.labels
+        stood = self._stamps.get(name, {})
+        same = [number for number, stamp in folder.stamps.items() if stood.get(number) == stamp]
+        live = {} if before is None else {number: before.live[number] for number in same if number in before.live}
+        why = {number: self.failures.get(f"{name}/{number}") for number in same}
+        refused = {number: sentence for number, sentence in why.items() if sentence is not None}
+        return Renewal(name, folder, labels, before, live, refused, self._keep)
+
+    async def _open(self, renewals: Sequence[Renewal]) -> None:
+        """Have what is missing described here and proven by the workers, `_TOGETHER` at a time."""
+        while some := [(one, number) for one in renewals for number in one.missing()][:_TOGETHER]:
+            places = [(one.name, number) for one, number in some]
+            loop = asyncio.get_running_loop()
+            described = await loop.run_in_executor(self._reader, self._folders.describe, places)
+            versions = [version for version in described if isinstance(version, Version)]
+            try:
+                said = iter(await self._prove(versions) if versions else ())
+            except ConnectionError:  # nobody was there to prove them: look again
+                for one in renewals:
+                    self._folders.look_again(one.name)
+                return
+            for (one, number), version in zip(some, described, strict=True):
+                reason = version if isinstance(version, str) else next(said)
+                if reason is None and isinstance(version, Version):
+                    one.live[number] = version
+                else:
+                    one.refused[number] = str(reason)
+
+    def _switch(self, renewals: Sequence[Renewal]) -> list[tuple[Traffic | None, Traffic | None]]:
+        """Take over what the models' folders hold now, all of it at once; what of them was live, and what is."""
+        names = {one.name for one in renewals}
+        failures = {place: why for place, why in self.failures.items() if _model_of(place) not in names}
+        models, changed = dict(self._models), []
+        for one in renewals:
+            traffic = one.traffic()
+            if traffic is not one.before:
+                changed.append((one.before, traffic))
+                models.pop(one.name, None)
+                models.update({} if traffic is None else {one.name: traffic})
+            self._stamps[one.name] = one.folder.stamps
+            if traffic is None and not one.folder.stamps:
+                del self._stamps[one.name]
+            failures |= one.failures(traffic)
+        for place, why in failures.items():
+            if self.failures.get(place) != why:
+                log.warning("refused: %s", why)
+        self.failures = failures
+        if changed:
+            self.changes += 1
+            self._models = models  # one assignment: no request sees half of a change
+            self.has_shadows = any(model.shadow is not None for model in models.values())
+        return changed
+
+    async def _tell(self, before: Mapping[int, Version], after: Mapping[int, Version]) -> None:
+        """Say which versions came and which went, with room for requests after each."""
+        for version in after.values():
+            if before.get(version.number) is not version:
+                log.info("live: %s", version)
+                await asyncio.sleep(0)
+        for version in before.values():
+            if after.get(version.number) is not version:
+                log.info("gone: %s", version)
+                self._retire(version)
+                await asyncio.sleep(0)
 
     def _default(self) -> str:
         if self._default_model is not None:
@@ -230,144 +278,9 @@ class Catalog:
             return NotReady(reason)
         return UnknownModel(name, sorted(self._models))
 
-    # ------------------------------------------------------------------------------------- looking at the repository
 
-    def _look(self) -> tuple[str | None, dict[str, dict[int, tuple[int, int]]]]:
-        """What cannot be read, and models whose folder changed: number to stamp; empty for a model that is gone."""
-        root = self._repository.root
-        unreadable, found = None, {}
-        gone = set(self._seen) | set(self._models)
-        unloaded = self._unloaded()
-        try:
-            device, folders = root.stat().st_dev, _folders_in(root)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and not self._models:
-                return None, {}  # not there yet
-            # a volume was taken away: what is live needs no disk
-            return f"{root}: {error.strerror}", {name: {} for name in unloaded & gone}
-        if self._models and not folders and device != self._device:
-            return f"{root}: the repository that was there is gone", {name: {} for name in unloaded & gone}
-        self._device = device
-        for name, changed in folders:
-            if name in unloaded:
-                continue
-            gone.discard(name)
-            seen = self._seen.setdefault(name, _Seen())
-            if changed == seen.changed:
-                continue
-            seen.changed = changed if time.time() - changed / 1e9 > _SETTLED_S else 0
-            try:
-                numbers = self._repository.versions(name)
-            except BadName:
-                continue  # a folder that cannot be a model: somebody's notes
-            except OSError as error:
-                unreadable, seen.changed = f"{root / name}: {error.strerror}", 0
-                continue
-            found[name] = {number: _stamp(root / name / str(number) / FILE) for number in numbers}
-        for name in gone:
-            found[name] = {}
-        return unreadable, found
-
-    async def _update(self, name: str, stamps: dict[int, tuple[int, int]]) -> None:
-        """Take over what a model's folder holds now: first open what is new, then switch to it at once."""
-        seen = self._seen.setdefault(name, _Seen())
-        before = self._models.get(name)
-        same = {number for number in stamps if stamps[number] == seen.stamps.get(number)}
-        live = {n: version for n, version in before.live.items() if n in same} if before is not None else {}
-        changed = {f"{name}/{number}" for number in seen.stamps.keys() - same} | {f"{name}/{LABELS}"}
-        failures = {place: why for place, why in self.failures.items() if place not in changed}
-        seen.stamps = stamps
-        labels = await self._read_labels(name, before, failures) if stamps else {}
-
-        wanted: set[int] = set()
-        for number in sorted({label.version for label in labels.values()} & stamps.keys()):
-            wanted.add(number)
-            await self._open(name, number, live, failures)
-        newest = 0
-        for number in sorted(stamps, reverse=True):
-            if newest < self._keep and await self._open(name, number, live, failures):
-                wanted.add(number)
-                newest += 1
-        for label, version in before.named.items() if before is not None else ():
-            if labels.get(label) and labels[label].version not in live:  # the label goes on with what it had
-                wanted.add(version.number)
-        self._publish(name, {n: version for n, version in sorted(live.items()) if n in wanted}, labels, failures)
-
-    async def _read_labels(self, name: str, before: Traffic | None, failures: dict[str, str]) -> Mapping[str, Label]:
-        try:
-            return await asyncio.to_thread(self._repository.routes, name)
-        except (BadVersion, OSError) as error:
-            failures[f"{name}/{LABELS}"] = str(error)  # the labels that were right go on
-            log.warning("refused: %s", error)
-            return {} if before is None else before.labels
-
-    async def _open(self, name: str, number: int, live: dict[int, Version], failures: dict[str, str]) -> bool:
-        """Whether a version is live, opened and proven now if it is new."""
-        place = f"{name}/{number}"
-        if number in live:
-            return True
-        if place in failures:
-            return False
-        try:
-            version = await asyncio.to_thread(self._repository.open, name, number)
-            reason = await self._prove(version)
-        except BadVersion as error:
-            reason = str(error)
-        except ConnectionError:  # nobody was there to prove it: look again
-            self._seen[name].changed = 0
-            return False
-        if reason is None:
-            live[number] = version
-            log.info("live: %s", version)
-            return True
-        failures[place] = reason
-        log.warning("refused: %s", reason)
-        return False
-
-    def _publish(
-        self, name: str, live: dict[int, Version], labels: Mapping[str, Label], failures: dict[str, str]
-    ) -> None:
-        before = self._models.get(name)
-        models = {other: model for other, model in self._models.items() if other != name}
-        if live:
-            models[name] = traffic_of(live, labels, before.named if before is not None else {})
-        elif not self._seen[name].stamps:
-            del self._seen[name]
-        for label in () if name not in models else labels.keys():
-            self._say_if_it_is_not_live(name, label, models[name], failures)
-        self.changes += 1
-        self._models = models  # one assignment: no request sees half of a change
-        self.failures = failures
-        self.has_shadows = any(model.shadow is not None for model in models.values())
-        for number, version in () if before is None else before.live.items():
-            if live.get(number) is not version:
-                log.info("gone: %s", version)
-                self._retire(version)
-
-    def _say_if_it_is_not_live(self, name: str, label: str, model: Traffic, failures: dict[str, str]) -> None:
-        number = model.labels[label].version
-        if number in model.live:
-            return
-        instead = f"; version {model.named[label].number} goes on" if label in model.named else ""
-        sentence = f"{name}/{LABELS}: label '{label}' names version {number}, which is not live{instead}"
-        if self.failures.get(f"{name}/{LABELS}") != sentence:
-            log.warning("refused: %s", sentence)
-        failures.setdefault(f"{name}/{LABELS}", sentence)
-
-
-def _folders_in(root: Path) -> Sequence[tuple[str, int]]:
-    """Folders that may be models, sorted, with their times of change: one system call for each."""
-    with os.scandir(root) as entries:
-        folders = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    return sorted((folder.name, folder.stat().st_mtime_ns) for folder in folders)
-
-
-def _stamp(manifest: Path) -> tuple[int, int]:
-    try:
-        status = manifest.stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_ino, status.st_mtime_ns)
+def _live(traffic: Traffic | None) -> Mapping[int, Version]:
+    return {} if traffic is None else traffic.live
 
 
 def _model_of(place: str) -> str:

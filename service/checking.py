@@ -103,14 +103,20 @@ class Checker:
         Raises:
             BadVersion: it cannot be, or not within its limits.
         """
+        sentence = self._known(version)
+        if sentence is None:
+            sentence = self._found_alone(version)
+        if sentence:
+            raise BadVersion(str(version), sentence)
+
+    def _found_alone(self, version: Version) -> str:
         with self._alone():
             sentence = self._known(version)
             if sentence is None:
                 (sentence,) = self._ask_about([version])
                 if not sentence.startswith(_TOO_LATE):  # the machine was busy: another try may go well
                     self._note(version, sentence)
-        if sentence:
-            raise BadVersion(str(version), sentence)
+            return sentence
 
     def expect(self, versions: Sequence[Version]) -> None:
         """Check versions of which most are likely to be fine, sooner than one by one; `check` says what came of it."""

@@ -35,11 +35,10 @@ class What(IntEnum):
     """What a request asks for."""
 
     PREDICT = 0
-    OPEN = 1
+    OPEN = 1  # of several versions, a key on each line; who refuses some says a line for each
     RETIRE = 2  # no API process that says so gives the version to new requests
     SHADOW = 3  # a process is wanted that computes shadows
-    EXPECT = 4  # several versions will be opened soon; their places are the key, one on each line
-    GREET = 5  # whether somebody is there; the reply has no outputs
+    GREET = 4  # whether somebody is there; the reply has no outputs
 
 
 class Status(IntEnum):

@@ -132,7 +132,6 @@ async def open_front(
         keep=settings.keep_versions,
         unloaded=control.Unloaded(runtime),
         retire=retire,
-        expect=lanes.expect,
         alone=lambda: alone(runtime / "alone"),
     )
     shadows = Shadows(

@@ -57,13 +57,12 @@ class Lane(asyncio.Protocol):
         """Send a batch [N, F]; `done` is called later, never from here."""
         self._send(What.PREDICT, version.key, matrix, done)
 
-    async def open(self, version: Version) -> Reply | None:
-        """What the worker says to a new version; None when it was lost before it said anything."""
-        return await self._ask(What.OPEN, version.key)
-
-    async def expect(self, places: Sequence[str]) -> None:
-        """Have the worker check versions that will be opened next, and return when it has."""
-        await self._ask(What.EXPECT, "\n".join(places))
+    async def open(self, versions: Sequence[Version]) -> list[str] | None:
+        """Why the worker cannot serve each of new versions, "" if it can; None when it was lost before it said so."""
+        reply = await self._ask(What.OPEN, "\n".join(version.key for version in versions))
+        if reply is None:
+            return None
+        return [""] * len(versions) if reply.status is Status.OK else reply.sentence.split("\n")
 
     async def greet(self) -> bool:
         """Whether the worker lives: Linux closes a dead one's connections before the socket on which it listened."""
@@ -185,29 +184,23 @@ class Lanes:
         busy = [lane.worker for lane in self._lanes if not lane.is_idle]
         return min(idle, key=lambda lane: busy.count(lane.worker))
 
-    async def open(self, version: Version) -> str | None:
-        """Have every worker open and prove a version: None when it can be asked, else why not.
+    async def open(self, versions: Sequence[Version]) -> list[str | None]:
+        """Have every worker open and prove versions: for each None when it can be asked, else why not.
 
-        Half of them do so at a time, so that there are cores left for what is asked meanwhile.
+        Half of the workers do so at a time, so that there are cores left for what is asked meanwhile.
 
         Raises:
             ConnectionError: no worker was there to say so; ask again later.
         """
         openers = [opener for opener in self._openers.values() if opener.is_connected]
         half = (len(openers) + 1) // 2
-        said: list[Reply] = []
+        said: list[list[str]] = []
         for some in (openers[:half], openers[half:]):
-            replies = await asyncio.gather(*(opener.open(version) for opener in some if opener.is_connected))
-            said += [reply for reply in replies if reply is not None]
+            replies = await asyncio.gather(*(opener.open(versions) for opener in some if opener.is_connected))
+            said += [sentences for sentences in replies if sentences is not None]
         if not said:
             raise ConnectionError
-        return next((reply.sentence for reply in said if reply.status is not Status.OK), None)
-
-    async def expect(self, places: Sequence[str]) -> None:
-        """Have a worker check versions together, sooner than one by one; every worker goes by what it finds."""
-        opener = next((opener for opener in self._openers.values() if opener.is_connected), None)
-        if opener is not None:
-            await opener.expect(places)
+        return [next(filter(None, of_one), None) for of_one in zip(*said, strict=True)]
 
     def start_shadow(self) -> None:
         """Have the first worker start the process that computes shadows, if it is not there."""

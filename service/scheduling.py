@@ -31,11 +31,20 @@ def take_short_slices() -> None:
     Linux from 6.12 on reads the slice of an ordinary thread from sched_setattr(2), others pass over it. Where that call
     is not allowed, or an operator has chosen another class for the process, all stays as it is.
     """
+    _ask_for_slices(_SLICE_NS)
+
+
+def take_ordinary_slices() -> None:
+    """Have the thread that calls, whose slices are those of its parent, give way to threads that take short ones."""
+    _ask_for_slices(0)
+
+
+def _ask_for_slices(slice_ns: int) -> None:
     number = _SCHED_SETATTR.get(platform.machine())
     if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, _SLICE_NS, 0, 0)
+    attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0)
     ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 
 

@@ -134,17 +134,27 @@ class Engine:
                 log.warning("refused: %s", error)
                 refused.append(str(error))
 
-    def expect(self, places: Collection[str]) -> None:
-        """Check versions, `<model>/<number>` each, that will be opened soon."""
+    def open_each(self, keys: Sequence[str]) -> list[str]:
+        """Why each version cannot be served, on one line, "" if it can; those that are new are checked together."""
         with self._opening:
-            known = {key.rpartition("@")[0] for key in self._opened}
-            versions = []
-            for place in places:
-                name, _, number = place.rpartition("/")
-                if place not in known:
+            new = []
+            for key in keys:
+                if key not in self._opened:
                     with contextlib.suppress(BadVersion):  # it is said when it is opened
-                        versions.append(self._repository.open(name, int(number)))
-            self._expect(versions)
+                        new.append(self._repository.open(*_place(key)))
+            if len(new) > 1:
+                self._expect(new)
+        return [self._why_not(key).replace("\n", " ") for key in keys]
+
+    def _why_not(self, key: str) -> str:
+        try:
+            self.open(key)
+        except BadVersion as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - a session may raise anything; the other versions are opened
+            log.warning("%s cannot be opened: %s", key, error)
+            return f"{key.rpartition('@')[0]}: the session failed: {type(error).__name__}"
+        return ""
 
     def open(self, key: str) -> _Opened:
         """The session of a version, opened and proven now if it is new.
@@ -155,8 +165,8 @@ class Engine:
         with self._opening:
             self._retired.discard(key)
             if key not in self._opened:
-                name, number = key.rpartition("@")[0].rsplit("/", 1)
-                if self._open(name, int(number)) != key:
+                name, number = _place(key)
+                if self._open(name, number) != key:
                     raise BadVersion(f"{name}/{number}", "another version stands in its place by now")
             return self._opened[key]
 
@@ -191,13 +201,12 @@ class Engine:
         """The reply to a request, whatever happens."""
         started = time.perf_counter()
         try:
-            if request.what is What.EXPECT:
-                self.expect(request.key.splitlines())
-                return Reply(Status.OK, time.perf_counter() - started, answers={})
             if request.what is What.GREET:
                 return Reply(Status.OK, answers={})
             if request.what is What.OPEN:
-                self.open(request.key)
+                refused = self.open_each(request.key.split("\n"))
+                if any(refused):
+                    return Reply(Status.REFUSED, sentence="\n".join(refused))
                 return Reply(Status.OK, time.perf_counter() - started, answers={})
             answers, seconds = self.run(request.key, request.matrix, share)
             return Reply(Status.OK, seconds, answers=answers)
@@ -230,6 +239,12 @@ class Engine:
                     self._opened.pop(key, None)
                     self._retired.discard(key)
                     log.info("closed %s", key.rpartition("@")[0])
+
+
+def _place(key: str) -> tuple[str, int]:
+    """The model and the number of the version that a key names."""
+    name, _, number = key.rpartition("@")[0].rpartition("/")
+    return name, int(number)
 
 
 class End:
@@ -337,7 +352,7 @@ class _Talks:
                 with place:
                     reply = self._engine.answer(request, share)
                 others = share.next_share
-            case What.OPEN | What.EXPECT:
+            case What.OPEN:
                 share.opens()
                 reply, others = self._engine.answer(request), None
             case What.GREET:

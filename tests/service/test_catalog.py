@@ -8,25 +8,36 @@ from collections import Counter
 
 import pytest
 
-from models.repository import Repository
+from models.errors import BadVersion
+from models.repository import Repository, Version
 from service.catalog import Catalog
+from service.folders import Folders
 from service.problems import NotReady, UnknownLabel, UnknownModel, UnknownVersion
 from service.traffic import points
 from tests.service import tiny
 
 
 class Workers:
-    """They prove what they are told to; `refuse` and `absent` say otherwise."""
+    """They prove what opens; `refuse` and `absent` say otherwise."""
 
     def __init__(self) -> None:
         self.refuse: set[str] = set()
         self.absent = False
         self.asked: list[str] = []
+        self.together: list[int] = []
 
-    async def prove(self, version):
-        self.asked.append(str(version))
+    async def prove(self, versions):
+        self.asked += map(str, versions)
+        self.together.append(len(versions))
         if self.absent:
             raise ConnectionError
+        return [self.why_not(version) for version in versions]
+
+    def why_not(self, version):
+        try:
+            Version.open(version.folder)
+        except BadVersion as error:
+            return str(error)
         return f"{version}: the proof does not come out" if str(version) in self.refuse else None
 
 
@@ -402,24 +413,58 @@ def test_what_was_refused_is_opened_again_when_asked_to_and_what_serves_serves_o
     assert catalog.failures == {}
 
 
-def test_new_versions_are_told_of_together_before_they_are_proven(tmp_path, workers):
-    told = []
-
-    async def expect(places):
-        told.append((places, len(workers.asked)))
-
-    catalog = Catalog(Repository(tmp_path), workers.prove, keep=2, expect=expect)
+def test_new_versions_are_proven_together(tmp_path, workers):
+    catalog = Catalog(Repository(tmp_path), workers.prove, keep=2)
     for name in ("line", "line", "line", "coin"):
         tiny.publish(tmp_path, name)
     asyncio.run(catalog.refresh())
-    assert told == [(["coin/1", "line/3", "line/2"], 0)]
+    assert (workers.asked, workers.together) == (["coin/1", "line/3", "line/2"], [3])
     tiny.publish(tmp_path, "pair")
-    asyncio.run(catalog.refresh())  # one alone is not told of
-    assert len(told) == 1
+    asyncio.run(catalog.refresh())
+    assert workers.together == [3, 1]
     assert {name: list(live) for name, live in catalog.live().items()} == {"coin": [1], "line": [2, 3], "pair": [1]}
 
 
-def test_several_new_versions_are_taken_over_alone_where_others_are_live(tmp_path, workers):
+def test_many_versions_are_a_few_changes_and_a_look_that_finds_none_is_no_change(tmp_path, workers):
+    """Each change has every connection be let in anew."""
+    for number in range(70):
+        tiny.publish(tmp_path, "coin", called=f"coin-{number}")
+    catalog = Catalog(Repository(tmp_path), workers.prove)
+    asyncio.run(catalog.refresh())
+    assert (len(catalog.live()), workers.together, catalog.changes) == (70, [32, 32, 6], 3)
+    asyncio.run(catalog.refresh())  # the folders have changed so recently that they are read again
+    assert (workers.together, catalog.changes) == ([32, 32, 6], 3)
+
+
+def test_an_api_process_reads_of_a_version_no_more_than_its_manifest(tmp_path, workers):
+    """What a worker proves it need not read: it would hold up requests."""
+    version = tiny.publish(tmp_path, "line")
+    graph = (version.folder / "model.onnx").read_bytes()
+
+    async def prove(versions):
+        (version.folder / "model.onnx").write_bytes(graph)
+        return await workers.prove(versions)
+
+    (version.folder / "model.onnx").write_bytes(b"not yet")
+    catalog = Catalog(Repository(tmp_path), prove)
+    asyncio.run(catalog.refresh())
+    assert catalog.find("line").read("model.onnx") == graph
+    (version.folder / "model.onnx").write_bytes(b"no longer")
+    with pytest.raises(BadVersion, match="is not the file its manifest describes"):
+        catalog.find("line").read("model.onnx")
+
+
+def test_what_changes_after_a_look_and_before_the_folder_is_read_is_seen(tmp_path):
+    tiny.publish(tmp_path, "line")
+    settle(tmp_path)
+    folders = Folders(Repository(tmp_path))
+    assert folders.look((), frozenset()) == (None, ["line"])
+    tiny.publish(tmp_path, "line")
+    assert list(folders.read(["line"])[1]["line"].stamps) == [1, 2]
+    assert folders.look(["line"], frozenset()) == (None, ["line"])
+
+
+def test_several_models_that_changed_are_taken_over_alone_where_others_are_live(tmp_path, workers):
     turns = []
 
     @contextlib.asynccontextmanager
@@ -429,8 +474,11 @@ def test_several_new_versions_are_taken_over_alone_where_others_are_live(tmp_pat
         turns.append(len(workers.asked) - before)
 
     catalog = Catalog(Repository(tmp_path), workers.prove, alone=alone)
-    for names, expected in ((("line",), []), (("coin", "pair"), [2]), (("line",), [2])):
+    for names, expected in ((("line",), []), (("coin", "pair"), [2]), (("line",), [])):
         for name in names:
             tiny.publish(tmp_path, name)
         asyncio.run(catalog.refresh())
         assert turns == expected
+        settle(tmp_path)
+        asyncio.run(catalog.refresh())
+        turns.clear()

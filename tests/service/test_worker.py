@@ -201,12 +201,12 @@ def test_a_batch_goes_to_a_worker_and_back(serving, versions):
         reply = asyncio.get_running_loop().create_future()
         lane.run(versions["pair"], PAIR_ROW, reply.set_result)
         answered = await reply
-        refusal = await lanes.open(versions["pair"])
+        refusal = await lanes.open([versions["pair"]])
         await lanes.stop()
         return answered, refusal
 
     answered, refusal = asyncio.run(ask())
-    assert (answered.status, refusal) == (Status.OK, None)
+    assert (answered.status, refusal) == (Status.OK, [None])
     np.testing.assert_array_equal(answered.answers["prediction"], [[7, 3]])
 
 
@@ -244,14 +244,14 @@ def test_half_of_the_workers_open_a_version_at_a_time(versions, workers, at_once
             most.append(Opener.opening)
             await asyncio.sleep(0)
             Opener.opening -= 1
-            return Reply(Status.OK)
+            return [""]
 
     async def ask():
         lanes = Lanes([])
         lanes._openers = {number: Opener() for number in range(workers)}
-        return await lanes.open(versions["pair"])
+        return await lanes.open([versions["pair"]])
 
-    assert asyncio.run(ask()) is None
+    assert asyncio.run(ask()) == [None]
     assert (len(most), max(most)) == (workers, at_once)
 
 
@@ -357,12 +357,53 @@ def test_a_worker_that_is_told_to_end_waits_for_its_connections(serving, end, ve
     # the fixture sees that it ends now
 
 
-def test_versions_that_are_expected_are_checked_together_unless_they_are_open(tmp_path):
+def test_versions_that_are_opened_together_are_checked_together_and_answered_for_one_by_one(tmp_path):
     checked = []
-    versions = [tiny.publish(tmp_path, name) for name in ("line", "pair", "coin")]
-    engine = Engine(Repository(tmp_path), Honest, expect=lambda some: checked.append([str(one) for one in some]))
+    versions = [tiny.publish(tmp_path, name) for name in ("line", "pair", "coin", "flowers")]
+
+    def open_session(version):
+        if version.name == "pair":
+            raise RuntimeError("a secret\nof the machine")
+        return (Lying if version.name == "coin" else Honest)(version)
+
+    engine = Engine(Repository(tmp_path), open_session, expect=lambda some: checked.append([str(one) for one in some]))
     engine.open(versions[0].key)
-    places = "line/1\npair/1\ncoin/1\nnobody/1"
-    reply = engine.answer(Request(What.EXPECT, places, np.empty((0, 0), np.float32)))
-    assert reply.status is Status.OK
-    assert checked == [["pair/1", "coin/1"]]
+    keys = [*(version.key for version in versions), "nobody/1@00"]
+    reply = engine.answer(Request(What.OPEN, "\n".join(keys), np.empty((0, 0), np.float32)))
+    line, pair, coin, flowers, nobody = reply.sentence.split("\n")
+    assert (reply.status, line, flowers) == (Status.REFUSED, "", "")
+    assert pair == "pair/1: the session failed: RuntimeError"
+    assert coin.startswith("coin/1: the proof does not come out")
+    assert nobody == "nobody/1: manifest.json is absent; publish it again"
+    assert checked == [["pair/1", "coin/1", "flowers/1"]]
+
+
+def test_each_of_several_versions_hears_what_any_worker_says_of_it(root, sockets, versions):
+    """The first worker finds nothing wrong, the second refuses `coin`."""
+    opening = [Honest, lambda version: (Lying if version.name == "coin" else Honest)(version)]
+    paths, ends = [sockets / f"worker-{number}.sock" for number in range(2)], [worker.End(), worker.End()]
+    engines = [Engine(Repository(root), open_session) for open_session in opening]
+    serving = [
+        threading.Thread(target=worker.serve, args=(engine, path, 0.05, end))
+        for engine, path, end in zip(engines, paths, ends, strict=True)
+    ]
+    for thread in serving:
+        thread.start()
+
+    async def ask():
+        lanes = Lanes(paths)
+        lanes.start(lambda: None)
+        while lanes.living < len(paths):  # noqa: ASYNC110 - there is nothing to wait on
+            await asyncio.sleep(0.01)
+        said = await lanes.open([versions["pair"], versions["coin"]])
+        await lanes.stop()
+        return said
+
+    pair, coin = asyncio.run(ask())
+    for end in ends:
+        end.tell()
+    for thread in serving:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert pair is None
+    assert coin.startswith("coin/1: the proof does not come out")
