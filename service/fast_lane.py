@@ -26,7 +26,8 @@ from service.heads import Head, KnownHead, read_head
 from service.ledger import admit, count, problem_of, read_headers
 from service.observing.tracing import read_trace
 from service.problems import ClientGone, TooSlow
-from service.same_turn import Pending, TurnJob
+from service.same_turn import Pending
+from service.turn_job import TurnJob
 from service.wire.row_forms import MOST_FEW_ROWS
 
 if TYPE_CHECKING:

@@ -1,8 +1,11 @@
-"""Requests of one row, or of raw numbers, that are read, computed and written in the turn that brought them.
+"""Requests of one row, or of raw numbers, that are read and written together with all that came in their turn.
 
 Most clients send one row after the other, each behind the very same head. For these a job, a queue and a deadline cost
 more than the prediction. So a connection whose last request was such a row puts the next one here, and once all that
 has come is read, the rows become one matrix, one run of the session in this process, and one write each.
+
+Where a worker computes them, each of the rows becomes a job of the coalescer, and those that come back in one batch are
+written at once (service/turn_job.py).
 
 Only what goes right is answered here. Whatever else a request may be or meet, it is given back and read again by the
 fast lane, which has a place for everything; so nothing here tells one error from another.
@@ -23,10 +26,10 @@ from models.schema import Matrix
 from service.batches import Batch, Job
 from service.inline import Inline, InlineSession
 from service.request_ids import MOST_OF_A_BLOCK
+from service.turn_job import TurnJob
 from service.wire.row_forms import PlainFewRows, RowForm, form_of
 
 if TYPE_CHECKING:
-    from service.exchange import Exchange
     from service.fast_lane import FastLane
     from service.front import Front
 
@@ -104,40 +107,6 @@ class Pending:
         """Have it not answered: its client is gone, or sends more before it has its answer."""
         assert self.batch is not None
         self.batch.remove(self)
-
-
-class TurnJob(Job):
-    """A request that was read with the others of its turn, and is computed by a worker.
-
-    What answers it with others is `together`, a `TurnBatch`. Whatever else becomes of it is an exchange's part, which
-    then stands in for it.
-
-    Attributes:
-        pending: where it waits.
-        started: when its turn began, by `time.perf_counter`.
-        encode_s: its part of the time that it took to read its turn.
-        oip_id: the id that comes back with its answer; empty where there is none.
-    """
-
-    stand_in: "Exchange | None" = None
-    oip_id = ""
-    encode_s = 0.0
-
-    def __init__(self, together: "TurnBatch", pending: Pending, matrix: Matrix, version: Version) -> None:
-        """A request whose rows are the matrix [N, F]."""
-        self.together, self.pending, self.started = together, pending, pending.started
-        self.matrix, self.rows, self.version = matrix, len(matrix), version
-
-    def answered(self, batch: Batch, start: int) -> None:
-        """Have its own part of the batch's answers written."""
-        self._exchange().answered(batch, start)
-
-    def refused(self, problem: RowcastError) -> None:
-        """Have the problem written."""
-        self._exchange().refused(problem)
-
-    def _exchange(self) -> "Exchange":
-        return self.stand_in or self.pending.lane.take_out(self)
 
 
 class TurnBatches:

@@ -68,8 +68,7 @@ class Gate:
         self._proxies = settings.proxies
         self.needs_key = self._keys.is_needed
         self.looks = 0
-        """How often a look at the keys found that one was changed or is over. Whoever was admitted, and has no limit, stays
-        so until then."""
+        """How often keys were seen to have changed, or one to be over: who has no limit stays admitted until then."""
 
     def admit(self, caller: Caller, headers: Mapping[bytes, bytes], scope: Scope, model: str | None) -> None:
         """Let a request pass if it may ask for this, and take a token from its client's bucket.
