@@ -6,7 +6,8 @@ its batch, and its mates are computed nevertheless.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import groupby
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Job:
         is_urgent: it goes before those that are not.
         is_alone: it goes without mates, since a batch with it was lost or failed.
         losses: how many workers were lost while they had it.
+        together: what answers it and others like it in the same batch at once; None where it is answered by itself.
     """
 
     version: Version | None = None  # defaults of the class: a job sets what it needs, which takes a third of the time
@@ -47,6 +49,7 @@ class Job:
     is_urgent = False
     is_alone = False
     losses = 0
+    together: "Together | None" = None
 
     def answered(self, batch: "Batch", start: int) -> None:
         """Its rows are those of the batch from `start` on. Called once, and never from within `submit`."""
@@ -55,6 +58,14 @@ class Job:
     def refused(self, problem: RowcastError) -> None:
         """There is this problem in the place of answers. Called once, and never from within `submit`."""
         raise NotImplementedError
+
+
+class Together(Protocol):
+    """What answers several jobs of a batch at once."""
+
+    def answered(self, batch: "Batch", told: Sequence[tuple[Job, int]]) -> None:
+        """Each job's rows are those of the batch from its number on. Called as `Job.answered` is, in its place."""
+        ...
 
 
 class Batch:
@@ -78,6 +89,14 @@ class Batch:
         if rows == self.rows:
             return self.answers
         return {name: values[start : start + rows] for name, values in self.answers.items()}
+
+    def answers_from(self, starts: Sequence[int], rows: int) -> Answers:
+        """What was answered to so many rows from each of these on, in rising order."""
+        first, end = starts[0], starts[-1] + rows
+        if end - first == len(starts) * rows:
+            return self.answers_of(first, end - first)
+        places = (np.asarray(starts)[:, None] + np.arange(rows)).reshape(-1)
+        return {name: values[places] for name, values in self.answers.items()}
 
     def written(self, write_rows: WriteRows) -> list[bytes] | None:
         """An answer for each of its rows, written at once for all jobs that ask.
@@ -132,14 +151,17 @@ class Batch:
 
     def scatter(self) -> None:
         """Tell each job what was answered to its rows."""
-        start = 0
+        start, waiting = 0, []
         for job in self.jobs:
-            if not job.is_settled:
-                job.is_settled = True
-                if job.alarm is not None:
-                    job.alarm.cancel()
-                job.answered(self, start)
+            if not settle(job):
+                waiting.append((job, start))
             start += job.rows
+        for together, told in groupby(waiting, lambda one: one[0].together):
+            if together is not None:
+                together.answered(self, list(told))
+            else:
+                for job, at in told:
+                    job.answered(self, at)
 
 
 def version_of(job: Job) -> Version:

@@ -28,6 +28,7 @@ from service.wire.json_text import read_json
 from service.wire.record_rows import RecordRows
 
 if TYPE_CHECKING:
+    from models.repository import Version
     from service.fast_lane import FastLane
 
 
@@ -40,6 +41,7 @@ class Exchange(Job, Ledger):
         give_up: at the deadline of its body, if that did not come at once.
         question: what it asks; None for one plain row, which is its `line`.
         write_rows: writes the answer to a `line`.
+        stands_for: the job that is computed in its place; None where it is its own.
         oip_id: the id that comes back with the answer to a `line`; empty where there is none.
     """
 
@@ -51,6 +53,7 @@ class Exchange(Job, Ledger):
     question: Question | None = None
     write_rows: WriteRows = staticmethod(plain.write_rows)
     oip_id = ""
+    stands_for: Job | None = None
 
     def __init__(self, lane: "FastLane", head: Head, request_id: str, started: float) -> None:
         self.lane, self.head, self.keep_alive = lane, head, head.keep_alive
@@ -61,6 +64,15 @@ class Exchange(Job, Ledger):
 
         Raises:
             RowcastError: the body or what it asks is refused.
+        """
+        self.read(front, body)
+        front.coalescer.submit(self)
+
+    def read(self, front: Front, body: bytes, version: "Version | None" = None) -> None:
+        """Know what the body asks, of this version if it is computed already.
+
+        Raises:
+            RowcastError: it is refused.
         """
         target = self.head.target
         within_s = front.settings.deadline_s
@@ -76,7 +88,7 @@ class Exchange(Job, Ledger):
         else:
             request = self._read_plain(front, body)
             if request is not None:
-                self.version = find(front, whom(target.path, request), self.routing_key)
+                self.version = version or find(front, whom(target.path, request), self.routing_key)
                 self.question = plain_question(front.settings, self.version, request)
         is_urgent = self.head.is_urgent
         if self.question is None:
@@ -91,7 +103,6 @@ class Exchange(Job, Ledger):
         self.encoded = self.arrived = time.perf_counter()
         self.within_s = within_s if self.timeout is None else allowed_s(self, within_s)
         self.deadline = self.started + self.within_s
-        front.coalescer.submit(self)
 
     def _read_plain(self, front: Front, body: bytes) -> plain.Request | None:
         """What a plain body asks; None where it is one plain row, which is its `line` now."""

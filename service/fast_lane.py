@@ -27,6 +27,7 @@ from service.ledger import admit, count, problem_of, read_headers
 from service.observing.tracing import read_trace
 from service.problems import ClientGone, TooSlow
 from service.same_turn import Pending
+from service.turn_job import TurnJob
 from service.wire.row_forms import MOST_FEW_ROWS
 
 if TYPE_CHECKING:
@@ -97,10 +98,37 @@ class FastLane(Connection):
         self._since = 0.0
 
     def _read_now(self) -> None:
-        """Have a request that waits for its turn read again: something comes before that."""
-        if self._pending.head:
-            self._pending.withdraw()
-            self.read_again(self._pending)
+        """Have a request that waits with others read again: something comes before their answers."""
+        pending = self._pending
+        if pending.job is not None:
+            self.take_out(pending.job)
+        elif pending.head:
+            pending.withdraw()
+            self.read_again(pending)
+
+    def take_out(self, job: TurnJob) -> Exchange:
+        """Have a request that a worker computes with others answered by itself: the exchange that does so."""
+        pending, exchange = self._pending, self._stand_in()
+        exchange.stands_for, job.stand_in, job.together = job, exchange, None
+        exchange.version = job.version
+        body, pending.head, pending.job = pending.body, b"", None
+        try:
+            exchange.read(self._front, body, job.version)
+        except Exception as error:  # noqa: BLE001 - it was read before, so this is nobody's mistake but ours
+            self._front.coalescer.withdraw(job)
+            self.loop.call_soon(self.refuse, exchange, error)
+        return exchange
+
+    def _stand_in(self) -> Exchange:
+        """An exchange in the place of the request that waits with others."""
+        front, head = self._front, self._known.head
+        assert head is not None
+        exchange = Exchange(self, head, front.ids.next(), self._pending.started)
+        exchange.routing_key, exchange.caller, exchange.received = exchange.id, self._caller, exchange.started
+        front.open_requests += 1
+        self._heads = _NO_HEADS
+        self.cycle = self._exchange = exchange  # type: ignore[assignment]  # it has what uvicorn looks at
+        return exchange
 
     def _parse(self, data: bytes) -> None:
         self._read_now()  # requests keep their order
@@ -323,7 +351,9 @@ class FastLane(Connection):
             self._arm_timer(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._pending.head:
+        if self._pending.job is not None:
+            self.take_out(self._pending.job)
+        elif self._pending.head:
             assert self._known.head is not None
             self._pending.withdraw()
             self._begin(self._known.head)  # so that it is counted
@@ -331,7 +361,7 @@ class FastLane(Connection):
         if exchange is not None:
             if exchange.give_up is not None:
                 exchange.give_up.cancel()
-            self._front.coalescer.withdraw(exchange)
+            self._front.coalescer.withdraw(exchange.stands_for or exchange)
             self._close(exchange, ClientGone())
         super().connection_lost(exc)
 

@@ -1,8 +1,11 @@
-"""Requests of one row, or of raw numbers, that are read, computed and written in the turn that brought them.
+"""Requests of one row, or of raw numbers, that are read and written together with all that came in their turn.
 
 Most clients send one row after the other, each behind the very same head. For these a job, a queue and a deadline cost
 more than the prediction. So a connection whose last request was such a row puts the next one here, and once all that
 has come is read, the rows become one matrix, one run of the session in this process, and one write each.
+
+Where a worker computes them, each of the rows becomes a job of the coalescer, and those that come back in one batch are
+written at once (service/turn_job.py).
 
 Only what goes right is answered here. Whatever else a request may be or meet, it is given back and read again by the
 fast lane, which has a place for everything; so nothing here tells one error from another.
@@ -12,14 +15,18 @@ import logging
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
+from models.errors import RowcastError
 from models.repository import Version
 from models.schema import Matrix
+from service.batches import Batch, Job
 from service.inline import Inline, InlineSession
 from service.request_ids import MOST_OF_A_BLOCK
+from service.turn_job import TurnJob
 from service.wire.row_forms import PlainFewRows, RowForm, form_of
 
 if TYPE_CHECKING:
@@ -66,18 +73,20 @@ class Pending:
         write: writes to it.
         batch: of the next request, or of that which waits; None where the next one may not be answered so.
         head, body: of the request that waits; no head where none does.
+        job: of the request that waits, once a worker is to compute it.
         started: when the turn began that brought it, by `time.perf_counter`.
         answered: when the last one was answered, by the event loop's clock.
         disconnected, message_event, keep_alive, response_complete: what uvicorn looks at.
     """
 
-    __slots__ = ("answered", "batch", "body", "disconnected", "head", "keep_alive", "lane", "started", "write")
+    __slots__ = ("answered", "batch", "body", "disconnected", "head", "job", "keep_alive", "lane", "started", "write")
     message_event = NOBODY
     write: Callable[[bytes], None]
 
     def __init__(self, lane: "FastLane") -> None:
         self.lane, self.head, self.body, self.started, self.answered = lane, b"", b"", 0.0, 0.0
         self.batch: TurnBatch | None = None
+        self.job: TurnJob | None = None
         self.disconnected, self.keep_alive = False, True
 
     @property
@@ -109,10 +118,12 @@ class TurnBatches:
         self._batches: dict[tuple[str, Any], TurnBatch] = {}
         self._made_at = 0
 
+    def is_all(self) -> bool:
+        """Whether nothing is to be done beside answering."""
+        return not (self._front.observers or self._front.catalog.has_shadows)
+
     def session(self, version: Version) -> InlineSession | None:
-        """What computes requests in their turn; None where a worker does, or where more than that is to be done."""
-        if self._front.observers or self._front.catalog.has_shadows:
-            return None
+        """What computes requests in their turn; None where a worker does."""
         return self._inline.session(version)
 
     def of(
@@ -124,7 +135,7 @@ class TurnBatches:
         """
         if self._made_at != self._front.catalog.changes:  # versions may be gone
             self._batches, self._made_at = {}, self._front.catalog.changes
-        if self.session(version) is None:  # else each request would be read twice
+        if not self.is_all():
             return None
         end = begin if oip_length is None else int(oip_length)
         key: tuple[str, Any] = version.key, is_oip if end is None else body[:end]
@@ -191,13 +202,66 @@ class TurnBatch:
         self._left, self.waiting = [], []
         if not waiting:
             return
-        session = self._batches.session(self._version)
-        if session is None:
+        if not self._batches.is_all():
             left: Sequence[Pending] = waiting
         else:
-            left = self._answer(session, waiting)
+            session = self._batches.session(self._version)
+            if session is None or session.most_rows < self.form.rows:
+                left = self._send(waiting)
+            else:
+                left = self._answer(session, waiting)
         for pending in left:
             pending.lane.read_again(pending)
+
+    def _send(self, waiting: list[Pending]) -> Sequence[Pending]:
+        """Have a worker compute requests; return those that could not be read."""
+        front, began = self._front, time.perf_counter()
+        taken: Sequence[Pending] = waiting
+        left: Sequence[Pending] = ()
+        oip_ids: Sequence[str] = [""] * len(waiting)
+        try:
+            matrix = self.form.together([pending.body for pending in waiting])
+            if matrix is None:
+                taken, oip_ids, matrix, left = self._one_by_one(waiting)
+                if matrix is None:
+                    return left
+        except Exception:  # noqa: BLE001 - whoever reads it again finds out what it is, and whose
+            return waiting
+        now, rows, deadline_s = time.perf_counter(), self.form.rows, front.settings.deadline_s
+        encode_s = (now - began) / len(taken)
+        for place, (pending, oip_id) in enumerate(zip(taken, oip_ids, strict=True)):
+            job = pending.job = TurnJob(self, pending, matrix[place * rows : (place + 1) * rows], self._version)
+            job.oip_id, job.encode_s, job.arrived = oip_id, encode_s, now
+            job.within_s, job.deadline = deadline_s, pending.started + deadline_s
+            try:
+                front.coalescer.submit(job)
+            except RowcastError as error:
+                job.refused(error)
+        return left
+
+    def answered(self, batch: Batch, told: Sequence[tuple[Job, int]]) -> None:
+        """Answer requests that a worker has computed."""
+        for first in range(0, len(told), MOST_OF_A_BLOCK):
+            self._answer_computed(batch, told[first : first + MOST_OF_A_BLOCK])
+
+    def _answer_computed(self, batch: Batch, told: Sequence[tuple[Job, int]]) -> None:
+        jobs = [cast("TurnJob", job) for job, _ in told]
+        try:
+            texts = self.form.write(batch.answers_from([start for _, start in told], self.form.rows))
+        except Exception:  # noqa: BLE001 - each finds out whether it is its own
+            for job, start in told:
+                job.answered(batch, start)
+            return
+        texts = [
+            self.form.with_id(text, job.oip_id) if job.oip_id else text for text, job in zip(texts, jobs, strict=True)
+        ]
+        self._write([job.pending for job in jobs], texts)
+        now = time.perf_counter()
+        for job in jobs:
+            job.pending.job = None
+        seconds = [(now - started, len(list(some))) for started, some in groupby(job.started for job in jobs)]
+        encode_s, write_s = sum(job.encode_s for job in jobs), len(jobs) * (now - batch.computed)
+        self._front.metrics.answered_together(self._version, len(jobs) * self.form.rows, seconds, encode_s, write_s)
 
     def _answer(self, session: InlineSession, waiting: list[Pending]) -> Sequence[Pending]:
         """Answer requests; return those that are not answered."""

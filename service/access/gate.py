@@ -68,7 +68,7 @@ class Gate:
         self._proxies = settings.proxies
         self.needs_key = self._keys.is_needed
         self.looks = 0
-        """How often the keys were looked at. Who was admitted stays so, if he has no limit, until the next look."""
+        """How often keys were seen to have changed, or one to be over: who has no limit stays admitted until then."""
 
     def admit(self, caller: Caller, headers: Mapping[bytes, bytes], scope: Scope, model: str | None) -> None:
         """Let a request pass if it may ask for this, and take a token from its client's bucket.
@@ -126,8 +126,7 @@ class Gate:
         """Read the keys again whenever their file changes, for ever."""
         while True:
             await next_turn(_LOOK_S)
-            self._keys.refresh()
-            self.looks += 1
+            self.looks += self._keys.refresh()
 
 
 def _bucket(caller: Caller) -> str:

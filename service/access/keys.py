@@ -150,12 +150,21 @@ class Keyring:
         self._stamp = self._stamp_of_file()
         self._clients = self._single if path is None else read_keys(path) | self._single
         self.is_needed = path is not None or single is not None
+        self._refreshed = time.time()
 
-    def refresh(self) -> None:
-        """Read the file again if it has changed; one that is wrong leaves the keys that there were."""
+    def refresh(self) -> bool:
+        """Read the file again if it has changed; one that is wrong leaves the keys that there were.
+
+        Returns whether somebody who had a key before may have none by now.
+        """
+        before, self._refreshed = self._refreshed, time.time()
+        expiries = [client.expires for client in self._clients.values() if client.expires is not None]
+        return self._read_again() or any(before < expires <= self._refreshed for expires in expiries)
+
+    def _read_again(self) -> bool:
         stamp = self._stamp_of_file()
         if self._path is None or stamp == self._stamp:
-            return
+            return False
         self._stamp = stamp
         try:
             self._clients = read_keys(self._path) | self._single
@@ -163,6 +172,7 @@ class Keyring:
             _log.error("%s; the keys that were read before stay", error)
         else:
             _log.info("the keys were read again: %d", len(self._clients))
+        return True
 
     def _stamp_of_file(self) -> tuple[int, ...] | None:
         if self._path is None:

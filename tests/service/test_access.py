@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,18 @@ def test_keys_are_read_again_when_the_file_changes(file):
     assert ring.find({b"x-api-key": b"second"}).name == "pump"
     with pytest.raises(Unauthorized):
         ring.find({b"x-api-key": b"open sesame"})
+
+
+def test_a_look_says_whether_a_key_is_changed_or_over(file, monkeypatch):
+    over = time.time() + 1000
+    expires = datetime.fromtimestamp(over, UTC).isoformat()
+    replace(file, entry("short", "pump", '["predict"]', f"expires = {expires}") + entry("open sesame"))
+    ring = Keyring(file, None)
+    assert not ring.refresh()
+    monkeypatch.setattr(time, "time", lambda: over + 1)
+    assert [ring.refresh(), ring.refresh()] == [True, False]
+    replace(file, entry("new"))
+    assert [ring.refresh(), ring.refresh()] == [True, False]
 
 
 @pytest.mark.parametrize("spoil", [lambda file: replace(file, "[[key]]\nname ="), lambda file: file.unlink()])
