@@ -9,7 +9,8 @@ import sys
 
 if __name__ == "__main__" and sys.argv[1:] in ([], ["serve"]):
     # first of all: what comes while the rest is imported waits for the supervisor to read it
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    ends = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*ends, signal.SIGCHLD})
 
 import importlib.metadata
 import logging

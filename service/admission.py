@@ -10,6 +10,10 @@ them did, and a batch may be eight times as large: if that was too kind, the nex
 Where an urgent request came lately, batches have no more rows than most of the best pace needs (`service/costs.py`):
 the next one would have to wait for the batch that is out.
 
+What a batch takes beside the computing, to be sent and to wait for a core on a busy machine, it takes for one row as
+for many. So for batches of few rows it counts as for those that they may become. Before somebody is refused, so does
+what a batch computes without a row, as far as batches of several sizes have told.
+
 A batch that was held up, by a worker that was stopped or a machine that starts another, says nothing about those behind
 it: one that took eight times as long for its rows as those before it does not count, unless there are more than two of
 sixteen.
@@ -48,10 +52,12 @@ class Admission:
         """
         if not waiting_in_all:
             return
-        pace = self._known.get(key, _NOTHING).pace * at_once
-        wait_s = waiting / pace if pace else 0.0
-        if wait_s > min(self.max_wait_s, within_s):
-            raise Overloaded(waiting, wait_s)
+        known = self._known.get(key, _NOTHING)
+        pace = known.pace * at_once
+        if pace and waiting / pace > min(self.max_wait_s, within_s):
+            wait_s = waiting / (known.pace_of_larger() * at_once)
+            if wait_s > min(self.max_wait_s, within_s):
+                raise Overloaded(waiting, wait_s)
         if waiting_in_all + rows > self._max_rows:
             raise Overloaded(waiting_in_all, min(60.0, waiting_in_all / pace) if pace else 1.0)
 
@@ -70,29 +76,34 @@ class Admission:
         rows, of which so many wait, only ordinary ones that cost little beside what the batch costs anyway.
         """
         known = self._known.get(key, _NOTHING)
-        most = int(max(_FIRST_ROWS, _STEP * max((rows for rows, _ in known.batches), default=0)))
+        most = int(max(_FIRST_ROWS, _STEP * max((rows for rows, _, _ in known.batches), default=0)))
         known.short_rows = known.costs.rows_for(_NEARLY_ALL) if now < known.short_until else 0
         if not known.short_rows:
             return most
         enough = max(urgent_rows, known.costs.rows_for(_HALF)) if urgent_rows else most
         return min(most, known.short_rows, enough)
 
-    def learn(self, key: str, rows: int, seconds: float) -> None:
-        """A batch of so many rows came back after so many seconds."""
+    def learn(self, key: str, rows: int, seconds: float, computed_s: float | None = None) -> None:
+        """A batch of so many rows came back after so many seconds; `computed_s`: of which it was computed, else all."""
         known = self._of(key)
         if seconds > _STEP * known.row_s * rows and known.held_up < 2 * _STEP:
             known.held_up += _STEP
             return
         known.held_up = max(0.0, known.held_up - 1)
-        batches = known.batches
-        batches.append((rows, seconds))
         known.costs.learn(rows, seconds)
-        in_all = max(1e-6, sum([seconds for _, seconds in batches]))
-        rows_in_all = sum([rows for rows, _ in batches])
+        batches = known.batches
+        batches.append((rows, seconds, 0.0 if computed_s is None else max(0.0, seconds - computed_s)))
+        in_all = max(1e-6, sum([seconds for _, seconds, _ in batches]))
+        beside_s = sum([beside_s for _, _, beside_s in batches])
+        rows_in_all = sum([rows for rows, _, _ in batches])
+        mean_rows = max(1, rows_in_all) / len(batches)
+        growth = min(_STEP, _FIRST_ROWS / mean_rows)
         hope = min(_STEP, self.max_wait_s * len(batches) / (16 * in_all))
         if known.short_rows:
-            hope = min(hope, known.short_rows * len(batches) / max(1, rows_in_all))
-        known.pace = max(1.0, hope) * rows_in_all / in_all
+            growth, hope = min(growth, known.short_rows / mean_rows), min(hope, known.short_rows / mean_rows)
+        known.hope, known.growth = max(1.0, hope), max(1.0, hope, growth)
+        known.rows, known.computed_s, known.beside_s = rows_in_all, in_all - beside_s, beside_s
+        known.pace, known.larger_pace = known.pace_if(0.0), None
         known.row_s = in_all / max(1, rows_in_all)
 
     def _of(self, key: str) -> "_Known":
@@ -108,21 +119,52 @@ class _Known:
     """What the last batches of a version say.
 
     Attributes:
-        batches: rows and seconds of each.
+        batches: of each its rows, its seconds, and those of them in which it was not computed.
         costs: what these and others before them say of their size.
         pace: rows per second that one worker is expected to answer; 0 before the first.
+        larger_pace: what `pace_of_larger` found, None when it has to look again.
+        rows, computed_s, beside_s: of all batches.
+        hope, growth: how many times as fast rows may go, and as many a batch may have.
         row_s: seconds that a row took of them.
         held_up: eight for each batch that did not count, less one for each that did since.
         short_until, short_rows: when batches need no longer be short; how many rows they have until then, else 0.
     """
 
-    __slots__ = ("batches", "costs", "held_up", "pace", "row_s", "short_rows", "short_until")
+    __slots__ = (
+        "batches",
+        "beside_s",
+        "computed_s",
+        "costs",
+        "growth",
+        "held_up",
+        "hope",
+        "larger_pace",
+        "pace",
+        "row_s",
+        "rows",
+        "short_rows",
+        "short_until",
+    )
 
     def __init__(self) -> None:
-        self.batches: deque[tuple[int, float]] = deque(maxlen=_BATCHES)
+        self.rows, self.computed_s, self.beside_s = 0, 0.0, 0.0
+        self.hope = self.growth = 1.0
+        self.larger_pace: float | None = None
+        self.batches: deque[tuple[int, float, float]] = deque(maxlen=_BATCHES)
         self.costs = Costs()
         self.pace, self.row_s, self.held_up = 0.0, math.inf, 0.0
         self.short_until, self.short_rows = 0.0, 0
+
+    def pace_of_larger(self) -> float:
+        """The pace of batches that are as large as they may become."""
+        if self.larger_pace is None:
+            self.larger_pace = self.pace_if(self.costs.fixed_share(self.rows / len(self.batches)))
+        return self.larger_pace
+
+    def pace_if(self, fixed_share: float) -> float:
+        """The pace if that part of what was computed would be the same for larger batches."""
+        fixed_s = fixed_share * self.computed_s
+        return self.rows / ((self.computed_s - fixed_s) / self.hope + (self.beside_s + fixed_s) / self.growth)
 
 
 _NOTHING = _Known()

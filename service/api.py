@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from models.repository import Repository, Version
 from service import process, worker
 from service.checking import Checker
 from service.control import Unloaded
-from service.scheduling import FullShare, Share
+from service.scheduling import FullShare, Hunger, Share
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Loop(LitLoop):  # type: ignore[misc]  # LitServe ships no types
         end = worker.End()
         end.on_sigterm()
         path = worker.socket_path(lit_api.runtime, worker_number())
-        new_share = Share if lit_api.is_on_cpu else FullShare
+        new_share = partial(Share, lit_api.hunger) if lit_api.is_on_cpu else FullShare
         worker.serve(lit_api.engine, path, lit_api.settings.poll_s, end, new_share)
         sys.exit(0)
 
@@ -70,6 +71,8 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
         super().__init__(loop=Loop(), spec=NoRoute())
         self.settings = settings
         self.runtime = runtime
+        self.hunger = Hunger()  # all workers know of it
+        self._device = _device_of(settings.repository)
 
     def setup(self, device: str) -> None:
         """Open and prove every version.
@@ -86,6 +89,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
         self.is_on_cpu = device == "cpu"
         try:
             repository = Repository(self.settings.repository.absolute())
+            self._check_that_it_is_there(repository)
             _stand_where_nothing_is(self.runtime / "nothing")
             on_cpu = opener(self.settings.model_copy(update={"device": "cpu"}), "cpu")
 
@@ -111,9 +115,23 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
             log.exception("the worker could not be set up")
             sys.exit(process.FAILED)
 
+    def _check_that_it_is_there(self, repository: Repository) -> None:
+        """Raise where a volume was taken away: a worker without versions would fail what another one answers."""
+        root = repository.root
+        if self._device is not None and not repository.names() and _device_of(root) != self._device:
+            raise FileNotFoundError(f"{root}: the repository that was there is gone")
+
     def health(self) -> bool:
         """True: LitServe's /health says whether workers are ready, /health/ready whether predictions are."""
         return True
+
+
+def _device_of(folder: Path) -> int | None:
+    """The file system on which a folder is; None when there is no such folder."""
+    try:
+        return folder.stat().st_dev if folder.is_dir() else None
+    except OSError:
+        return None
 
 
 class Statuses(Mapping[str, str]):

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +83,7 @@ class Catalog:
         self._seen: dict[str, _Seen] = {}
         self._models: dict[str, Traffic] = {}
         self._looking = asyncio.Lock()
+        self._device = 0  # where the repository was
         self.unreadable: str | None = None
         """Why the repository, or a model's folder, cannot be read now; None when it can."""
         self.failures: Mapping[str, str] = {}
@@ -238,12 +239,15 @@ class Catalog:
         gone = set(self._seen) | set(self._models)
         unloaded = self._unloaded()
         try:
-            folders = _folders_in(root)
+            device, folders = root.stat().st_dev, _folders_in(root)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not self._models:
                 return None, {}  # not there yet
             # a volume was taken away: what is live needs no disk
             return f"{root}: {error.strerror}", {name: {} for name in unloaded & gone}
+        if self._models and not folders and device != self._device:
+            return f"{root}: the repository that was there is gone", {name: {} for name in unloaded & gone}
+        self._device = device
         for name, changed in folders:
             if name in unloaded:
                 continue
@@ -351,7 +355,7 @@ class Catalog:
         failures.setdefault(f"{name}/{LABELS}", sentence)
 
 
-def _folders_in(root: Path) -> Iterable[tuple[str, int]]:
+def _folders_in(root: Path) -> Sequence[tuple[str, int]]:
     """Folders that may be models, sorted, with their times of change: one system call for each."""
     with os.scandir(root) as entries:
         folders = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]

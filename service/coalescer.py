@@ -374,13 +374,13 @@ class Coalescer:
             self._sample(batch.version, batch.matrix, batch.answers)
             waited_s = [batch.sent - job.arrived for job in batch.jobs]
             self._observe(batch.version, batch.rows, reply.seconds, waited_s)
-            self._learn(batch)
+            self._learn(batch, reply.seconds)
         self._say()
         self.wake()
 
-    def _learn(self, batch: Batch) -> None:
+    def _learn(self, batch: Batch, computed_s: float) -> None:
         key = batch.version.key
-        self._admission.learn(key, batch.rows, batch.computed - batch.sent)
+        self._admission.learn(key, batch.rows, batch.computed - batch.sent, computed_s)
         queue = self._queues.get(key)
         if queue is not None:
             queue.sure_rows = self._admission.sure(key)

@@ -4,18 +4,18 @@ import resource
 import time
 from typing import Protocol
 
+from service.process import OWN_FILES
 from service.settings import Settings
 from service.waking import next_turn
 
 _LOOK_S = 0.5
-_OWN_FILES = 256  # descriptors for sockets of workers, counts, logs and the repository
 _MOST_REFUSED = 128  # connections that are told so at a time; more are closed without a word, before descriptors end
 
 
 def most_open(settings: Settings) -> int:
     """How many connections one API process may have and answer."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, min(settings.max_connections, files - _OWN_FILES))
+    return max(1, min(settings.max_connections, files - OWN_FILES))
 
 
 def most_accepted(settings: Settings) -> int:

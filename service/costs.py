@@ -30,15 +30,29 @@ class Costs:
     def rows_for(self, share: float) -> int:
         """The fewest rows with which batches have this share of the rows per second that the largest would have.
 
-        With a fixed part a and b for a row, n rows take a + bn, and n / (a + bn) is that share of 1 / b. The line is
-        that of least squares through the best times, by relative errors. While there is but one size it is the
-        shortest of all solutions, in which both parts count: so other sizes are tried.
+        With a fixed part a and b for a row, n rows take a + bn, and n / (a + bn) is that share of 1 / b. While there is
+        but one size both parts count: so other sizes are tried.
         """
         if not self._sizes:
             return 1
-        known = np.array(list(self._sizes.values()))
-        weights = np.sqrt(known[:, 2])
-        row_s, fixed_s = map(float, np.linalg.lstsq(known[:, :2] * weights[:, None], weights)[0])
+        fixed_s, row_s = self._line()
         if row_s <= 0:
             return _ANY
         return max(1, min(_ANY, math.ceil(share / (1 - share) * fixed_s / row_s)))
+
+    def fixed_share(self, rows: float) -> float:
+        """The part of what a batch of so many rows takes that it takes without a row; 0 while there is but one size."""
+        if len(self._sizes) < 2:
+            return 0.0
+        fixed_s, row_s = self._line()
+        return fixed_s / (fixed_s + max(0.0, row_s) * rows) if fixed_s > 0 else 0.0
+
+    def _line(self) -> tuple[float, float]:
+        """The fixed part and that of a row: least squares through the best times, by relative errors.
+
+        With one size it is the shortest of all solutions.
+        """
+        known = np.array(list(self._sizes.values()))
+        weights = np.sqrt(known[:, 2])
+        row_s, fixed_s = map(float, np.linalg.lstsq(known[:, :2] * weights[:, None], weights)[0])
+        return fixed_s, row_s

@@ -267,6 +267,8 @@ class Drift:
             await next_turn(every_s)
             try:
                 await asyncio.to_thread(self.fold)
+            except OSError as error:  # no room, or too many open files
+                log.error("drift could not be written, it is tried again: %s", error)  # noqa: TRY400 - one sentence
             except Exception:
                 log.exception("drift could not be counted; it is tried again")
 

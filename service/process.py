@@ -17,6 +17,9 @@ BAD_SETTINGS = 2
 CANNOT_SERVE = 3
 """Exit status of a process that will not do better when it is started again; it has logged why."""
 
+OWN_FILES = 256
+"""Descriptors that an API process keeps for sockets of workers, counts, logs and the repository."""
+
 READY = "ready"
 """File in the runtime folder that appears when the first API process is about to answer."""
 
@@ -60,6 +63,14 @@ def may_open_many_files() -> None:
     """Raise the limit of open files to what is allowed: a connection is one, and 1024 is the usual limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def too_few_files() -> str | None:
+    """Why so few files may be open that nobody could be answered; None when there are enough."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most > OWN_FILES:
+        return None
+    return f"a process may have {most} files open and needs {OWN_FILES} beside its connections; raise ulimit -n"
 
 
 def die_before_others(score: int) -> None:

@@ -8,6 +8,7 @@ privilege. See docs/decisions/0033-who-gets-a-core-first.md.
 
 import contextlib
 import ctypes
+import mmap
 import os
 import platform
 import struct
@@ -38,20 +39,43 @@ def take_short_slices() -> None:
     ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 
 
+class Hunger:
+    """Until when threads have starved lately: in memory that the process which makes it and its forks share.
+
+    Where one worker starves so do the others, and the one that is started in the place of a dead one: each would have
+    to find it out on each of its connections, at the price of a batch that is held up.
+    """
+
+    def __init__(self) -> None:
+        """Nobody has."""
+        self._until = memoryview(mmap.mmap(-1, 8)).cast("d")
+
+    @property
+    def lasts(self) -> bool:
+        """Whether threads should ask for their full share."""
+        return time.monotonic() < self._until[0]
+
+    def begins(self) -> None:
+        """A thread starves."""
+        self._until[0] = time.monotonic() + _FULL_S
+
+
 class Share:
     """How much of a core the thread of one connection to a worker asks for.
 
     A small one, since API processes rest most of the time, and what they leave is all that there is. Where they never
-    rest, in a flood of requests or of refusals, the thread would starve. Then it must have its full share back, which
-    no thread can give itself: another one takes over, with `next_share`. Enter it for each batch.
+    rest, in a flood of requests or of refusals, or where others want the cores, the thread would starve. Then it must
+    have its full share back, which no thread can give itself: another one takes over, with `next_share`. Enter it for
+    each batch.
     """
 
     next_share: "Share | None" = None
+    _is_small = False
 
-    def __init__(self, full_until: float = 0.0) -> None:
+    def __init__(self, hunger: Hunger, full_until: float = 0.0) -> None:
         """Ask for as much as anybody until then, by `time.monotonic`, and in any case for the first batch."""
+        self._hunger = hunger
         self._full_until = full_until
-        self._is_small = False
         self._is_short = False
         self._began = self._began_cpu = 0.0
         self._took_s = self._computed_s = 0.0
@@ -65,7 +89,7 @@ class Share:
     def __enter__(self) -> None:
         """A batch is about to be computed."""
         now = time.monotonic()
-        if self._is_short and not self._is_small and now >= self._full_until:
+        if self._is_short and not self._is_small and now >= self._full_until and not self._hunger.lasts:
             _lower(_NICE)
             self._is_small = True
         self._began, self._began_cpu = now, time.thread_time()
@@ -81,18 +105,25 @@ class Share:
         if not self._is_small:
             return None
         if not self._is_short:
-            return Share(now + _FULL_S)
-        self._took_s += now - self._began
+            return Share(self._hunger, now + _FULL_S)
+        took_s = now - self._began
+        self._took_s += took_s
         self._computed_s += computed_s
-        if self._took_s < _LOOK_S:
-            return None
-        starves = self._took_s > _STARVES * self._computed_s
-        self._took_s = self._computed_s = 0.0
-        return Share(now + _FULL_S) if starves else None
+        if _starves(took_s, computed_s) or _starves(self._took_s, self._computed_s):
+            self._hunger.begins()
+        if self._took_s >= _LOOK_S:
+            self._took_s = self._computed_s = 0.0
+        return Share(self._hunger) if self._hunger.lasts else None
+
+
+def _starves(took_s: float, computed_s: float) -> bool:
+    return took_s >= _LOOK_S and took_s > _STARVES * computed_s
 
 
 class FullShare(Share):
     """For who computes where no API process does, such as on a GPU: as much as anybody."""
+
+    def __init__(self) -> None: ...
 
     def __enter__(self) -> None: ...
 

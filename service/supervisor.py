@@ -17,20 +17,27 @@ from pathlib import Path
 from service import process
 from service.settings import Settings
 
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_ENDS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
+_SIGNALS = {*_ENDS, signal.SIGCHLD}
+_MEAN_NOTHING = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}  # without a handler they would end a process
 _GRACE_S = 3.0  # beyond drain_s, for the processes that hold no request
+_FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 15.0
+_SETTLED_S = 60.0  # what has run for so long and dies has not died of its start
 
 log = logging.getLogger(__name__)
 
 
 def supervise(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status.
+    """Serve until SIGTERM, SIGINT, SIGQUIT or SIGHUP; the exit status.
 
     0 after a drain; 3 when the server cannot start, and the log says why; 1 when it had to be ended by force.
     """
     _become_the_reaper()
     process.may_open_many_files()
+    if (reason := process.too_few_files() or _cannot_be_temporary()) is not None:
+        log.error(reason)
+        return process.CANNOT_SERVE
     with tempfile.TemporaryDirectory(prefix="rowcast-", ignore_cleanup_errors=True) as folder:  # mode 0700
         runtime = Path(folder)
         if (reason := _has_no_sockets(runtime)) is not None:
@@ -42,6 +49,18 @@ def supervise(settings: Settings) -> int:
             return _keep_running(settings, runtime)
         finally:
             _end_everything()
+
+
+def _cannot_be_temporary() -> str | None:
+    """Why nothing can be written to the folder for temporary files; None when it can. Python would take another one."""
+    named = os.environ.get("TMPDIR")
+    try:
+        found = tempfile.gettempdir()
+    except FileNotFoundError:
+        return "there is no folder for temporary files that can be written to; name one in TMPDIR"
+    if named and Path(named).absolute() != Path(found):
+        return f"TMPDIR names {named}, and nothing can be written there"
+    return None
 
 
 def _has_no_sockets(runtime: Path) -> str | None:
@@ -57,12 +76,12 @@ def _has_no_sockets(runtime: Path) -> str | None:
 
 
 def _keep_running(settings: Settings, runtime: Path) -> int:
-    backoff = 0.0
+    backoff = 0.0  # at once, unless it has just been started again
     while True:
         started = time.monotonic()
         main, order = _start_main(settings, runtime)
         status = _wait(main, None)
-        if status is None:  # SIGTERM or SIGINT
+        if status is None:  # it is to end
             return _drain(main, order, settings.drain_s + _GRACE_S, (runtime / process.READY).exists())
         order.close()
         _end_everything()
@@ -71,10 +90,12 @@ def _keep_running(settings: Settings, runtime: Path) -> int:
                 log.error("the main process ended with status %d before it could serve", status)
             return status or process.FAILED
         (runtime / process.READY).unlink()
-        backoff = 0.5 if time.monotonic() - started > 60 else min(_LONGEST_BACKOFF_S, max(0.5, 2 * backoff))
+        if time.monotonic() - started > _SETTLED_S:
+            backoff = 0.0
         log.error("the main process ended with status %d; it is started again in %.1f s", status, backoff)
         if _sleep_or_signal(backoff):
             return 0
+        backoff = min(_LONGEST_BACKOFF_S, max(_FIRST_BACKOFF_S, 2 * backoff))
 
 
 def _start_main(settings: Settings, runtime: Path) -> tuple[int, socket.socket]:
@@ -108,8 +129,8 @@ def _start_main(settings: Settings, runtime: Path) -> tuple[int, socket.socket]:
 def _become_main(parent: int) -> None:
     """End with the parent, and leave signals that reach every process of a group or container to the parent."""
     process.end_with(parent)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _ENDS:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which lets requests in flight finish
@@ -119,6 +140,7 @@ def _drain(main: int, order: socket.socket, patience_s: float, has_served: bool)
     if not has_served:  # nothing was accepted yet
         return 0
     log.info("ending: requests in flight are finished")
+    os.kill(main, signal.SIGCONT)  # one that was stopped would not hear it
     order.close()
     status = _wait(main, time.monotonic() + patience_s)
     if status is None:
@@ -128,7 +150,7 @@ def _drain(main: int, order: socket.socket, patience_s: float, has_served: bool)
 
 
 def _wait(main: int, deadline: float | None) -> int | None:
-    """The exit status of the main process; None at the deadline or, when there is none, at SIGTERM or SIGINT."""
+    """The exit status of the main process; None at the deadline or, when there is none, at a signal to end."""
     while True:
         for child, status in _reap():
             if child == main:
@@ -147,7 +169,7 @@ def _next_signal(deadline: float) -> bool:
 
 
 def _sleep_or_signal(seconds: float) -> bool:
-    """Whether SIGTERM or SIGINT came while sleeping."""
+    """Whether a signal to end came while sleeping."""
     deadline = time.monotonic() + seconds
     while (rest := deadline - time.monotonic()) > 0:
         came = signal.sigtimedwait(_SIGNALS, rest)
@@ -158,9 +180,13 @@ def _sleep_or_signal(seconds: float) -> bool:
 
 def _become_the_reaper() -> None:
     """Take signals one at a time and in order, even as PID 1, and inherit grandchildren whose parent died."""
-    for number in _SIGNALS:
+    has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    taken = _SIGNALS - {signal.SIGHUP} if has_nohup else _SIGNALS
+    for number in taken:
         signal.signal(number, lambda *_: None)  # PID 1 never receives what has no handler
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    for number in _MEAN_NOTHING:
+        signal.signal(number, signal.SIG_IGN)  # in all processes, which are forks
+    signal.pthread_sigmask(signal.SIG_SETMASK, taken)
     process.inherit_orphans()
 
 

@@ -73,15 +73,20 @@ def is_team() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def has_own_gpu() -> bool:
+    """Whether there is a GPU for this process and for each that torchrun started beside it on this machine."""
+    return torch.cuda.is_available() and torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 @contextmanager
 def team() -> Iterator[Team]:
     """This process among those that torchrun started; a team of one without it."""
     if not is_team():
         yield Team()
         return
-    if torch.cuda.is_available():
+    if has_own_gpu():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    distributed.init_process_group("nccl" if has_own_gpu() else "gloo")
     try:
         yield Team(distributed.get_rank(), distributed.get_world_size())
     finally:

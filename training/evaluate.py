@@ -1,5 +1,6 @@
 """How good the answers are, in the metrics of the task, beside baselines that need no network."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,6 +113,7 @@ def make_baselines(net: Net, linear: nn.Module, train_y: Targets) -> dict[str, n
     The linear model reads the same preprocessed matrix and answers in the same units.
     """
     name = "mean" if net.task == "regression" else "majority"
+    linear = copy.deepcopy(linear).cpu()  # where the published one is, wherever networks are fitted
     same = Net(net.preprocessing, [linear], net.task, centre=net.centre, scale=net.scale)
     return {name: _Constant(net.task, train_y), "linear": same}
 

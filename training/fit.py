@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from models.errors import RowcastError
 from training.checkpoint import Checkpoint, State
+from training.distributed import has_own_gpu
 from training.expansions import Expansion
+from training.graphs import Graph, GraphedStep
 from training.losses import Objective
 from training.plan import FitPlan
 from training.step import Stepper
@@ -26,6 +28,9 @@ Rows = tuple[Tensor, Tensor]
 
 MOST_EXPANDED = 1 << 26
 """Numbers of an expanded matrix (256 MiB) up to which it is kept for the whole fit; larger, each minibatch expands."""
+
+WORTH_A_GPU_S = 5.0
+"""Seconds of one core for a candidate's fits from which a GPU is quicker than a few cores (docs/decisions/0062)."""
 
 
 class Diverged(RowcastError):  # noqa: N818 - it says what the fit did
@@ -178,6 +183,11 @@ class Fitting:
         self._generators = [torch.Generator(job.train[0].device).manual_seed(job.seed) for job in jobs]
         self._learned, self._trains, self._validations = zip(*(_without_expansion(job) for job in jobs), strict=True)
         self._step = Stepper(self._learned, self._plan, objective, self._generators[0])
+        self._device = self._step.weights.device
+        self._move: Move = self._step
+        self._judged: Callable[[], Tensor] = self._validation_losses
+        if self._device.type == "cuda":
+            self._move = GraphedStep(self._step, self._generators[0])
         self._courses = [Course(self._plan) for _ in jobs]
         if (kept := self._checkpoint.load(jobs[0].key)) is not None:
             self.restore(kept)
@@ -189,7 +199,7 @@ class Fitting:
             Diverged: a loss is not finite.
         """
         last = self._epochs(1.0)
-        with _flushing_denormals():
+        with _fast_arithmetic(self._device):
             for number in range(len(self._courses[0].history) + 1, self._epochs(share) + 1):
                 if all(course.is_over for course in self._courses):
                     break
@@ -238,12 +248,27 @@ class Fitting:
             for train, own in zip(self._trains, self._generators, strict=True)
         ]
         x, y = (torch.stack(column) for column in zip(*drawn, strict=True))  # [K, N, width], [K, N, ...]
-        losses = _one_pass(self._step, x, y, self._plan, number)
+        losses = _one_pass(self._move, x, y, self._plan, number)
         seconds = time.perf_counter() - start
-        for k, (net, validation) in enumerate(zip(self._learned, self._validations, strict=True)):
-            epoch = Epoch(number, losses[k], mean_loss(net, validation, self._objective), self._rows / seconds)
+        for k, validation_loss in enumerate(self._judge()):
+            epoch = Epoch(number, losses[k], validation_loss, self._rows / seconds)
             self._report(k, epoch)
             self._courses[k].take(epoch, self._step.weights[k])
+
+    def _judge(self) -> list[float]:
+        """The loss of each network over its validation rows."""
+        if self._device.type == "cuda" and not isinstance(self._judged, Graph):
+            self._judged = Graph(self._validation_losses, (), self._device)
+        return [float(loss) for loss in self._judged().tolist()]
+
+    @torch.inference_mode()
+    def _validation_losses(self) -> Tensor:
+        pairs = zip(self._learned, self._validations, strict=True)
+        return torch.stack([_mean_loss(net, rows, self._objective) for net, rows in pairs])
+
+
+Move = Callable[[Tensor, Tensor, float], Tensor]
+"""Takes a step: minibatches of K networks and a rate -> their losses [K]."""
 
 
 def _drawn(train: Rows, rows: int, plan: FitPlan, generator: torch.Generator) -> Rows:
@@ -256,7 +281,7 @@ def _drawn(train: Rows, rows: int, plan: FitPlan, generator: torch.Generator) ->
 
 
 @torch.inference_mode()  # a step needs nothing that autograd does for each of its operators
-def _one_pass(step: Stepper, x: Tensor, y: Tensor, plan: FitPlan, number: int) -> list[float]:
+def _one_pass(step: Move, x: Tensor, y: Tensor, plan: FitPlan, number: int) -> list[float]:
     """One step per minibatch over all rows; the mean loss of each network."""
     assert plan.epochs is not None
     rows = x.shape[1]
@@ -297,14 +322,19 @@ def cycle_ends(plan: FitPlan) -> tuple[int, ...]:
 
 def mean_loss(net: nn.Module, rows: Rows, objective: Callable[[Tensor, Tensor], Tensor]) -> float:
     """The loss over all rows with the weights at rest."""
+    with torch.no_grad():
+        return float(_mean_loss(net, rows, objective))
+
+
+def _mean_loss(net: nn.Module, rows: Rows, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The same as a number on the device, float64."""
     x, y = rows
     most = 1 << 16 if x.device.type == "cuda" else 1 << 11  # on a CPU so many as its cache holds the activations of
     net.eval()
-    total = 0.0
-    with torch.no_grad():
-        for start in range(0, len(x), most):
-            part = slice(start, start + most)
-            total += float(objective(net(x[part]), y[part])) * len(x[part])
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    for start in range(0, len(x), most):
+        part = slice(start, start + most)
+        total += objective(net(x[part]), y[part]).double() * len(x[part])
     return total / max(len(x), 1)
 
 
@@ -376,9 +406,9 @@ def _without_expansion(job: Job) -> tuple[nn.Sequential, Rows, Rows]:
     return nn.Sequential(*others), train, validation
 
 
-def choose_device() -> torch.device:
-    """CUDA where there is a GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(seconds: float = math.inf) -> torch.device:
+    """CUDA where there is a GPU and fits of so many seconds of one core are worth its start, else the CPU."""
+    return torch.device("cuda" if seconds >= WORTH_A_GPU_S and has_own_gpu() else "cpu")
 
 
 def device_name(device: torch.device) -> str:
@@ -398,10 +428,18 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _flushing_denormals() -> Iterator[None]:
-    """Adam's moments of dead units become numbers so small that a CPU handles each of them in microcode."""
+def _fast_arithmetic(device: torch.device) -> Iterator[None]:
+    """No denormals on a CPU, products in TF32 on a GPU.
+
+    Adam's moments of dead units become numbers so small that a CPU handles each of them in microcode. TF32 keeps 10
+    bits of each factor and sums in float32: half of a wide network's time, and losses agree (docs/decisions/0062).
+    """
+    precision = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
+        torch.set_float32_matmul_precision(precision)

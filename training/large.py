@@ -185,6 +185,7 @@ def fit_streamed(
     fit = plan.fit.for_rows(sampled.spool.rows)
     assert fit.epochs is not None
     preprocessing, device = sampled.preprocessing, choose_device()
+    there = replace(sampled, preprocessing=copy.deepcopy(preprocessing).to(device))
     torch.manual_seed(fit.seed)
     net = make_member(plan.net, preprocessing.width, preprocessing.sizes, outputs_of(sampled.data)).to(device)
     objective = objective_of(LOSSES[sampled.data.task])
@@ -198,7 +199,7 @@ def fit_streamed(
             break
         start = time.perf_counter()
         random.manual_seed(fit.seed + 1_000_003 * number + 15_485_863 * team.rank)  # a run that resumes draws the same
-        train_loss = _one_pass(step, fit, sampled, scale, team, number=number)
+        train_loss = _one_pass(step, fit, there, scale, team, number=number)
         rate = sampled.spool.rows / (time.perf_counter() - start)
         epoch = Epoch(number, train_loss, mean_loss(net, validation, objective), rate)
         report(epoch)
@@ -218,7 +219,7 @@ def _one_pass(step: Stepper, fit: FitPlan, sampled: Sampled, scale: _Scale, team
     for done, x, y in minibatches(sampled.spool, fit.batch or rows, fit.seed + number):
         rate = fit.learning_rate * SCHEDULES[fit.schedule]((number - 1 + done / rows) / fit.epochs)
         own, share = team.own(len(x)), team.share(len(x))
-        inputs, targets = sampled.preprocessing(x[own]).to(device), scale.of_targets(y[own]).to(device)
+        inputs, targets = sampled.preprocessing(x[own].to(device)), scale.of_targets(y[own]).to(device)
         (loss,) = step(inputs[None], targets[None], rate, functools.partial(team.agree, share=share))
         if share:
             total += loss * (share * len(x))

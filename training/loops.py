@@ -13,6 +13,7 @@ import torch
 from training.checkpoint import Checkpoint
 from training.fit import Diverged, Epoch, Fitting, Job, Member
 from training.losses import Objective
+from training.plan import FitPlan
 
 LARGE = 1 << 30
 """Multiplications in one minibatch from which a single fit uses more threads than one.
@@ -23,6 +24,13 @@ barrier waits for the busiest core. One thread also gives the same weights on ma
 """
 STEP_S, WEIGHT_S = 1.5e-4, 8e-11
 """Seconds that a step takes beside its products, and a row with each weight: enough to say which fit takes longer."""
+
+
+def seconds_of(plan: FitPlan, rows: int, weights: int) -> float:
+    """What a fit takes on one core, roughly."""
+    plan = plan.for_rows(rows)
+    assert plan.epochs is not None
+    return plan.epochs * (rows / (plan.batch or rows) * STEP_S + rows * weights * WEIGHT_S)
 
 
 _Sent = tuple[list[npt.NDArray[np.float32]], tuple[Epoch, ...], float] | Diverged
@@ -76,11 +84,9 @@ class Loop:
         self._fitting: Fitting | None = None
         self._elsewhere: bytes | None = None
         plan, rows = self._jobs[0].plan, len(self._jobs[0].train[0])
-        assert plan.epochs is not None
-        batch = plan.batch or rows
         weights = sum(weight.numel() for weight in self._jobs[0].net.parameters())
-        self.is_large = batch * weights >= LARGE
-        self.seconds = plan.epochs * self._jobs[0].until * (rows / batch * STEP_S + rows * weights * WEIGHT_S)
+        self.is_large = (plan.batch or rows) * weights >= LARGE
+        self.seconds = self._jobs[0].until * seconds_of(plan, rows, weights)
 
     def advance(self, share: float) -> None:
         """Go on until this share of the epochs; after the last one the loop has ended."""

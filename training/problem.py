@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,10 @@ from training.fit import Member, choose_device, mean_loss
 from training.fit import Rows as TensorRows
 from training.folds import Fold, fitted_on
 from training.linear import STRENGTHS, readings, solve_linear
+from training.loops import seconds_of
 from training.losses import LOSSES, Objective, objective_of
 from training.net import Averaged, Net
-from training.plan import BadPlan, Loss, Plan
+from training.plan import HIDDEN, BadPlan, Loss, Plan
 from training.split import Rows
 
 FAR, FAR_OF_MANY = 1.5, 1.2
@@ -110,7 +111,7 @@ class Problem:
 
     def answers(self, members: Sequence[Member], rows: Rows) -> Answers:
         """What the average of some members says: predictions [R, K] in the fit's units, or probabilities [R, C]."""
-        average = Averaged([member.net for member in members], self.task).eval()
+        average = Averaged([member.net for member in members], self.task).eval().to(self.x.device)
         with torch.no_grad():
             raw = torch.cat([average(x) for x in torch.split(self.rows(rows)[0], 1 << 16)]).cpu().double()
         if self.task == "regression":
@@ -170,8 +171,8 @@ def pose(plan: Plan, data: Data, schema: Schema, matrix: Matrix, folds: list[Fol
             centre, scale = y[rows].mean(0), np.where(spread > 0, spread, 1.0)
             y = (y - centre) / scale
         y = y.astype(np.float32)
-    device = choose_device()
     x = preprocess(preprocessing, matrix)
+    device = choose_device(_seconds_of(plan, x.shape[1], folds))
     return Problem(
         plan,
         data.task,
@@ -184,6 +185,13 @@ def pose(plan: Plan, data: Data, schema: Schema, matrix: Matrix, folds: list[Fol
         None if centre is None else torch.tensor(centre, dtype=torch.float32),
         None if scale is None else torch.tensor(scale, dtype=torch.float32),
     )
+
+
+def _seconds_of(plan: Plan, width: int, folds: Sequence[Fold]) -> float:
+    """What the fits of one candidate take on one core, roughly; where the plan names no network, of a usual one."""
+    hidden = HIDDEN if plan.net.hidden is None else plan.net.hidden
+    weights = sum(inputs * outputs for inputs, outputs in pairwise((width, *hidden)))
+    return len(folds) * (plan.fit.members or 1) * seconds_of(plan.fit, len(folds[0].train), weights)
 
 
 def _loss(plan: Plan, data: Data) -> Loss:

@@ -166,7 +166,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
 
     problem = pose(plan, data, schema, matrix, folds)
     checkpoint = checkpoint or Checkpoint()
-    checkpoint.open(plan, data.sha256, device_name(choose_device()))
+    checkpoint.open(plan, data.sha256, device_name(problem.x.device))
     if checkpoint.folder is not None:
         report(f"goes on from the checkpoint in {checkpoint.folder}")
     units, members = fit_units(problem, candidates, _steps(plan.fit, report), checkpoint, imports())
@@ -189,7 +189,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
         metrics = score(data.task, parts["validation"].y, answers)
         scores["validation"] = scores["validation"].model_copy(update={"metrics": metrics})
     seconds = time.perf_counter() - start
-    device = device_name(choose_device())
+    device = device_name(problem.x.device)
     return Fitted(
         plan,
         data,

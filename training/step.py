@@ -79,8 +79,12 @@ class Stepper:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
-    def __call__(self, x: Tensor, y: Tensor, rate: float, agree: Callable[[Tensor], object] = lambda _: None) -> Tensor:
+    def __call__(
+        self, x: Tensor, y: Tensor, rate: float | Tensor, agree: Callable[[Tensor], object] = lambda _: None
+    ) -> Tensor:
         """Move every network once, and say its loss before; `agree` may change the gradients [K, P] on the way.
+
+        The rate is a number, or one on the device, which a captured step reads anew each time.
 
         Shape:
             x: [K, N, inputs]; y: [K, N, outputs] of a regression, class codes [K, N] of a classification -> [K]
@@ -94,17 +98,21 @@ class Stepper:
         self._update(rate)
         return losses
 
-    def _update(self, rate: float) -> None:
+    def _update(self, rate: float | Tensor) -> None:
         plan = self._plan
         if plan.optimizer == "sgd":
             self._mean.mul_(plan.momentum).add_(self._gradient)
-            self.weights.sub_(self._mean, alpha=rate)
+            if isinstance(rate, Tensor):
+                self.weights.sub_(self._mean * rate)
+            else:
+                self.weights.sub_(self._mean, alpha=rate)
             return
         if plan.optimizer == "adamw" and plan.weight_decay:
             self._decayed.mul_(1 - rate * plan.weight_decay)
         # the kernel of torch.optim.Adam(fused=True), 3 microseconds; the object around it costs 170
         self._count += 1
-        _aten._fused_adam_(
+        fused = _aten._fused_adam_.tensor_lr if isinstance(rate, Tensor) else _aten._fused_adam_.default
+        fused(
             [self.weights],
             [self._gradient],
             [self._mean],

@@ -2,7 +2,8 @@
 
 Each method fits in a process of its own on one thread, all of them in turn, several rounds. What is printed is CPU
 time, which other work on the machine moves least, the median over the rounds; in brackets our multiple of each, the
-median of the multiples within a round. The losses at the end show that the same thing was done.
+median of the multiples within a round. The losses at the end show that the same thing was done. With `--device cuda` it
+is the clock's time of the loops that run on a GPU, ours with one network and with eight in one loop.
 """
 
 import argparse
@@ -25,6 +26,7 @@ BUILD = ROOT / "build" / "fitting"
 PACKAGES = ["torch==2.13.0", "scikit-learn==1.9.1", "skorch==1.4.0", "pytabkit==1.7.3"]
 OWN = ("ours", "products")
 METHODS = ("ours", "tutorial", "indexed", "scikit-learn", "skorch", "pytabkit", "products")
+ON_GPU = ("ours", "ours, eight", "tutorial", "indexed", "products")
 
 
 def cases():
@@ -42,9 +44,9 @@ def cases():
     yield "20,000 x 30", {"x": x, "y": y, "hidden": [100, 100], "outputs": 1, "epochs": 20, "batch": 250}
 
 
-def measure(python: Path, method: str, path: Path) -> dict[str, float | None]:
+def measure(python: Path, method: str, path: Path, device: str) -> dict[str, float | None]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [python, "-W", "ignore", Path(__file__).with_name("measure.py"), method, path]
+    command = [python, "-W", "ignore", Path(__file__).with_name("measure.py"), method, path, device]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     figures: dict[str, float | None] = json.loads(out.splitlines()[-1])
     return figures
@@ -54,23 +56,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", type=Path, help="a Python that has the peers, instead of one made under build/")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
-    peers = options.peers or make_environment(BUILD / "environment", PACKAGES)
-    table = Table("method", title="CPU seconds of one fit (our multiple), and the loss it ends with")
-    cells: dict[str, list[str]] = {method: [] for method in METHODS}
+    is_gpu = options.device == "cuda"
+    methods, kind = (ON_GPU, "wall_s") if is_gpu else (METHODS, "cpu_s")
+    peers = Path(sys.executable) if is_gpu else options.peers or make_environment(BUILD / "environment", PACKAGES)
+    what = "Seconds" if is_gpu else "CPU seconds"
+    table = Table("method", title=f"{what} of one fit (our multiple), and the loss it ends with")
+    cells: dict[str, list[str]] = {method: [] for method in methods}
     for name, case in cases():
         table.add_column(name, justify="right")
         np.savez(path := BUILD / f"{name.replace(' ', '')}.npz", **case)
         seen = defaultdict(list)
         for _ in range(options.rounds):
-            for method in METHODS:
-                seen[method].append(measure(Path(sys.executable) if method in OWN else peers, method, path))
-        for method in METHODS:
-            seconds = [figures["cpu_s"] for figures in seen[method]]
-            ratio = statistics.median(
-                cpu / figures["cpu_s"] for cpu, figures in zip(seconds, seen["ours"], strict=True)
-            )
+            for method in methods:
+                python = Path(sys.executable) if method in OWN else peers
+                seen[method].append(measure(python, method, path, options.device))
+        for method in methods:
+            seconds = [figures[kind] for figures in seen[method]]
+            ratio = statistics.median(one / figures[kind] for one, figures in zip(seconds, seen["ours"], strict=True))
             loss = seen[method][-1]["loss"]
             ending = "" if loss is None else f"  {loss:.2g}"
             cells[method].append(f"{statistics.median(seconds):.2f} ({ratio:.1f}){ending}")

@@ -1,9 +1,10 @@
-"""One method fits one case and prints a JSON line: python measure.py METHOD CASE.npz.
+"""One method fits one case and prints a JSON line: python measure.py METHOD CASE.npz DEVICE.
 
 It runs in the method's own environment, so what only one of them has is imported where it is used. Every method has
 the same rows, the same network of ReLUs, Adam with the same rate, the same epochs and minibatches.
 """
 
+import functools
 import importlib
 import itertools
 import json
@@ -19,14 +20,13 @@ import numpy as np
 RATE = 1e-3
 
 
-def ours(case):
+def ours(case, networks=1):
     torch = importlib.import_module("torch")
-    fit = importlib.import_module("training.fit").fit
+    fitting = importlib.import_module("training.fit")
     objective_of = importlib.import_module("training.losses").objective_of
     make_member = importlib.import_module("training.net").make_member
     plans = importlib.import_module("training.plan")
-    y = torch.from_numpy(case["y"])
-    rows = (torch.from_numpy(case["x"]), y)
+    rows = (torch.from_numpy(case["x"]).to(case["device"]), y := torch.from_numpy(case["y"]).to(case["device"]))
     few = (rows[0][:100], y[:100])  # the others look at no validation rows at all
     loss = "mse" if y.ndim == 2 else "cross_entropy"
     net_plan = plans.NetPlan(hidden=case["hidden"], activation="relu")
@@ -35,9 +35,10 @@ def ours(case):
         plain = {"optimizer": "adam", "schedule": "constant", "patience": 0, "keep": "last"}
         plan = plans.FitPlan(learning_rate=RATE, epochs=epochs, batch=case["batch"], **plain)
         make = lambda: make_member(net_plan, rows[0].shape[1], [], case["outputs"])  # noqa: E731
-        return fit(plan, make, rows, few, objective_of(loss), report=lambda _: None).net
+        jobs = [fitting.Job.of(plan, make, rows, few, seed) for seed in range(networks)]
+        return fitting.fit_together(jobs, objective_of(loss), report=lambda *_: None)[0].net
 
-    return run, lambda net: net(rows[0]).detach().numpy()
+    return run, lambda net: net(rows[0]).detach().cpu().numpy()
 
 
 def _torch_net(case):
@@ -47,11 +48,12 @@ def _torch_net(case):
     layers = []
     for inputs, outputs in itertools.pairwise(sizes):
         layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
-    return torch, torch.nn.Sequential(*layers[:-1]), torch.from_numpy(case["x"]), torch.from_numpy(case["y"])
+    net = torch.nn.Sequential(*layers[:-1]).to(case["device"])
+    return torch, net, torch.from_numpy(case["x"]), torch.from_numpy(case["y"])
 
 
 def _answers(net, x):
-    return net(x).detach().numpy()
+    return net(x.to(next(net.parameters()).device)).detach().cpu().numpy()
 
 
 def tutorial(case):
@@ -67,7 +69,7 @@ def tutorial(case):
         for _ in range(epochs):
             for some_x, some_y in loader:
                 optimizer.zero_grad()
-                loss_of(net(some_x), some_y).backward()
+                loss_of(net(some_x.to(case["device"])), some_y.to(case["device"])).backward()
                 optimizer.step()
         return net
 
@@ -79,10 +81,11 @@ def indexed(case):
 
     def run(epochs):
         torch, net, x, y = _torch_net(case)
+        x, y = x.to(case["device"]), y.to(case["device"])
         loss_of = torch.nn.MSELoss() if y.ndim == 2 else torch.nn.CrossEntropyLoss()
         optimizer = torch.optim.Adam(net.parameters(), RATE)
         for _ in range(epochs):
-            order = torch.randperm(len(x))
+            order = torch.randperm(len(x), device=x.device)
             for start in range(0, len(x), case["batch"]):
                 rows = order[start : start + case["batch"]]
                 optimizer.zero_grad()
@@ -135,6 +138,7 @@ def skorch(case):
             train_split=None,
             predict_nonlinearity=None,
             verbose=0,
+            device=case["device"],
         )
         return model.fit(case["x"], case["y"])
 
@@ -165,8 +169,8 @@ def products(case):
     torch = importlib.import_module("torch")
     sizes = [case["x"].shape[1], *case["hidden"], case["outputs"]]
     pairs = list(itertools.pairwise(sizes))
-    h = [torch.randn(case["batch"], size) for size in sizes]
-    w = [torch.randn(inputs, outputs) for inputs, outputs in pairs]
+    h = [torch.randn(case["batch"], size, device=case["device"]) for size in sizes]
+    w = [torch.randn(inputs, outputs, device=case["device"]) for inputs, outputs in pairs]
 
     def run(epochs):
         for _ in range(epochs * (len(case["x"]) // case["batch"])):
@@ -181,6 +185,7 @@ def products(case):
 
 METHODS = {
     "ours": ours,
+    "ours, eight": functools.partial(ours, networks=8),
     "tutorial": tutorial,
     "indexed": indexed,
     "scikit-learn": scikit_learn,
@@ -198,19 +203,23 @@ def loss_of(case, raw):
     return float(-log_p[np.arange(len(raw)), case["y"]].mean())
 
 
-def main(method, path):
-    importlib.import_module("torch").set_num_threads(1)
+def main(method, path, device):
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(1)
     with np.load(path) as file:
         case = {name: file[name] for name in file.files}
     case |= {name: int(case[name]) for name in ("batch", "epochs", "outputs")}
-    case["hidden"] = tuple(int(width) for width in case["hidden"])
+    case["hidden"], case["device"] = tuple(int(width) for width in case["hidden"]), device
     run, answer = METHODS[method](case)
     run(2)  # warm
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
     wall, cpu = time.perf_counter(), time.process_time()
     fitted = run(case["epochs"])
+    wait()
     figures = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     print(json.dumps(figures | {"loss": None if answer is None else loss_of(case, answer(fitted))}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from tests.faults.accounting import Load
 from tests.faults.measured import memory_mb
-from tests.server.conftest import until
+from tests.server.conftest import START_S, until
 from tests.service import tiny
 
 pytestmark = pytest.mark.faults
@@ -336,3 +337,27 @@ def test_a_client_that_stops_anywhere_harms_nobody(patient):
                     wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
     others_are_unaffected(load)
     until(lambda: patient.metric("rowcast_rows_in_flight") == 0)
+
+
+def test_an_api_process_whose_files_are_all_open_answers_who_is_connected_and_recovers(start):
+    """Whoever comes then waits in the kernel until there is room, as with any server that cannot accept."""
+    server = start(workers=1, inline_s=0)
+    (api,) = server.apis
+    with Load(server) as load:
+        until(lambda: load.books.answered > 100)
+        before = resource.prlimit(api, resource.RLIMIT_NOFILE)
+        resource.prlimit(api, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{api}/fd")) + 3, before[1]))  # noqa: PTH208
+        with connected(server, 20) as waiting:
+            until(
+                lambda: "a connection could not be accepted: [Errno 24] Too many open files" in server.said(), START_S
+            )
+            os.kill(server.workers[0], signal.SIGKILL)
+            time.sleep(2)  # looks at the repository, counts of drift and lanes to the new worker want files as well
+            resource.prlimit(api, resource.RLIMIT_NOFILE, before)
+            for one in waiting:
+                one.sendall(request())
+            assert all(one.recv(4096).startswith(b"HTTP/1.1 200 OK") for one in waiting)
+    print(f"\n{load.books}")
+    assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+    assert "Traceback" not in server.said()
+    until(lambda: server.metric("rowcast_repository_readable") == 1)

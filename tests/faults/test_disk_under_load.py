@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from models.repository import Repository
 from tests.faults.accounting import Load
+from tests.faults.measured import living
 from tests.faults.test_processes_under_load import ok_counted
 from tests.server.conftest import START_S, until
 from tests.service import tiny
@@ -27,7 +29,7 @@ def small_disk(folder, size="4m"):
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=False, capture_output=True)  # a test may have done so
 
 
 def fill(folder):
@@ -40,6 +42,29 @@ def fill(folder):
 def is_unaffected(load):
     print(f"\n{load.books}")
     assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+
+
+def test_a_volume_that_vanishes_and_returns_takes_nothing_along(start, tmp_path):
+    """What is left where it was mounted is an empty folder, as if every model had been deleted."""
+    kept, root = tmp_path / "kept", tmp_path / "disk"
+    tiny.publish(kept, "line")
+    with small_disk(root):
+        shutil.copytree(kept, root, dirs_exist_ok=True)
+        server = start(root, inline_s=0, workers=2, max_wait_s=10)
+        until(lambda: living(server) == 2, START_S)
+        with Load(server) as load:
+            subprocess.run(["umount", "--lazy", root], check=True)
+            until(lambda: server.metric("rowcast_repository_readable") == 0, START_S, "the metric says so")
+            os.kill(server.workers[0], signal.SIGKILL)
+            time.sleep(2)
+            with small_disk(root):
+                shutil.copytree(kept, root, dirs_exist_ok=True)
+                until(lambda: server.metric("rowcast_repository_readable") == 1, START_S, "it is back")
+                tiny.publish(root, "line")
+                until(lambda: "2" in load.books.right, START_S, "what is published from then on is served")
+                until(lambda: living(server) == 2, START_S, "the worker is back")
+        is_unaffected(load)
+        assert "the repository that was there is gone" in server.said()
 
 
 def test_a_full_disk_under_the_repository_refuses_the_publisher_alone(start, tmp_path):
@@ -88,7 +113,8 @@ def test_a_full_disk_under_the_temporary_folder_stops_nobody(start, repository, 
 def test_a_repository_that_cannot_be_read_serves_on_and_says_so(start, repository, tmp_path, how):
     if "entered" in how and os.geteuid() == 0:
         pytest.skip("root enters every folder")
-    server = start(api_processes=2)
+    server = start(api_processes=2, workers=2, inline_s=0, max_wait_s=10)
+    until(lambda: living(server) == 2, START_S)
     with Load(server) as load:
         if "entered" in how:
             (repository / "line").chmod(0o000)
@@ -96,6 +122,7 @@ def test_a_repository_that_cannot_be_read_serves_on_and_says_so(start, repositor
             repository.rename(tmp_path / "away")
         if "file" in how:
             repository.write_text("")
+        os.kill(server.workers[0], signal.SIGKILL)
         until(lambda: server.metric("rowcast_repository_readable") == 0, what="the metric says so")
         assert "cannot be read" in server.client.get("/health/ready").json()["warning"]
         time.sleep(1)  # ten looks
@@ -105,6 +132,7 @@ def test_a_repository_that_cannot_be_read_serves_on_and_says_so(start, repositor
         else:
             repository.unlink(missing_ok=True)
             (tmp_path / "away").rename(repository)
+        until(lambda: living(server) == 2, START_S, "the worker is back")
         tiny.publish(repository, "line")
         until(lambda: "2" in load.books.right, START_S)
         until(lambda: server.metric("rowcast_repository_readable") == 1)

@@ -154,6 +154,22 @@ def test_a_temporary_folder_too_deep_for_sockets_is_one_sentence(start, tmp_path
     assert list(deep.iterdir()) == []
 
 
+def test_a_temporary_folder_that_cannot_be_written_to_is_one_sentence(start, tmp_path, monkeypatch):
+    """Python would take another folder without a word."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    server = start(wait=False)
+    assert server.ended() == 3
+    (line,) = server.said().splitlines()
+    assert line.endswith(f"TMPDIR names {tmp_path}/nowhere, and nothing can be written there")
+
+
+def test_too_few_open_files_are_one_sentence(start):
+    server = start(wait=False, before=("sh", "-c", 'ulimit -n 64; exec "$@"', "sh"))
+    assert server.ended() == 3
+    (line,) = server.said().splitlines()
+    assert line.endswith("a process may have 64 files open and needs 256 beside its connections; raise ulimit -n")
+
+
 def test_bad_settings_are_one_sentence(start):
     server = start(wait=False, prot=9000)
     assert server.ended() == 2

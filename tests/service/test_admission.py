@@ -73,6 +73,38 @@ def test_a_burst_after_small_quick_batches_is_taken_to_go_eight_times_as_fast_an
     assert one.most_rows("line", 0.0) == 512
 
 
+def test_what_single_rows_wait_for_a_core_is_not_taken_for_the_cost_of_each():
+    one = Admission(0.5, 10_000)
+    for _ in range(16):
+        one.learn("line", 1, 0.06, 0.0002)
+    assert is_let_in(one, waiting=60)
+    assert not is_let_in(one, waiting=70)  # 16.7 batches/s of 8 times as many rows
+
+
+def test_what_many_rows_wait_for_a_core_is_their_cost_as_no_batch_has_eight_times_as_many():
+    one = Admission(0.5, 100_000)
+    for _ in range(16):
+        one.learn("line", 1000, 0.2, 0.1)
+    assert is_let_in(one, waiting=2499)
+    assert not is_let_in(one, waiting=2501)
+
+
+def test_a_burst_after_single_rows_is_let_in_where_a_batch_takes_as_long_for_many():
+    one = Admission(0.5, 10_000)
+    for rows, seconds in ((32, 0.0505), *[(1, 0.05)] * 20):
+        one.learn("line", rows, seconds, seconds)
+    assert is_let_in(one, waiting=75)
+    assert not is_let_in(one, waiting=85)  # 20 batches/s of 8 times as many rows
+
+
+def test_a_burst_after_single_rows_is_refused_where_each_row_takes_as_long():
+    one = Admission(0.5, 10_000)
+    for rows, seconds in ((32, 1.6), *[(1, 0.05)] * 16):
+        one.learn("line", rows, seconds, seconds)
+    assert is_let_in(one, waiting=9)
+    assert not is_let_in(one, waiting=11)
+
+
 def costing(fixed_s, row_s, urgent_at=100.0):
     """One that was asked something urgent, at whose version "line" batches cost so much."""
     one = Admission(0.5, 10_000)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from service.scheduling import FullShare, Share, take_short_slices
+from service.scheduling import FullShare, Hunger, Share, take_short_slices
 
 
 def in_a_thread(do):
@@ -52,7 +52,7 @@ def test_a_thread_gives_way_from_its_second_batch_on_and_others_do_not(clock):
     before = niceness()
 
     def batches():
-        share = Share()
+        share = Share(Hunger())
         return [clock.batch(share, 0.05, 0.04) for _ in range(3)]
 
     assert in_a_thread(batches) == [(before, None), (less_by(10), None), (less_by(10), None)]
@@ -63,7 +63,7 @@ def test_a_thread_that_starves_is_replaced_by_one_of_full_share(clock):
     before = niceness()
 
     def starve():
-        share = Share()
+        share = Share(Hunger())
         clock.batch(share, 0.05, 0.04)
         return [clock.batch(share, 0.06, 0.01) for _ in range(2)]
 
@@ -78,17 +78,57 @@ def test_a_thread_that_starves_is_replaced_by_one_of_full_share(clock):
     assert in_a_thread(go_on) == [before, before, before, less_by(10)]
 
 
+def test_one_batch_that_waited_for_a_core_is_enough_whatever_went_before(clock):
+    def starve():
+        share = Share(Hunger())
+        clock.batch(share, 0.05, 0.04)
+        clock.batch(share, 0.09, 0.09)
+        return clock.batch(share, 0.15, 0.005)[1]
+
+    assert isinstance(in_a_thread(starve), Share)
+
+
+def test_whoever_starves_speaks_for_all_workers_and_for_those_that_are_started_later(clock):
+    before = niceness()
+    hunger = Hunger()
+    child = os.fork()
+    if child == 0:  # another worker
+        hunger.begins()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    def batches(share):
+        return [clock.batch(share, 0.05, 0.04) for _ in range(2)]
+
+    assert in_a_thread(lambda: batches(Share(hunger))) == [(before, None)] * 2
+    clock.now += 10
+    assert in_a_thread(lambda: batches(Share(hunger))) == [(before, None), (less_by(10), None)]
+
+
+def test_a_thread_with_a_small_share_is_replaced_once_another_one_starves(clock):
+    hunger = Hunger()
+
+    def small():
+        share = Share(hunger)
+        for _ in range(2):
+            clock.batch(share, 0.05, 0.04)
+        hunger.begins()
+        return clock.batch(share, 0.05, 0.04)[1]
+
+    assert isinstance(in_a_thread(small), Share)
+
+
 def test_long_batches_are_computed_with_full_share(clock):
     before = niceness()
 
     def always():
-        share = Share()
+        share = Share(Hunger())
         return [clock.batch(share, 0.3, 0.3) for _ in range(3)]
 
     assert in_a_thread(always) == [(before, None)] * 3
 
     def after_short_ones():
-        share = Share()
+        share = Share(Hunger())
         clock.batch(share, 0.05, 0.04)
         return clock.batch(share, 0.3, 0.3)[1]
 
@@ -102,7 +142,7 @@ def test_on_a_gpu_nothing_changes(clock):
 
 def test_opening_gives_way_once():
     def opening():
-        share = Share()
+        share = Share(Hunger())
         for _ in range(3):
             share.opens()
         return niceness()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import Checkpoint
-from training.fit import Diverged, Epoch, Job, Member, choose_device, cycle_ends, fit, fit_together, worth
+from training.fit import Diverged, Epoch, Job, Member, cycle_ends, fit, fit_together, worth
 from training.linear import solve_linear
 from training.losses import objective_of
 from training.many import fit_all
@@ -243,27 +243,3 @@ def test_when_one_fit_fails_the_others_end_with_their_epoch():
     with pytest.raises(KeyboardInterrupt):
         fit_all(jobs, MSE, report=report)
     assert len(epochs) < 2000
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no NVIDIA GPU")
-def test_a_gpu_fits_many_networks_in_one_loop_as_it_fits_each_alone():
-    device = choose_device()
-    train, validation = (tuple(tensor.to(device) for tensor in line(rows)) for rows in (200, 50))
-    plan = FitPlan(epochs=5, batch=32)
-    jobs = [Job.of(plan, perceptron(), train, validation, seed) for seed in range(4)]
-    alone = [fit(plan, perceptron(), train, validation, MSE, report=quietly, seed=seed) for seed in range(4)]
-    for member, right in zip(fit_all(jobs, MSE, report=lambda *_: None), alone, strict=True):
-        assert isinstance(member, Member)
-        assert member.validation_loss == pytest.approx(right.validation_loss, rel=1e-3)
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no NVIDIA GPU")
-def test_a_gpu_learns_what_a_cpu_learns():
-    device = choose_device()
-    train, validation = ([tensor.to(device) for tensor in line(rows)] for rows in (200, 50))
-    plan = FitPlan(epochs=60, learning_rate=0.02)
-    runs = [fit(plan, perceptron(), tuple(train), tuple(validation), MSE, report=quietly) for _ in range(2)]
-    assert runs[0].validation_loss < 0.05
-    assert digest_weights(runs[0].net) == digest_weights(runs[1].net)

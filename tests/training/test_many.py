@@ -35,6 +35,8 @@ _others: set[int] = set()
 
 @pytest.fixture(autouse=True)
 def _two_processes() -> None:
+    if torch.cuda.is_initialized():
+        pytest.skip("a GPU's context is in this process, and beside one nothing is forked")
     _others.clear()
     _others.update(children())
     torch.set_num_threads(2)
