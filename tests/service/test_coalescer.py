@@ -531,8 +531,8 @@ def test_small_requests_are_computed_here_four_times_as_many_rows_together_and_l
     async def ask():
         lanes, here = Doubling(at_once=True), Here(most_rows=2)
         coalescer = coalescer_of(lanes, inline=here)
-        jobs = start(coalescer, versions["line"], rows(4, 5, 6), *[rows(1, 2)] * 4, rows(3))
-        answers = await asyncio.gather(*jobs)
+        answers = await asyncio.gather(*start(coalescer, versions["line"], rows(4, 5, 6)))
+        answers += await asyncio.gather(*start(coalescer, versions["line"], *[rows(1, 2)] * 4, rows(3)))
         return [answer["prediction"].ravel().tolist() for answer in answers], here.tripling.ran, len(lanes.sent)
 
     answers, ran, sent = asyncio.run(ask())
