@@ -262,7 +262,7 @@ class Coalescer:
             first = queue.first
             session = self._inline.session(version_of(first))
             if session is not None and first.rows <= session.most_rows:
-                batch = self._take(queue, min(session.most_rows, self._max_batch_rows))
+                batch = self._take(queue, min(session.together_rows, self._max_batch_rows))
                 if batch is not None:
                     self._compute(batch, session.run)
                     return True  # the turn of the others, and of the event loop

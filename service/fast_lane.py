@@ -28,7 +28,6 @@ from service.observing.tracing import read_trace
 from service.problems import ClientGone, TooSlow
 from service.same_turn import Pending
 from service.turn_job import TurnJob
-from service.wire.row_forms import MOST_FEW_ROWS
 
 if TYPE_CHECKING:
     from models.repository import Version
@@ -152,8 +151,8 @@ class FastLane(Connection):
         if exchange is not None and exchange.rows and is_admitted and self._version is not None:
             head, question, rows = exchange.head, exchange.question, exchange.rows
             begin = None if question is None else question.begin
-            are_few = not head.target.is_oip and 1 < rows <= MOST_FEW_ROWS and rows == rows_before
-            if exchange.line is not None or head.oip_length is not None or begin is not None or are_few:
+            are_as_many = not head.target.is_oip and 1 < rows == rows_before
+            if exchange.line is not None or head.oip_length is not None or begin is not None or are_as_many:
                 self._pending.batch = self._front.turn_batches.of(
                     self._version,
                     body,

@@ -29,6 +29,10 @@ _IN_USE = 100
 """A session is kept that was asked for among the last batches, so many for each session there is: where more models are
 asked in turn than there is room for, workers compute the rest, and nobody opens and closes sessions all the time."""
 
+TOGETHER = 4
+"""Several requests are computed together for so many times as long as a single one may take. What is between two runs
+of a session has to be fetched from memory anew, so requests of many rows cost the less the more of them share it."""
+
 _TRIED_ROWS = 256
 _TRIES = 5
 
@@ -43,7 +47,7 @@ class InlineSession:
 
     Attributes:
         run: the answers for a matrix [N, F].
-        most_rows: the largest batch that it should be given.
+        most_rows: of the largest request that it should be given.
         size: how much memory it takes, in bytes.
         used: by `Inline`'s count of how often it was asked for one.
     """
@@ -52,6 +56,11 @@ class InlineSession:
     most_rows: int
     size: float = 0.0
     used: int = 0
+
+    @property
+    def together_rows(self) -> int:
+        """Most rows of several requests that it should be given at once."""
+        return TOGETHER * self.most_rows
 
 
 class Inline:

@@ -27,7 +27,7 @@ from service.batches import Batch, Job
 from service.inline import Inline, InlineSession
 from service.request_ids import MOST_OF_A_BLOCK
 from service.turn_job import TurnJob
-from service.wire.row_forms import PlainFewRows, RowForm, form_of
+from service.wire.row_forms import MOST_FEW_ROWS, PlainFewRows, RowForm, form_of
 
 if TYPE_CHECKING:
     from service.fast_lane import FastLane
@@ -140,7 +140,7 @@ class TurnBatches:
         end = begin if oip_length is None else int(oip_length)
         key: tuple[str, Any] = version.key, is_oip if end is None else body[:end]
         if rows > 1 and not is_oip:
-            key = version.key, (rows, PlainFewRows.around(body))
+            key = version.key, (rows, PlainFewRows.around(body) if rows <= MOST_FEW_ROWS else None)
         batch = self._batches.get(key)
         if batch is None or not batch.is_admitted():
             form: RowForm | None
@@ -266,7 +266,8 @@ class TurnBatch:
     def _answer(self, session: InlineSession, waiting: list[Pending]) -> Sequence[Pending]:
         """Answer requests; return those that are not answered."""
         front, form, settings = self._front, self.form, self._front.settings
-        most = min(min(session.most_rows, settings.max_batch_rows) // form.rows, MOST_OF_A_BLOCK)
+        most_rows = session.together_rows if form.rows <= session.most_rows else 0
+        most = min(min(most_rows, settings.max_batch_rows) // form.rows, MOST_OF_A_BLOCK)
         first, began = waiting[0], time.perf_counter()
         if not most or began - first.started > min(settings.deadline_s / 2, settings.max_wait_s):
             return waiting  # somebody must be refused, or a worker asked

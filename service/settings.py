@@ -89,7 +89,7 @@ class Settings(BaseSettings):
         Count, Field(description="Most connections of one API process; one more is answered 503 and closed.")
     ] = 4096
     max_rows: Annotated[Count, Field(description="Most rows in one request.")] = 100_000
-    max_batch_rows: Annotated[Count, Field(description="Most rows in a batch of several requests.")] = 4096
+    max_batch_rows: Annotated[Count, Field(description="Most rows in a batch of several requests.")] = 8192
     max_waiting_rows: Annotated[
         Count, Field(description="Most rows that wait in one API process; beyond it 503 with Retry-After.")
     ] = 200_000

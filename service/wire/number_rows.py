@@ -53,16 +53,19 @@ class NumberRows:
     def __len__(self) -> int:
         return self._rows
 
+    def matrix(self, schema: Schema) -> Matrix | None:
+        """The matrix that the graph reads, [N, F]; None where that takes `encode`, which may refuse a row."""
+        return None if self._floats is None else schema.encode_floats(self._floats.reshape(self._rows, self._width))
+
     def encode(self, schema: Schema) -> Matrix:
-        """The matrix that the graph reads, [N, F].
+        """The same of all rows that can be encoded.
 
         Raises:
             BadRow: as for `Schema.encode`.
         """
-        if self._floats is not None:
-            matrix = schema.encode_floats(self._floats.reshape(self._rows, self._width))
-            if matrix is not None:
-                return matrix
+        matrix = self.matrix(schema)
+        if matrix is not None:
+            return matrix
         return schema.encode_numbers(list(chain.from_iterable(orjson.loads(self._text))), self._width)
 
 

@@ -144,21 +144,37 @@ def write(version: Version, answers: Answers) -> bytes:
     Raises:
         ModelFailed: a number is not finite, or a label is no class: neither may leave as null.
     """
+    (text,) = write_many(version, answers, len(next(iter(answers.values()))))
+    return text
+
+
+def write_many(version: Version, answers: Answers, rows: int) -> list[bytes]:
+    """For every so many rows of an answer, the very bytes that `write` makes of these rows alone.
+
+    Raises:
+        ModelFailed: as `write` does, when one of them is not finite or no class.
+    """
     manifest = version.manifest
-    answer: dict[str, Any]
+    after: dict[str, Any] = _tail(version)
+    values: dict[str, Any]
     if manifest.classes is None:
         prediction = finite(version, "prediction", answers)  # [N, K]
-        answer = {"predictions": prediction[:, 0].copy() if prediction.shape[1] == 1 else prediction}
+        if prediction.shape[1] == 1:
+            prediction = prediction[:, 0].copy()
         if len(manifest.targets) > 1:
-            answer["targets"] = manifest.targets
+            after = {"targets": manifest.targets, **after}
+        values = {"predictions": prediction}
     else:
         probabilities = finite(version, "probabilities", answers)  # [N, C]
-        answer = {
-            "predictions": json_labels(version, answers),
-            "probabilities": probabilities,
-            "classes": manifest.classes,
-        }
-    return orjson.dumps(answer | _tail(version), option=orjson.OPT_SERIALIZE_NUMPY)
+        values = {"predictions": json_labels(version, answers), "probabilities": probabilities}
+        after = {"classes": manifest.classes, **after}
+    total = len(next(iter(answers.values())))
+    return [
+        orjson.dumps(
+            {name: part[at : at + rows] for name, part in values.items()} | after, option=orjson.OPT_SERIALIZE_NUMPY
+        )
+        for at in range(0, max(1, total), max(1, rows))
+    ]
 
 
 def write_rows(version: Version, answers: Answers) -> list[bytes]:

@@ -18,7 +18,8 @@ from service.wire import number_rows, oip, oip_answer, oip_row, oip_signature, p
 from service.wire.oip_signature import CLASS, PACKED
 
 MOST_FEW_ROWS = 64
-"""Of a plain request that is answered in its turn: of more, reading and writing is all that it costs anyway."""
+"""Of plain requests that are read and written together; those of more rows are read one by one, or their texts would
+leave the cache before they are looked at again."""
 
 _LONGEST_AROUND = 1000  # bytes beside the numbers: whoever knows a form keeps them
 _JSON = b"content-type: application/json\r\n"
@@ -208,6 +209,38 @@ class PlainFewRows(_Numbers):
         return text
 
 
+class PlainManyRows:
+    """The same, of more rows."""
+
+    headers = _JSON
+
+    def __init__(self, version: Version, rows: int) -> None:
+        self._version, self.rows = version, rows
+
+    @classmethod
+    def of(cls, version: Version, body: bytes, rows: int) -> Self | None:
+        """The form of requests like this one, which was read; None where it has more than numbers."""
+        form = cls(version, rows)
+        return None if not version.schema.is_all_numbers or form.read(body) is None else form
+
+    def read(self, body: bytes) -> tuple[Any, str] | None:
+        found = number_rows.read(body)
+        matrix = None if found is None or len(found[1]) != self.rows else found[1].matrix(self._version.schema)
+        return None if matrix is None else (matrix, "")
+
+    def together(self, bodies: Sequence[bytes]) -> None:
+        """Each is looked at by itself."""
+
+    def matrix(self, lines: Sequence[Any]) -> Matrix:
+        return lines[0] if len(lines) == 1 else np.concatenate(lines)
+
+    def write(self, answers: Answers) -> list[bytes]:
+        return plain.write_many(self._version, answers, self.rows)
+
+    def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
+        return text
+
+
 class OipRows(_OneRow):
     """One row of the Open Inference Protocol in JSON."""
 
@@ -361,7 +394,7 @@ def form_of(
 ) -> RowForm | None:
     """The form of requests like this one, which was read; None where there is none. `begin`: see `OipManyRows`."""
     if rows > 1 and not is_oip:
-        return PlainFewRows.of(version, body, rows)
+        return (PlainFewRows if rows <= MOST_FEW_ROWS else PlainManyRows).of(version, body, rows)
     if begin is not None:
         return OipManyRows.of(version, body, begin)
     if oip_length is None:

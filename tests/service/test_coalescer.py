@@ -517,7 +517,7 @@ class Tripling:
 
 
 class Here:
-    """What `Inline` offers: one session for batches of up to so many rows."""
+    """What `Inline` offers: one session for requests of up to so many rows."""
 
     def __init__(self, most_rows) -> None:
         self.tripling = Tripling()
@@ -527,17 +527,17 @@ class Here:
         return self.inline_session
 
 
-def test_small_batches_are_computed_here_and_large_ones_are_sent(versions):
+def test_small_requests_are_computed_here_four_times_as_many_rows_together_and_large_ones_are_sent(versions):
     async def ask():
         lanes, here = Doubling(at_once=True), Here(most_rows=2)
         coalescer = coalescer_of(lanes, inline=here)
-        jobs = start(coalescer, versions["line"], rows(1), rows(2), rows(3), rows(4, 5, 6))
-        answers = await asyncio.gather(*jobs)
+        answers = await asyncio.gather(*start(coalescer, versions["line"], rows(4, 5, 6)))
+        answers += await asyncio.gather(*start(coalescer, versions["line"], *[rows(1, 2)] * 4, rows(3)))
         return [answer["prediction"].ravel().tolist() for answer in answers], here.tripling.ran, len(lanes.sent)
 
     answers, ran, sent = asyncio.run(ask())
-    assert answers == [[3], [6], [9], [8, 10, 12]]
-    assert (ran, sent) == ([2, 1], 1)
+    assert answers == [[8, 10, 12], *[[3, 6]] * 4, [9]]
+    assert (ran, sent) == ([8, 1], 1)
 
 
 def test_a_batch_that_fails_here_is_repeated_job_by_job(versions):

@@ -173,7 +173,9 @@ def test_answers_that_are_written_at_once_are_those_that_are_written_one_by_one(
         for size in (size for size in range(1, len(numbers) + 1) if len(numbers) % size == 0):
             starts = range(0, len(numbers), size)
             parts = [{name: values[at : at + size] for name, values in answers.items()} for at in starts]
-            assert plain.write_few(version, answers, size) == [plain.write(version, one) for one in parts]
+            by_one = [plain.write(version, one) for one in parts]
+            assert plain.write_few(version, answers, size) == by_one
+            assert plain.write_many(version, answers, size) == by_one
 
 
 @pytest.mark.parametrize(

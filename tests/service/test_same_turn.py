@@ -358,6 +358,36 @@ def test_a_few_rows_are_answered_as_the_application_answers_them(front, app, ses
     assert [len(matrix) for matrix in sessions.runs[runs:]][:1] == [2 if model == "pair" else 4]
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 79), st.lists(ANY_JSON, min_size=2, max_size=2)), min_size=1, max_size=3),
+    st.sampled_from([(",", ":"), (", ", ": "), (" ,", ":")]),
+    st.sampled_from(["pair", "coin"]),
+    st.sampled_from(["instances", "inputs"]),
+)
+@ONCE
+def test_many_rows_are_answered_as_the_application_answers_them(front, app, sessions, changes, separators, model, key):  # noqa: PLR0917
+    width = 2 if model == "pair" else 1
+
+    def body(rows, place=0, values=(1.5, -2)):
+        table = [[number / 8, -number][:width] for number in range(rows)]
+        table[place] = list(values[:width])
+        return json.dumps({key: table}, separators=separators).encode()
+
+    bodies = [body(80), body(80), body(80), *(body(80, *change) for change in changes), body(80), body(79), body(80)]
+    raw = [request(one, path=f"/v1/models/{model}:predict") for one in bodies]
+    slow = one_after_the_other(front, app, *raw, fast=False)
+    before = counted(front)
+    assert plain(one_after_the_other(front, app, *raw)) == plain(slow)
+    assert {len(matrix) for matrix in sessions.runs} <= {80}
+    assert (counted(front) - before).total() == len(raw)
+
+
+def test_many_rows_are_answered_in_their_turn_once_two_requests_had_as_many(front, app, sessions):
+    raw = [request(rows_of([[number / 8, -number] for number in range(80)]), path="/v1/models/pair:predict")] * 4
+    assert [status for status, _, _ in one_after_the_other(front, app, *raw)] == [200] * 4
+    assert [matrix.shape for matrix in sessions.runs] == [(80, 2)] * 2
+
+
 NO_TABLES = [
     b"1,]2,[3,4", b"1,2],3[,4", b"1,2]3,[4", b"1],[2,3,4", b"1,2,3],[4", b"1,2],[3,4],[5,6", b"1,2", b"1,2]],[[3,4",
     b"1,2],[3", b"1,2],[3,", b"1,2],[,4", b"1,2],[],[3,4", b"1,2],[null,4", b"1,2] ,[3,4", b"1,2],\n[3,4",
@@ -379,16 +409,23 @@ def test_what_stands_between_the_brackets_of_a_few_rows_is_nobody_elses_matter(f
     assert sessions.runs
 
 
-def test_rows_of_many_requests_are_computed_together_and_no_more_than_the_session_computes_in_time(
-    front, app, sessions
+@pytest.mark.parametrize(
+    ("most_rows", "most_of_a_batch", "runs"),
+    [(3, 4096, [12, 3]), (3, 7, [6, 6, 3]), (2, 4096, [])],
+    ids=["four times as many as of one request", "a batch may have fewer", "one has too many"],
+)
+def test_rows_of_many_requests_are_computed_together_and_no_more_than_the_session_computes_in_time(  # noqa: PLR0917
+    front, app, sessions, most_rows, most_of_a_batch, runs
 ):
+    front.settings.max_batch_rows = most_of_a_batch
+
     async def talk():
         connections, said = [Connection(front, app) for _ in range(5)], []
         for connection in connections:
             for _ in range(2):
                 await connection.send(request(rows_of([[0], [0], [0]])))
                 await connection.answers()
-        sessions.most_rows = 7
+        sessions.most_rows = most_rows
         for value, connection in enumerate(connections):
             connection.protocol.data_received(request(rows_of([[value], [-value], [0]])))
         for connection in connections:
@@ -397,7 +434,7 @@ def test_rows_of_many_requests_are_computed_together_and_no_more_than_the_sessio
         return [json.loads(body)["predictions"] for _, _, body in said]
 
     assert asyncio.run(talk()) == [[2.0 * value + 1, -2.0 * value + 1, 1.0] for value in range(5)]
-    assert [len(matrix) for matrix in sessions.runs] == [6, 6, 3]
+    assert [len(matrix) for matrix in sessions.runs] == runs
 
 
 WHOLE = b'{"instances": [[%b]]}'
@@ -605,7 +642,7 @@ def test_a_row_that_no_graph_can_read_is_named(front, app, sessions):
 def test_no_more_are_taken_than_the_session_computes_in_time(front, app, sessions):
     async def talk():
         connections = await known(front, app, 5)
-        sessions.most_rows = 2
+        sessions.most_rows, front.settings.max_batch_rows = 2, 2
         for value, connection in enumerate(connections):
             connection.protocol.data_received(request(row(value)))
         said = [(await connection.answers())[0] for connection in connections]
@@ -790,7 +827,9 @@ def test_a_request_of_another_length_may_come_behind_one_that_is_not_answered_ye
 ):
     async def talk():
         connections = await known(front, app, 2)
-        sessions.most_rows = 1  # the second connection waits for another turn of the event loop
+        sessions.most_rows = front.settings.max_batch_rows = (
+            1  # the second connection waits for another turn of the event loop
+        )
         raw = request(second)
         for connection in connections:
             connection.protocol.data_received(request(first))
