@@ -827,9 +827,8 @@ def test_a_request_of_another_length_may_come_behind_one_that_is_not_answered_ye
 ):
     async def talk():
         connections = await known(front, app, 2)
-        sessions.most_rows = front.settings.max_batch_rows = (
-            1  # the second connection waits for another turn of the event loop
-        )
+        # the second connection waits for another turn of the event loop
+        sessions.most_rows = front.settings.max_batch_rows = 1
         raw = request(second)
         for connection in connections:
             connection.protocol.data_received(request(first))
