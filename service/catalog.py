@@ -175,7 +175,11 @@ class Catalog:
                     fault, found = await aside(self._reader, self._folders.read, some)
                     unreadable = unreadable or fault
                     renewals = [self._renewal(name, folder) for name, folder in found.items()]
-                    await self._open(renewals)
+                    try:
+                        await self._open(renewals)
+                    except Exception:  # whatever it was, nothing of them is taken over: the next look has to
+                        self._look_again(renewals)
+                        raise
                     for before, after in self._switch(renewals):
                         await self._tell(_live(before), _live(after))
             if unreadable != self.unreadable:
@@ -206,9 +210,8 @@ class Catalog:
             versions = [version for version in described if isinstance(version, Version)]
             try:
                 said = iter(await self._prove(versions) if versions else ())
-            except ConnectionError:  # nobody was there to prove them: look again
-                for one in renewals:
-                    self._folders.look_again(one.name)
+            except ConnectionError:  # nobody was there to prove them
+                self._look_again(renewals)
                 return
             for (one, number), version in zip(some, described, strict=True):
                 reason = version if isinstance(version, str) else next(said)
@@ -216,6 +219,10 @@ class Catalog:
                     one.live[number] = version
                 else:
                     one.refused[number] = str(reason)
+
+    def _look_again(self, renewals: Sequence[Renewal]) -> None:
+        for one in renewals:
+            self._folders.look_again(one.name)
 
     def _switch(self, renewals: Sequence[Renewal]) -> list[tuple[Traffic | None, Traffic | None]]:
         """Take over what the models' folders hold now, all of it at once; what of them was live, and what is."""

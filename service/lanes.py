@@ -58,9 +58,9 @@ class Lane(asyncio.Protocol):
         self._send(What.PREDICT, version.key, matrix, done)
 
     async def open(self, versions: Sequence[Version]) -> list[str] | None:
-        """Why the worker cannot serve each of new versions, "" if it can; None when it was lost before it said so."""
+        """Why the worker cannot serve each of new versions, "" if it can; None when it was lost or could not say so."""
         reply = await self._ask(What.OPEN, "\n".join(version.key for version in versions))
-        if reply is None:
+        if reply is None or reply.status is Status.FAILED:  # of all together, which says nothing of each
             return None
         return [""] * len(versions) if reply.status is Status.OK else reply.sentence.split("\n")
 

@@ -175,6 +175,20 @@ def test_a_version_that_nobody_was_there_to_prove_is_tried_again(tmp_path, look,
     assert look().find("line").number == 1
 
 
+def test_a_look_that_failed_is_made_again(tmp_path, look, workers, monkeypatch):
+    tiny.publish(tmp_path, "line")
+    settle(tmp_path)
+    with monkeypatch.context() as change:
+        change.setattr(workers, "why_not", no_files)
+        with pytest.raises(OSError, match="too many open files"):
+            look()
+    assert look().find("line").number == 1
+
+
+def no_files(_):
+    raise OSError("too many open files")
+
+
 def test_labels_that_cannot_be_read_leave_the_ones_that_were_right(tmp_path, look):
     tiny.publish(tmp_path, "line")
     tiny.publish(tmp_path, "line")

@@ -378,11 +378,10 @@ def test_versions_that_are_opened_together_are_checked_together_and_answered_for
     assert checked == [["pair/1", "coin/1", "flowers/1"]]
 
 
-def test_each_of_several_versions_hears_what_any_worker_says_of_it(root, sockets, versions):
-    """The first worker finds nothing wrong, the second refuses `coin`."""
-    opening = [Honest, lambda version: (Lying if version.name == "coin" else Honest)(version)]
-    paths, ends = [sockets / f"worker-{number}.sock" for number in range(2)], [worker.End(), worker.End()]
-    engines = [Engine(Repository(root), open_session) for open_session in opening]
+def said_by(engines, sockets, versions):
+    """What several workers say of new versions."""
+    paths = [sockets / f"worker-{number}.sock" for number in range(len(engines))]
+    ends = [worker.End() for _ in engines]
     serving = [
         threading.Thread(target=worker.serve, args=(engine, path, 0.05, end))
         for engine, path, end in zip(engines, paths, ends, strict=True)
@@ -395,15 +394,36 @@ def test_each_of_several_versions_hears_what_any_worker_says_of_it(root, sockets
         lanes.start(lambda: None)
         while lanes.living < len(paths):  # noqa: ASYNC110 - there is nothing to wait on
             await asyncio.sleep(0.01)
-        said = await lanes.open([versions["pair"], versions["coin"]])
-        await lanes.stop()
-        return said
+        try:
+            return await lanes.open(versions)
+        finally:
+            await lanes.stop()
 
-    pair, coin = asyncio.run(ask())
-    for end in ends:
-        end.tell()
-    for thread in serving:
-        thread.join(60)
-        assert not thread.is_alive()
+    try:
+        return asyncio.run(ask())
+    finally:
+        for end in ends:
+            end.tell()
+        for thread in serving:
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def test_each_of_several_versions_hears_what_any_worker_says_of_it(root, sockets, versions):
+    """The first worker finds nothing wrong, the second refuses `coin`."""
+    opening = [Honest, lambda version: (Lying if version.name == "coin" else Honest)(version)]
+    engines = [Engine(Repository(root), open_session) for open_session in opening]
+    pair, coin = said_by(engines, sockets, [versions["pair"], versions["coin"]])
     assert pair is None
     assert coin.startswith("coin/1: the proof does not come out")
+
+
+def test_a_worker_that_cannot_look_at_versions_says_nothing_of_them(root, sockets, versions):
+    def no_room(_):
+        raise OSError("too many open files")
+
+    asked = [versions["pair"], versions["coin"]]
+    unable = Engine(Repository(root), Honest, expect=no_room)
+    assert said_by([unable, Engine(Repository(root), Honest)], sockets, asked) == [None, None]
+    with pytest.raises(ConnectionError):
+        said_by([Engine(Repository(root), Honest, expect=no_room)], sockets, asked)
