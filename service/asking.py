@@ -17,12 +17,12 @@ from models.errors import shown
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
+from service.batching.shadow import KEPT_ROWS
 from service.blame import blamed
 from service.front import Front
 from service.ledger import Ledger
 from service.problems import BadBody, ClientGone, ModelFailed, TooLarge, TooSlow, UnknownVersion, UnsupportedEncoding
 from service.settings import Settings
-from service.shadow import KEPT_ROWS
 from service.wire import certainty, forms, oip, oip_answer, oip_matrix, plain, scoring
 from service.wire.forms import Form
 from service.wire.row_forms import OipManyRows

@@ -1,4 +1,4 @@
-"""The forms in which small requests are read and answered many at once, see service/same_turn.py.
+"""The forms in which small requests are read and answered many at once, see service/http/same_turn.py.
 
 What a form does not read, or may not, is no error here: the request is read again by what reads everything.
 """

@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from models.manifest import Predictions
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
-from service import drift
-from service.drift import Drift, bins_of_number, bins_of_shares
+from service.observing import drift
+from service.observing.drift import Drift, bins_of_number, bins_of_shares
 from tests.models import sample
 from tests.service.test_metrics import samples
 

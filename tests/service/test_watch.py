@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from service import process
-from service.busy import Busy, longest_s
-from service.watch import CannotServe, Child, _why_it_hangs, end_all, watch
+from service.processes import process
+from service.processes.busy import Busy, longest_s
+from service.processes.watch import CannotServe, Child, _why_it_hangs, end_all, watch
 
 HANG_S = 1.0
 PATIENCE_S = 60.0  # for what comes at once on a machine that does nothing else
