@@ -5,11 +5,10 @@ process obeys it.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,7 +18,7 @@ from models.errors import BadVersion, shown
 from models.labels import FILE as LABELS
 from models.manifest import check_name
 from models.repository import Repository
-from service.asking import read_body
+from service.app.answering import json_of, read_body
 from service.front import Front
 from service.problems import BadBody, ControlOff, NotReady, UnknownLabel, UnknownModel, UnknownVersion
 from service.versions.control import Unloaded, tell_all
@@ -63,14 +62,14 @@ class ControlRoutes:
         newest = max(await asyncio.to_thread(_repository(front).versions, name), default=0)
         if reason := front.catalog.failures.get(f"{name}/{newest}"):
             raise BadVersion(f"{name}/{newest}", reason.removeprefix(f"{name}/{newest}: "))
-        return _json({"name": name, "load": True})
+        return json_of({"name": name, "load": True})
 
     async def _unload(self, request: Request) -> Response:
         front, name, _ = await self._allowed(request)
         await asyncio.to_thread(_check_published, front, name)
         await asyncio.to_thread(Unloaded(front.runtime).change, name, is_unloaded=True)
         await tell_all(front.runtime)
-        return _json({"name": name, "unload": True})
+        return json_of({"name": name, "unload": True})
 
     async def _set_label(self, request: Request) -> Response:
         front, name, body = await self._allowed(request)
@@ -133,7 +132,7 @@ class ControlRoutes:
         place = f"{name}/{LABELS}"
         if reason := front.catalog.failures.get(place):  # it is written, and its version cannot be served
             raise BadVersion(place, reason.removeprefix(f"{place}: "))
-        return _json({"name": name, "labels": {label: asdict(said) for label, said in sorted(labels.items())}})
+        return json_of({"name": name, "labels": {label: asdict(said) for label, said in sorted(labels.items())}})
 
 
 async def _written(write: Callable[[], None]) -> None:
@@ -159,7 +158,3 @@ def _check_published(front: Front, name: str, number: int | None = None) -> None
 
 def _repository(front: Front) -> Repository:
     return Repository(front.settings.repository)
-
-
-def _json(value: Mapping[str, Any]) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")

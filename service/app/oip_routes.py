@@ -4,18 +4,16 @@ An inference, top to bottom, is `_infer`.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from service.app import oip_description
-from service.asking import OIP_LENGTH, answer, aside, body_s, find_by_path, ledger_of, oip_question, read_body
+from service.app.answering import answer, aside, json_of, ledger_of, read_body
+from service.asking import OIP_LENGTH, body_s, find_by_path, oip_question
 from service.front import Front
-from service.observing import metrics
 from service.problems import BadBody, NotReady, UnknownVersion
 from service.wire.json_text import read_json
 
@@ -62,21 +60,21 @@ class OipRoutes:
         return await answer(front, ledger, question)
 
     async def _server(self, _: Request) -> Response:
-        return _json(oip_description.server())
+        return json_of(oip_description.server())
 
     async def _live(self, _: Request) -> Response:
-        return _json({"live": True})
+        return json_of({"live": True})
 
     async def _ready(self, _: Request) -> Response:
-        _check_ready(self._front())
-        return _json({"live": True, "ready": True})
+        self._front().check_ready()
+        return json_of({"live": True, "ready": True})
 
     async def _models(self, _: Request) -> Response:
-        return _json({"models": sorted(self._front().catalog.live())})
+        return json_of({"models": sorted(self._front().catalog.live())})
 
     async def _metadata(self, request: Request) -> Response:
         front = self._front()
-        return _json(oip_description.metadata(front.catalog, find_by_path(front, request.path_params)))
+        return json_of(oip_description.metadata(front.catalog, find_by_path(front, request.path_params)))
 
     async def _model_ready(self, request: Request) -> Response:
         front = self._front()
@@ -89,12 +87,12 @@ class OipRoutes:
             raise NotReady(reason) from None
         if reason := front.cannot_compute():
             raise NotReady(reason)
-        return _json({"name": version.name, "ready": True})
+        return json_of({"name": version.name, "ready": True})
 
     async def _config(self, request: Request) -> Response:
         front = self._front()
         version = find_by_path(front, request.path_params)
-        return _json(oip_description.config(front.catalog, version, front.settings.max_rows))
+        return json_of(oip_description.config(front.catalog, version, front.settings.max_rows))
 
     async def _statistics(self, request: Request) -> Response:
         front = self._front()
@@ -111,10 +109,9 @@ class OipRoutes:
                 for version in versions.values()
                 if caller is None or caller.client.may_ask(name)
             ]
-        front.metrics.write_what_is_kept()
-        await asyncio.sleep(2 * metrics.KEPT_BACK_S)  # the other processes write theirs
+        await front.metrics.written_by_all()
         totals = await asyncio.to_thread(front.metrics.totals)  # reads the counts of all processes
-        return _json(oip_description.statistics(asked, totals))
+        return json_of(oip_description.statistics(asked, totals))
 
     async def _index(self, request: Request) -> Response:
         front = self._front()
@@ -123,14 +120,4 @@ class OipRoutes:
         only_ready = asked.get("ready", False) if isinstance(asked, dict) else None
         if not isinstance(only_ready, bool):
             raise BadBody('the body must be empty or an object; its "ready" must be true or false')
-        return _json(oip_description.index(front.catalog, only_ready=only_ready))
-
-
-def _json(value: Mapping[str, Any] | list[Any]) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")
-
-
-def _check_ready(front: Front) -> None:
-    reason = front.not_ready()
-    if reason is not None:
-        raise NotReady(reason)
+        return json_of(oip_description.index(front.catalog, only_ready=only_ready))

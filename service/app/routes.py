@@ -8,9 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
-import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -23,25 +21,13 @@ from models.errors import BadVersion, RowcastError
 from service import problems
 from service.access.gate import model_of, scope_of
 from service.app import oip_routes, openapi, scoring_routes
+from service.app.answering import answer, aside, json_of, ledger_of, read_body
 from service.app.control_routes import ControlRoutes
 from service.app.description import describe, example_row
 from service.app.explaining import explain
 from service.app.oip_routes import OipRoutes
 from service.app.scoring_routes import ScoringRoutes, form_headers
-from service.asking import (
-    PRIORITY,
-    URGENT,
-    answer,
-    aside,
-    body_s,
-    find,
-    form_question,
-    in_form,
-    ledger_of,
-    plain_question,
-    read_body,
-    whom,
-)
+from service.asking import PRIORITY, URGENT, body_s, find, form_question, in_form, plain_question, whom
 from service.front import Front
 from service.ledger import Ledger, admit, count, observe, problem_of, read_headers
 from service.observing import metrics
@@ -129,7 +115,7 @@ class _Routes:
         return Response(await explain(front, ledger, version, asked), media_type="application/json")
 
     async def _models(self, _: Request) -> Response:
-        return _json({"models": sorted(self._front().catalog.live())})
+        return json_of({"models": sorted(self._front().catalog.live())})
 
     async def _model(self, request: Request) -> Response:
         path, catalog = request.path_params, self._front().catalog
@@ -137,17 +123,15 @@ class _Routes:
             raise MethodNotAllowed(request.method, ("POST",))
         version = find(self._front(), path)
         example = await asyncio.to_thread(example_row, version)  # reads a file
-        return _json(describe(catalog, version, example))
+        return json_of(describe(catalog, version, example))
 
     async def _live(self, _: Request) -> Response:
-        return _json({"live": True})
+        return json_of({"live": True})
 
     async def _ready(self, _: Request) -> Response:
-        reason = self._front().not_ready()
-        if reason is not None:
-            raise NotReady(reason)
+        self._front().check_ready()
         unreadable = self._front().catalog.unreadable
-        return _json(
+        return json_of(
             {"ready": True} | ({"warning": f"the repository cannot be read: {unreadable}"} if unreadable else {})
         )
 
@@ -156,8 +140,7 @@ class _Routes:
         # the catalogue may change while a thread reads it, so the thread gets what is so now
         live = [version for versions in front.catalog.live().values() for version in versions.values()]
         refused = list(front.catalog.failures)
-        front.metrics.write_what_is_kept()
-        await asyncio.sleep(2 * metrics.KEPT_BACK_S)  # the other processes write theirs
+        await front.metrics.written_by_all()
         is_ready, is_readable = front.not_ready() is None, front.catalog.unreadable is None
         more = [front.drift.collector(live), front.vitals]
         page = await asyncio.to_thread(
@@ -168,12 +151,12 @@ class _Routes:
     async def _openapi(self, _: Request) -> Response:
         front = self._front()
         paths, needs_key = openapi.prediction_paths(front.catalog), front.gate.needs_key
-        return _json(await asyncio.to_thread(openapi.document, paths, needs_key=needs_key))
+        return json_of(await asyncio.to_thread(openapi.document, paths, needs_key=needs_key))
 
     async def _index(self, request: Request) -> Response:
         if assets.wants_page(self._front().settings, dict(request.scope["headers"])):
             return assets.answer(assets.PAGES["/"], request)
-        return _json(
+        return json_of(
             {
                 "name": "rowcast",
                 "models": sorted(self._front().catalog.live()),
@@ -191,10 +174,6 @@ class _Routes:
                 ],
             }
         )
-
-
-def _json(value: Mapping[str, Any]) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")
 
 
 async def _raise_as_problem(request: Request, error: Exception) -> Response:

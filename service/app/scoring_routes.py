@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from service.asking import PRIORITY, URGENT, answer, aside, body_s, find, ledger_of, read_body, scoring_question
+from service.app.answering import answer, aside, json_of, ledger_of, read_body
+from service.asking import PRIORITY, URGENT, body_s, find, scoring_question
 from service.front import Front
-from service.problems import NotReady
 from service.wire import forms
 
 FREE = frozenset({"/ping"})
@@ -33,10 +33,8 @@ class ScoringRoutes:
         ]
 
     async def _ping(self, _: Request) -> Response:
-        reason = self._front().not_ready()
-        if reason is not None:
-            raise NotReady(reason)
-        return Response(b'{"ready":true}', media_type="application/json")
+        self._front().check_ready()
+        return json_of({"ready": True})
 
     async def _invoke(self, request: Request) -> Response:
         front, ledger = self._front(), ledger_of(request.scope)

@@ -224,6 +224,11 @@ class Metrics:
             of_version.write()
             of_version.is_changed = False
 
+    async def written_by_all(self) -> None:
+        """Return once every process has written what it had kept back."""
+        self.write_what_is_kept()
+        await asyncio.sleep(2 * KEPT_BACK_S)
+
     def _changes(self, of_version: "_OfVersion") -> None:
         """Have what is counted of a version written, now or soon."""
         of_version.is_changed = True
