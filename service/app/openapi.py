@@ -1,22 +1,20 @@
 """The server described in OpenAPI 3.1, made from what is live: each model's path with its own fields."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models import shapley
-from models.manifest import Manifest
 from models.repository import Version
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from service.app.description import example_row
 from service.app.openapi_control import TEXT, control_paths, problem
+from service.app.openapi_schemas import schemas_of
 from service.pages.report import report_of
 from service.problems import NotReady
 from service.versions.catalog import Catalog
 from service.wire import scoring
 from service.wire.arrow_stream import MEDIA_TYPE
 
-_MOST_CATEGORIES = 100
 _PREDICTION_PROBLEMS = {
     "400": "The body or a row is wrong: bad_body, bad_row, not_offered.",
     "401": "The key is absent, wrong or too old: unauthorized, key_expired.",
@@ -58,7 +56,7 @@ def document(answering: Mapping[str, Version], *, needs_key: bool) -> dict[str, 
             paths[report] = _get("The version's card.", _operation(report), {"text/html": {"schema": TEXT}})
         about = f"/v1/models/{version.name}"
         if f"{version.name}.{version.number}.Row" not in schemas:
-            schemas |= _schemas_of(version)
+            schemas |= schemas_of(version)
             if shapley.FILE in version.manifest.files:
                 paths[f"{about}:explain"] = _explain(version, _operation(f"{about}:explain"))
             paths[about] = _get("What the model reads and answers, and how good it is.", _operation(about))
@@ -124,43 +122,21 @@ def _operation(path: str) -> str:
 
 def _predict(version: Version, operation: str) -> dict[str, Any]:
     """One prediction path that this version answers."""
-    name = f"{version.name}.{version.number}"
-    row = example_row(version)
+    name, manifest, row = f"{version.name}.{version.number}", version.manifest, example_row(version)
     body: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{name}.Request"}}
     if row is not None:
         body["example"] = {"instances": [row]}
-    manifest = version.manifest
-    post = {
-        "operationId": operation,
-        "summary": f"Predict {', '.join(manifest.targets)} ({manifest.task}), version {version.number}.",
-        "tags": [version.name],
-        "requestBody": {"required": True, "content": {"application/json": body, **_OTHER_FORMS}},
-        "responses": {
-            "200": _predictions({"$ref": f"#/components/schemas/{name}.Answer"}),
-            **{status: problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
-        },
-    }
-    return {"post": post}
+    summary = f"Predict {', '.join(manifest.targets)} ({manifest.task}), version {version.number}."
+    answer = _predictions({"$ref": f"#/components/schemas/{name}.Answer"})
+    return _post(operation, summary, {"application/json": body, **_OTHER_FORMS}, answer, tags=[version.name])
 
 
 def _explain(version: Version, operation: str) -> dict[str, Any]:
     """The path that says why rows have their answers."""
-    name = f"{version.name}.{version.number}"
-    body = {"schema": {"$ref": f"#/components/schemas/{name}.Request"}}
-    post = {
-        "operationId": operation,
-        "summary": "What each feature of a row adds to its answer (Shapley values).",
-        "tags": [version.name],
-        "requestBody": {"required": True, "content": {"application/json": body}},
-        "responses": {
-            "200": {
-                "description": "The explanations, in the order of the rows.",
-                "content": {"application/json": {"schema": {"type": "object"}}},
-            },
-            **{status: problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
-        },
-    }
-    return {"post": post}
+    body = {"schema": {"$ref": f"#/components/schemas/{version.name}.{version.number}.Request"}}
+    summary = "What each feature of a row adds to its answer (Shapley values)."
+    answer = {"description": "The explanations, in the order of the rows.", "content": _OBJECT}
+    return _post(operation, summary, {"application/json": body}, answer, tags=[version.name])
 
 
 def _predict_any() -> dict[str, Any]:
@@ -193,15 +169,18 @@ def _invoke() -> dict[str, Any]:
 def _of_any_model(operation: str, summary: str, body: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
     """A prediction path of whichever model is the default one."""
     content = {"application/json": {"schema": {"type": "object", "properties": body}}, **_OTHER_FORMS}
-    post = {
-        "operationId": operation,
-        "summary": summary,
-        "requestBody": {"required": True, "content": content},
-        "responses": {
-            "200": _predictions(answer),
-            **{status: problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()},
-        },
-    }
+    return _post(operation, summary, content, _predictions(answer))
+
+
+def _post(
+    operation: str, summary: str, content: Mapping[str, Any], answer: Mapping[str, Any], tags: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A path that takes rows."""
+    problems = {status: problem(meaning) for status, meaning in _PREDICTION_PROBLEMS.items()}
+    post: dict[str, Any] = {"operationId": operation, "summary": summary}
+    if tags:
+        post["tags"] = tags
+    post |= {"requestBody": {"required": True, "content": content}, "responses": {"200": answer, **problems}}
     return {"post": post}
 
 
@@ -216,100 +195,3 @@ _OBJECT = {"application/json": {"schema": {"type": "object"}}}
 def _get(summary: str, operation: str, content: Mapping[str, Any] = _OBJECT) -> dict[str, Any]:
     answer = {"description": summary, "content": content}
     return {"get": {"operationId": operation, "summary": summary, "responses": {"200": answer}}}
-
-
-# --------------------------------------------------------------------------------------------------- one version
-
-
-def _schemas_of(version: Version) -> dict[str, Any]:
-    name, features = f"{version.name}.{version.number}", version.schema.features
-    values = [_value(feature) for feature in features]
-    row = {"$ref": f"#/components/schemas/{name}.Row"}
-    line = {
-        "type": "array",
-        "description": "Values in the order of the features.",
-        "prefixItems": values,
-        "minItems": len(values),
-        "maxItems": len(values),
-    }
-    names = [feature.name for feature in features]
-    columns = {name: {"type": "array", "items": value} for name, value in zip(names, values, strict=True)}
-    in_a_list = [row, line, *values] if len(values) == 1 else [row, line]
-    rows = [{"type": "array", "items": {"anyOf": in_a_list}}, row, line]
-    return {
-        f"{name}.Row": _record("A row.", dict(zip(names, values, strict=True))),
-        f"{name}.Request": {
-            "anyOf": [
-                {"type": "object", "required": ["instances"], "properties": {"instances": {"anyOf": rows}}},
-                {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {"inputs": {"anyOf": [_record("Columns.", columns), *rows]}},
-                },
-            ]
-        },
-        f"{name}.Answer": _answer(version.manifest),
-    }
-
-
-def _record(description: str, properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "description": description,
-        "required": list(properties),
-        "properties": properties,
-        "additionalProperties": False,
-    }
-
-
-def _value(feature: Feature) -> dict[str, Any]:
-    """The JSON Schema of one value; null is a missing one."""
-    missing = f"Missing in {feature.missing_share:.0%} of the training rows." if feature.missing_share else ""
-    match feature:
-        case NumberFeature():
-            unit = f"In {feature.unit}." if feature.unit else ""
-            ends = feature.quantiles
-            seen = f"From {ends[0]:g} to {ends[-1]:g} in the training rows." if ends else ""
-            return {"type": ["number", "null"], **_description(unit, seen, missing)}
-        case CategoryFeature():
-            texts = ["string", "number", "boolean", "null"]
-            if len(feature.categories) > _MOST_CATEGORIES:
-                known = f"One of {len(feature.categories)} categories; another one counts as unknown."
-                return {"type": texts, **_description(known, missing)}
-            unknown = "Another text counts as unknown."
-            return {
-                "anyOf": [{"enum": [*feature.categories, None]}, {"type": texts}],
-                **_description(unknown, missing),
-            }
-        case BooleanFeature():
-            return {"anyOf": [{"type": ["boolean", "null"]}, {"enum": [0, 1]}], **_description(missing)}
-        case DatetimeFeature():
-            what = "An ISO 8601 date or datetime; without an offset it is UTC."
-            return {"type": ["string", "null"], **_description(what, missing)}
-
-
-def _description(*sentences: str) -> dict[str, str]:
-    text = " ".join(sentence for sentence in sentences if sentence)
-    return {"description": text} if text else {}
-
-
-def _answer(manifest: Manifest) -> dict[str, Any]:
-    number = {"type": "number"}
-    properties: dict[str, Any]
-    if manifest.classes is None:
-        k = len(manifest.targets)
-        several = {"type": "array", "items": number, "minItems": k, "maxItems": k}
-        several["description"] = f"In this order: {', '.join(manifest.targets)}."
-        properties = {"predictions": {"type": "array", "items": number if k == 1 else several}}
-        if k > 1:
-            properties["targets"] = {"const": list(manifest.targets)}
-    else:
-        classes = list(manifest.classes)
-        likely = {"type": "array", "items": number, "minItems": len(classes), "maxItems": len(classes)}
-        properties = {
-            "predictions": {"type": "array", "items": {"enum": classes}},
-            "probabilities": {"type": "array", "items": likely},
-            "classes": {"const": classes, "description": "The order of the probabilities."},
-        }
-    properties |= {"model_name": {"const": manifest.name}, "model_version": {"const": str(manifest.version)}}
-    return {"type": "object", "required": list(properties), "properties": properties}

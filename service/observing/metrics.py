@@ -388,48 +388,31 @@ class Totals:
                 pass
 
 
+@dataclass(slots=True, eq=False)
 class _OfVersion:
-    """The series of one version, looked up once, and what is not written to them yet."""
+    """The series of one version, looked up once, and what is not written to them yet.
 
-    __slots__ = (
-        *(
-            "answered",
-            "batch",
-            "batches",
-            "compute",
-            "encode_s",
-            "failed",
-            "is_changed",
-            "labels",
-            "last_batch",
-            "queue",
-        ),
-        *("request", "rows", "rows_answered", "stages", "write_s"),
-    )
+    Attributes:
+        answered: seconds of requests that were answered.
+        failed: code and seconds of each request that was not.
+        batches: rows, seconds to compute, seconds that each job had waited.
+    """
 
-    def __init__(
-        self,
-        labels: tuple[str, str],
-        *,
-        rows: Counter,
-        request: Histogram,
-        queue: Histogram,
-        compute: Histogram,
-        batch: Histogram,
-        last_batch: Gauge,
-        stages: Mapping[str, Counter],
-    ) -> None:
-        self.labels = labels
-        self.rows, self.request, self.queue, self.compute, self.batch = rows, request, queue, compute, batch
-        self.last_batch, self.stages = last_batch, stages
-        self.is_changed = False
-        self.answered: list[Times] = []  # seconds of each request
-        self.rows_answered = 0
-        self.encode_s = self.write_s = 0.0
-        self.failed: list[tuple[str, float]] = []  # code and seconds of each request
-        self.batches: list[
-            tuple[int, float, Sequence[Times]]
-        ] = []  # rows, seconds to compute, seconds that each job waited
+    labels: tuple[str, str]
+    rows: Counter
+    request: Histogram
+    queue: Histogram
+    compute: Histogram
+    batch: Histogram
+    last_batch: Gauge
+    stages: Mapping[str, Counter]
+    is_changed: bool = False
+    answered: list[Times] = field(default_factory=list)
+    rows_answered: int = 0
+    encode_s: float = 0.0
+    write_s: float = 0.0
+    failed: list[tuple[str, float]] = field(default_factory=list)
+    batches: list[tuple[int, float, Sequence[Times]]] = field(default_factory=list)
 
     def write(self) -> None:
         """Write all but the outcomes."""

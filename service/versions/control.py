@@ -7,14 +7,13 @@ repository. Whoever changes either of them tells every API process to look at on
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from models.files import locked
 from service.problems import NotReady
 
 _PATIENCE_S = 60.0  # for one process to open what is new
@@ -45,7 +44,7 @@ class Unloaded:
 
     def change(self, name: str, *, is_unloaded: bool) -> None:
         """Unload a model, or take that back."""
-        with _locked(self._path.with_suffix(".lock")):
+        with locked(self._path.with_suffix(".lock")):
             names = {*self(), name} if is_unloaded else {*self()} - {name}
             beside = self._path.with_suffix(".new")
             beside.write_text(json.dumps(sorted(names)))
@@ -104,13 +103,3 @@ async def _tell(path: Path, again: str) -> bool:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,6 @@ not live to say, the version is checked again by a grandchild of its own, so tha
 
 import contextlib
 import faulthandler
-import fcntl
 import json
 import logging
 import math
@@ -22,12 +21,13 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from models.errors import BadVersion, shown
+from models.files import locked
 from models.proof import Session, prove
 from models.repository import Version
 from service.processes import process
@@ -130,12 +130,9 @@ class Checker:
                     self._note(version, "")
                 left = left[fine + (fine < len(asked)) :]  # the one that is not is checked by itself
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
         """One check at a time in the whole server: the other workers wait for its verdict, which is theirs as well."""
-        with (self._verdicts / "lock").open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return locked(self._verdicts / "lock")
 
     def _known(self, version: Version) -> str | None:
         with contextlib.suppress(FileNotFoundError):
