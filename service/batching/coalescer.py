@@ -118,13 +118,8 @@ class Coalescer:
         """
         now = time.perf_counter()
         job = _Awaited()
-        job.version, job.matrix, job.rows, job.arrived, job.deadline = (
-            version,
-            matrix,
-            len(matrix),
-            now,
-            now + deadline_s,
-        )
+        job.version, job.matrix, job.rows = version, matrix, len(matrix)
+        job.arrived, job.deadline = now, now + deadline_s
         job.within_s = deadline_s if within_s is None else within_s
         job.is_urgent = is_urgent
         self.submit(job)
@@ -267,10 +262,9 @@ class Coalescer:
                     self._compute(batch, session.run)
                     return True  # the turn of the others, and of the event loop
                 continue
-            # a version may keep each worker busy once
-            lane = (
-                self._lanes.idle(self._together(queue, first)) if len(queue.out) < max(1, self._lanes.living) else None
-            )
+            if len(queue.out) >= max(1, self._lanes.living):  # a version may keep each worker busy once
+                break
+            lane = self._lanes.idle(self._together(queue, first))
             if lane is None:
                 break
             # every second batch of many with urgent rows is filled up, or their own cost would be most of what is done

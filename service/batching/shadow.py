@@ -25,7 +25,8 @@ from prometheus_client import CollectorRegistry, Counter
 from models.errors import RowcastError
 from models.proof import Answers
 from models.repository import Version
-from models.schema import CategoryFeature, Matrix, Schema
+from models.schema import Matrix
+from service.batching.agreement import Agreement, agreement, encodes_alike
 from service.batching.frames import Reply, Status
 from service.batching.lanes import Lane
 
@@ -37,7 +38,6 @@ _MOST_WAITING_ROWS = 2048
 _PAUSE_S = 0.05
 _START_S = 10.0
 _BACKOFF_S = 5.0
-_RTOL, _ATOL = 1e-4, 1e-5  # within them two numbers count as equal, as in a proof
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Counts:
         """Count requests as "ok", "dropped" or "failed"."""
         self._requests.labels(shadow.name, str(shadow.number), outcome).inc(times)
 
-    def compared(self, shadow: Version, agreement: "Agreement") -> None:
+    def compared(self, shadow: Version, agreement: Agreement) -> None:
         """Count rows."""
         labels = (shadow.name, str(shadow.number))
         self._rows.labels(*labels).inc(agreement.rows)
@@ -231,36 +231,6 @@ def _matrix_for(shadow: Version, question: Question) -> Matrix:
     return question.encode(shadow)
 
 
-def encodes_alike(one: Schema, other: Schema) -> bool:
-    """Whether two schemas make the same matrix of every row."""
-    return (one.datatype, _encoding(one)) == (other.datatype, _encoding(other))
-
-
-def _encoding(schema: Schema) -> list[tuple[str, str, tuple[str, ...]]]:
-    return [
-        (feature.name, feature.kind, feature.categories if isinstance(feature, CategoryFeature) else ())
-        for feature in schema.features
-    ]
-
-
-# --------------------------------------------------------------------------------------------------- comparing
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How far two versions agree on some rows.
-
-    Attributes:
-        rows: how many were compared; 0 when the two do not predict the same thing.
-        equal: rows with the same class, or with numbers that are equal within the tolerance of a proof.
-        difference: the absolute difference of predictions or probabilities, mean of each row, added up over rows.
-    """
-
-    rows: int
-    equal: int
-    difference: float
-
-
 def compare(counts: Counts, shadow: Version, batch: list[_Seen], reply: Reply | None) -> None:
     """Count what became of a batch."""
     if reply is None or reply.status is not Status.OK or reply.answers is None:
@@ -274,23 +244,3 @@ def compare(counts: Counts, shadow: Version, batch: list[_Seen], reply: Reply | 
         theirs = {name: values[start:end] for name, values in reply.answers.items()}
         counts.compared(shadow, agreement(seen.question.version, seen.answers, shadow, theirs))
         start = end
-
-
-def agreement(version: Version, answers: Answers, shadow: Version, theirs: Answers) -> Agreement:
-    """How far a shadow agrees with the version that answered."""
-    one, other = version.manifest, shadow.manifest
-    if one.targets != other.targets or (one.classes is None) != (other.classes is None):
-        return Agreement(0, 0, 0.0)
-    if one.classes is None or other.classes is None:
-        ours, shadows = answers["prediction"], theirs["prediction"]
-        equal = np.all(np.isclose(shadows, ours, rtol=_RTOL, atol=_ATOL), axis=1)
-    else:
-        known = [(type(name), name) for name in one.classes]  # true, 1 and "1" are three classes
-        place = [known.index(name) if name in known else -1 for name in ((type(c), c) for c in other.classes)]
-        equal = np.equal(np.array(place)[theirs["label"]], answers["label"])
-        if -1 in place or len(place) != len(known):
-            return Agreement(len(equal), int(equal.sum()), 0.0)
-        ours, shadows = answers["probabilities"][:, place], theirs["probabilities"]
-    with np.errstate(all="ignore"):
-        differences = np.abs(shadows.astype(np.float64) - ours).mean(axis=1)
-    return Agreement(len(equal), int(equal.sum()), float(differences[np.isfinite(differences)].sum()))

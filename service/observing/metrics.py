@@ -95,41 +95,32 @@ class Metrics:
         self._files: SlotFiles = values.ValueClass.files
         self._gone: dict[Whose, float] = {}  # since when
         self.registry = CollectorRegistry()
-        of_version = ["model", "version"]
 
-        def seconds(name: str, what: str) -> Histogram:
-            return Histogram(name, what, of_version, registry=self.registry, buckets=_SECONDS)
+        def counter(name: str, what: str, *more: str) -> Counter:
+            return Counter(name, what, ["model", "version", *more], registry=self.registry)
 
-        self._requests = Counter(
-            "rowcast_requests",
-            "Prediction requests by outcome ('ok' or an error code), and every other request that ended in an error",
-            [*of_version, "code"],
-            registry=self.registry,
-        )
-        self._rows = Counter("rowcast_rows", "Rows answered with a prediction", of_version, registry=self.registry)
-        self._request = seconds("rowcast_request_duration_seconds", "From the request's headers to its whole answer")
-        self._queue = seconds("rowcast_queue_duration_seconds", "From an encoded request to the batch it goes in")
-        self._compute = seconds("rowcast_compute_duration_seconds", "From sending a batch to having its answers")
-        self._batch = Histogram(
-            "rowcast_batch_rows", "Rows per batch", of_version, registry=self.registry, buckets=_ROWS
-        )
-        self._stages = Counter(
-            "rowcast_stage_seconds",
-            "Seconds of requests by what they went to, added up over requests",
-            [*of_version, "stage"],
-            registry=self.registry,
+        def histogram(name: str, what: str, buckets: Sequence[float] = _SECONDS) -> Histogram:
+            return Histogram(name, what, ["model", "version"], registry=self.registry, buckets=buckets)
+
+        said = "Prediction requests by outcome ('ok' or an error code), and every other request that ended in an error"
+        self._requests = counter("rowcast_requests", said, "code")
+        self._rows = counter("rowcast_rows", "Rows answered with a prediction")
+        self._request = histogram("rowcast_request_duration_seconds", "From the request's headers to its whole answer")
+        self._queue = histogram("rowcast_queue_duration_seconds", "From an encoded request to the batch it goes in")
+        self._compute = histogram("rowcast_compute_duration_seconds", "From sending a batch to having its answers")
+        self._batch = histogram("rowcast_batch_rows", "Rows per batch", _ROWS)
+        self._stages = counter(
+            "rowcast_stage_seconds", "Seconds of requests by what they went to, added up over requests", "stage"
         )
         self._last_batch = Gauge(
             "rowcast_last_batch_time_seconds",
             "When the last batch was computed, in Unix time",
-            of_version,
+            ["model", "version"],
             registry=self.registry,
             multiprocess_mode="max",
         )
-        self._urgent = Counter(
-            "rowcast_urgent_requests", "Urgent requests that were let in", of_version, registry=self.registry
-        )
-        self._urgent_queue = seconds(
+        self._urgent = counter("rowcast_urgent_requests", "Urgent requests that were let in")
+        self._urgent_queue = histogram(
             "rowcast_urgent_queue_duration_seconds", "From an encoded urgent request to the batch it goes in"
         )
         self._in_flight = Gauge(

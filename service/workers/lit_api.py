@@ -27,6 +27,7 @@ from service.settings import Settings
 from service.versions.control import Unloaded
 from service.workers import worker
 from service.workers.checking import Checker
+from service.workers.engine import Engine, NothingToServe, OpenSession
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
     `setup`.
     """
 
-    engine: worker.Engine
+    engine: Engine
     is_on_cpu: bool
 
     def __init__(self, settings: Settings, runtime: Path) -> None:
@@ -95,11 +96,11 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
             on_cpu = opener(self.settings.model_copy(update={"device": "cpu"}), "cpu")
 
             def serve_shadows() -> None:
-                worker.serve(worker.Engine(repository, on_cpu), worker.shadow_path(self.runtime), 60.0, worker.End())
+                worker.serve(Engine(repository, on_cpu), worker.shadow_path(self.runtime), 60.0, worker.End())
 
             process.share_what_is_there()
             checker = Checker(on_cpu, self.runtime / "verdicts", serve_shadows=serve_shadows)
-            self.engine = worker.Engine(
+            self.engine = Engine(
                 repository,
                 opener(self.settings, device),
                 checker.check,
@@ -109,7 +110,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
             )
             self.engine.open_all(self.settings.keep_versions, Unloaded(self.runtime)())
             checker.give_way()
-        except (worker.NothingToServe, BadDevice, OSError) as error:
+        except (NothingToServe, BadDevice, OSError) as error:
             log.error("%s", error)  # noqa: TRY400 - one sentence, no traceback
             sys.exit(process.CANNOT_SERVE)
         except Exception:
@@ -173,7 +174,7 @@ def worker_number() -> int:
     return int(os.environ["LITSERVE_WORKER_ID"])
 
 
-def opener(settings: Settings, device: str) -> worker.OpenSession:
+def opener(settings: Settings, device: str) -> OpenSession:
     """What opens a session of a version on LitServe's device, by the backend that the settings name.
 
     Raises:

@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from models.manifest import Predictions
 from models.schema import NumberFeature, Schema
-from service.batching.shadow import Agreement, Counts
+from service.batching.agreement import Agreement
+from service.batching.shadow import Counts
 from service.observing import metrics
 from service.observing.count_files import value_class
 from service.observing.drift import Drift

@@ -12,10 +12,12 @@ from prometheus_client import CollectorRegistry
 
 from models.repository import Repository
 from service.asking import Question, plain_question
-from service.batching.shadow import KEPT_ROWS, Agreement, Counts, Shadows, _matrix_for, agreement, encodes_alike
+from service.batching.agreement import Agreement, agreement, encodes_alike
+from service.batching.shadow import KEPT_ROWS, Counts, Shadows, _matrix_for
 from service.sessions.onnx import OnnxSession
 from service.wire import plain
 from service.workers import worker
+from service.workers.engine import Engine
 from tests.service import hostile, tiny
 
 
@@ -48,7 +50,7 @@ def process(tmp_path):
     def start():
         if not threads:
             end = worker.End()
-            engine = worker.Engine(Repository(tmp_path / "published"), lambda version: OnnxSession(version, "cpu"))
+            engine = Engine(Repository(tmp_path / "published"), lambda version: OnnxSession(version, "cpu"))
             threads.append(threading.Thread(target=worker.serve, args=(engine, path, 0.05, end)))
             threads[0].start()
             ends.append(end)

@@ -16,7 +16,7 @@ from service.batching.frames import LENGTH, Reply, Request, Status, What, read_r
 from service.batching.lanes import LANES_PER_WORKER, Lanes
 from service.processes.scheduling import FullShare
 from service.workers import worker
-from service.workers.worker import Engine, NothingToServe
+from service.workers.engine import Engine, NothingToServe
 from tests.service import tiny
 
 PAIR_ROW = np.array([[5, 2]], dtype=np.float32)
