@@ -8,7 +8,7 @@ from service.process import OWN_FILES
 from service.settings import Settings
 from service.waking import next_turn
 
-_LOOK_S = 0.5
+_LOOK_S = 1.0
 _MOST_REFUSED = 128  # connections that are told so at a time; more are closed without a word, before descriptors end
 
 

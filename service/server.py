@@ -53,7 +53,7 @@ from service.scheduling import take_short_slices
 from service.settings import BadSettings, Settings
 from service.tls import Tls
 from service.tls_lane import TlsLane
-from service.watch import CannotServe, Child, check_that_all_live, drain, end_all, watch
+from service.watch import CannotServe, Child, check_that_all_live, drain, end_all, hear_of_children, watch
 
 LIMITS = "limits"
 """File in the runtime folder that all API processes count their clients in."""
@@ -244,6 +244,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         self._drain_s = settings.drain_s
         self._hang_s = settings.hang_s
         self._end = end
+        self._heard = hear_of_children()
         self._children: list[Child] = []
         self._is_drained = threading.Event()
         self._listeners: list[socket.socket] = []
@@ -347,7 +348,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         """
         try:
             served = self.runtime / process.READY
-            watch(self._children, self._end, served, self._hang_s)
+            watch(self._children, self._heard, self._end, served, self._hang_s)
         except CannotServe as error:
             _tell(error)
             self.exit_status = process.CANNOT_SERVE
