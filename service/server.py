@@ -53,7 +53,7 @@ from service.observing import metrics
 from service.processes import process
 from service.processes.busy import beating, busy_path
 from service.processes.scheduling import take_short_slices
-from service.processes.watch import CannotServe, Child, check_that_all_live, drain, end_all, watch
+from service.processes.watch import CannotServe, Child, check_that_all_live, drain, end_all, hear_of_children, watch
 from service.settings import BadSettings, Settings
 from service.workers import worker
 from service.workers.lit_api import Rowcast, Statuses, opener
@@ -247,6 +247,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         self._drain_s = settings.drain_s
         self._hang_s = settings.hang_s
         self._end = end
+        self._heard = hear_of_children()
         self._children: list[Child] = []
         self._is_drained = threading.Event()
         self._listeners: list[socket.socket] = []
@@ -350,7 +351,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         """
         try:
             served = self.runtime / process.READY
-            watch(self._children, self._end, served, self._hang_s)
+            watch(self._children, self._heard, self._end, served, self._hang_s)
         except CannotServe as error:
             _tell(error)
             self.exit_status = process.CANNOT_SERVE

@@ -8,7 +8,7 @@ from service.processes.process import OWN_FILES
 from service.processes.waking import next_turn
 from service.settings import Settings
 
-_LOOK_S = 0.5
+_LOOK_S = 1.0
 _MOST_REFUSED = 128  # connections that are told so at a time; more are closed without a word, before descriptors end
 
 

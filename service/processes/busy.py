@@ -20,7 +20,7 @@ from service.processes.waking import next_turn
 
 log = logging.getLogger(__name__)
 
-_BEAT_S = 0.5
+_BEAT_S = 1.0
 _PLACES = 512  # three connections of each API process, and those that it has lost and the worker not yet noticed
 
 

@@ -3,12 +3,14 @@
 It knows nothing of LitServe: a child is a process, a way to start it again, and a file that it makes once it is up.
 """
 
+import contextlib
 import logging
 import math
 import os
+import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -20,8 +22,8 @@ from service.processes.busy import longest_s
 
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 15.0
-_LOOK_S = 0.35  # how often processes are looked at that may hang
-_LOOK_AGAIN_S = 0.05  # and one that was stopped, which it may be for a moment
+_LOOK_S = 1.0  # how often processes are looked at that may hang
+_LOOK_AGAIN_S = 0.05  # and where one is stopped, which it may be for a moment
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +57,33 @@ class CannotServe(Exception):  # noqa: N818 - it says what the matter is
     """The server cannot start; the sentence is empty when a process has logged it already."""
 
 
-def watch(children: list[Child], end: socket.socket, served: Path, hang_s: float) -> None:
-    """Keep the children alive until `end` is readable.
+def hear_of_children() -> socket.socket:
+    """A socket that is readable once a child has been stopped, or ended; for the main thread to make, once."""
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # Python writes to the socket only where there is a handler
+    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_hear_nothing)
+    return ours
+
+
+def _hear_nothing() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def watch(children: list[Child], heard: socket.socket, end: socket.socket, served: Path, hang_s: float) -> None:
+    """Keep the children alive until `end` is readable; `heard` is readable when something has happened to one.
 
     A child that computes one thing for longer than `hang_s`, or is stopped for a fiftieth of it, is killed.
 
     Raises:
         CannotServe: a child died before anything was served, which is when `served` exists.
     """
-    while end not in _sleep_until_something_happens(children, end):
+    while end not in _sleep_until_something_happens(children, [heard, end]):
+        with contextlib.suppress(BlockingIOError):
+            heard.recv(4096)
         for child in children:
             _look_after(child, served, hang_s)
 
@@ -76,10 +96,10 @@ def drain(apis: list[Child], workers: list[Child], served: Path, hang_s: float, 
     deadline = time.monotonic() + patience_s
     for api in apis:
         api.process.terminate()
-    while left := [api.process for api in apis if api.process.exitcode is None]:
-        if time.monotonic() > deadline:
+    while left := [api.process.sentinel for api in apis if api.process.exitcode is None]:
+        if (rest := deadline - time.monotonic()) <= 0:
             break
-        connection.wait([one.sentinel for one in left], _LOOK_S)
+        _sleep_until_something_happens(workers, left, rest)
         for worker in workers:
             try:
                 _look_after(worker, served, hang_s)
@@ -133,12 +153,14 @@ def check_that_all_live(processes: list[BaseProcess]) -> None:
             raise CannotServe(f"{one.name} died {_how(one)} as it started")
 
 
-def _sleep_until_something_happens(children: list[Child], end: socket.socket) -> list[Any]:
+def _sleep_until_something_happens(
+    children: list[Child], others: Sequence[socket.socket | int], longest_s: float = math.inf
+) -> list[Any]:
     alive = [child.process.sentinel for child in children if child.due is None]
     due = min((child.due for child in children if child.due is not None), default=math.inf)
     is_stopped = any(child.stopped is not None for child in children)
-    patience = min(_LOOK_AGAIN_S if is_stopped else _LOOK_S, max(0.0, due - time.monotonic()))
-    return connection.wait([end, *alive], patience)
+    patience = min(longest_s, _LOOK_AGAIN_S if is_stopped else _LOOK_S, max(0.0, due - time.monotonic()))
+    return connection.wait([*others, *alive], patience)
 
 
 def _why_it_hangs(child: Child, hang_s: float) -> str | None:
