@@ -143,7 +143,7 @@ def test_a_child_that_computes_one_batch_for_too_long_is_killed_and_replaced(sle
 
 @pytest.fixture
 def _look_seldom(monkeypatch):
-    monkeypatch.setattr("service.watch._LOOK_S", 3600.0)
+    monkeypatch.setattr("service.processes.watch._LOOK_S", 3600.0)
 
 
 @pytest.mark.usefixtures("_look_seldom")  # the kernel tells
