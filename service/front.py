@@ -23,7 +23,6 @@ from service.observing.drift import Drift
 from service.observing.metrics import Metrics, counts_folder
 from service.observing.tracing import Trace, read_trace
 from service.observing.vitals import Vitals
-from service.problems import NotReady
 from service.settings import Settings
 from service.versions import control
 from service.versions.alone import alone
@@ -74,15 +73,6 @@ class Front:
     def not_ready(self) -> str | None:
         """Why this process cannot predict now, in one sentence; None when it can."""
         return self.cannot_compute() or self.catalog.why_not_ready()
-
-    def check_ready(self) -> None:
-        """Pass where this process can predict now.
-
-        Raises:
-            NotReady: it cannot.
-        """
-        if reason := self.not_ready():
-            raise NotReady(reason)
 
     def cannot_compute(self) -> str | None:
         """Why no version at all can be asked now; None when those that are live can."""

@@ -17,7 +17,7 @@ from service.asking import ASIDE_BYTES, Question, allowed_s, check_model, may_be
 from service.blame import blamed
 from service.front import Front
 from service.ledger import Ledger
-from service.problems import BadBody, ClientGone, ModelFailed, TooLarge, TooSlow, UnsupportedEncoding
+from service.problems import BadBody, ClientGone, ModelFailed, NotReady, TooLarge, TooSlow, UnsupportedEncoding
 
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib numbers its formats; HTTP's deflate is zlib's own
 _MOST_INFLATION = 1032  # a byte of a deflate stream holds at most so many
@@ -57,6 +57,16 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     if front.catalog.has_shadows:
         front.shadows.saw(question, ledger.routing_key, answers)
     return Response(body, headers=headers)
+
+
+def check_ready(front: Front) -> None:
+    """Let a probe pass where this process can predict now.
+
+    Raises:
+        NotReady: it cannot.
+    """
+    if reason := front.not_ready():
+        raise NotReady(reason)
 
 
 def json_of(value: Any) -> Response:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from service.app import oip_description
-from service.app.answering import answer, aside, json_of, ledger_of, read_body
+from service.app.answering import answer, aside, check_ready, json_of, ledger_of, read_body
 from service.asking import OIP_LENGTH, body_s, find_by_path, oip_question
 from service.front import Front
 from service.problems import BadBody, NotReady, UnknownVersion
@@ -66,7 +66,7 @@ class OipRoutes:
         return json_of({"live": True})
 
     async def _ready(self, _: Request) -> Response:
-        self._front().check_ready()
+        check_ready(self._front())
         return json_of({"live": True, "ready": True})
 
     async def _models(self, _: Request) -> Response:

@@ -21,7 +21,7 @@ from models.errors import BadVersion, RowcastError
 from service import problems
 from service.access.gate import model_of, scope_of
 from service.app import oip_routes, openapi, scoring_routes
-from service.app.answering import answer, aside, json_of, ledger_of, read_body
+from service.app.answering import answer, aside, check_ready, json_of, ledger_of, read_body
 from service.app.control_routes import ControlRoutes
 from service.app.description import describe, example_row
 from service.app.explaining import explain
@@ -129,7 +129,7 @@ class _Routes:
         return json_of({"live": True})
 
     async def _ready(self, _: Request) -> Response:
-        self._front().check_ready()
+        check_ready(self._front())
         unreadable = self._front().catalog.unreadable
         return json_of(
             {"ready": True} | ({"warning": f"the repository cannot be read: {unreadable}"} if unreadable else {})

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from service.app.answering import answer, aside, json_of, ledger_of, read_body
+from service.app.answering import answer, aside, check_ready, json_of, ledger_of, read_body
 from service.asking import PRIORITY, URGENT, body_s, find, scoring_question
 from service.front import Front
 from service.wire import forms
@@ -33,7 +33,7 @@ class ScoringRoutes:
         ]
 
     async def _ping(self, _: Request) -> Response:
-        self._front().check_ready()
+        check_ready(self._front())
         return json_of({"ready": True})
 
     async def _invoke(self, request: Request) -> Response:
