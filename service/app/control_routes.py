@@ -45,7 +45,6 @@ class ControlRoutes:
         self._front = front
 
     def all(self) -> list[BaseRoute]:
-        """Every route."""
         return [
             Route("/v2/repository/models/{model}/load", self._load, methods=["POST"]),
             Route("/v2/repository/models/{model}/unload", self._unload, methods=["POST"]),

@@ -26,7 +26,6 @@ class ScoringRoutes:
         self._front = front
 
     def all(self) -> list[BaseRoute]:
-        """Every route."""
         return [
             Route("/ping", self._ping, methods=["GET"]),
             Route("/invocations", self._invoke, methods=["POST"]),

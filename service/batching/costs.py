@@ -17,7 +17,6 @@ class Costs:
     """The best time of each size, 1 row, 2 or 3, 4 to 7 and so on: what else a machine does only ever adds to one."""
 
     def __init__(self) -> None:
-        """Know of no batch yet."""
         self._sizes: dict[int, tuple[float, float, int]] = {}  # rows and batches per second, how many are known
 
     def learn(self, rows: int, seconds: float) -> None:

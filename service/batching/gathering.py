@@ -25,7 +25,6 @@ class Gathering:
     """What the last batches of each version say of it, for one API process."""
 
     def __init__(self) -> None:
-        """Know of no batch yet."""
         self._known: dict[str, Line] = {}
 
     def learn(self, key: str, rows: int, seconds: float) -> None:
@@ -71,7 +70,6 @@ class Line:
     __slots__ = ("_batches", "mean_rows", "most_rows", "row_s", "seconds")
 
     def __init__(self) -> None:
-        """Know of no batch yet."""
         self._batches: deque[tuple[int, float]] = deque(maxlen=_BATCHES)
         self.most_rows, self.mean_rows, self.seconds, self.row_s = 0, 0.0, 0.0, math.inf
 

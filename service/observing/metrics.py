@@ -74,11 +74,6 @@ def use_slot(slot: str) -> None:
     make_room(counts_folder(), slot)
 
 
-def slot() -> str:
-    """The slot of this process."""
-    return _slot
-
-
 def forget_process(slot: str) -> None:
     """Drop what only a living process has, its rows in flight. The parent calls this when a slot's process died."""
     mark_process_dead(slot)  # type: ignore[no-untyped-call]  # has no annotations

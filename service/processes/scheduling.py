@@ -56,7 +56,6 @@ class Hunger:
     """
 
     def __init__(self) -> None:
-        """Nobody has."""
         self._until = memoryview(mmap.mmap(-1, 8)).cast("d")
 
     @property
