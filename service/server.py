@@ -4,10 +4,10 @@
 
     python -m service         service/supervisor.py: takes signals, starts the next line again if it dies
       LitServe's main         this file
-        API processes         service/front.py behind service/fast_lane.py and service/routes.py
-        inference workers     service/worker.py, started by service/api.py
+        API processes         service/front.py behind service/http/fast_lane.py and service/app/routes.py
+        inference workers     service/workers/worker.py, started by service/workers/lit_api.py
 
-What LitServe lacks stands in `Server` and in service/watch.py.
+What LitServe lacks stands in `Server` and in service/processes/watch.py.
 """
 
 import asyncio
@@ -35,25 +35,28 @@ from litserve.utils import WorkerSetupStatus
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import accepting, metrics, process, worker
 from service.access.gate import Gate
 from service.access.limits import Limits
-from service.api import Rowcast, Statuses, opener
+from service.access.tls import Tls
+from service.app.platforms import OtherPaths
+from service.app.routes import add_routes
 from service.attached import attached
-from service.busy import beating, busy_path
-from service.connections import most_accepted
-from service.fast_lane import FastLane
+from service.batching.inline import OpenSession
 from service.front import Front, open_front
-from service.inline import OpenSession
-from service.metrics_port import answering, listen
-from service.patient import NoQueue, PatientServer
-from service.platforms import OtherPaths
-from service.routes import add_routes
-from service.scheduling import take_short_slices
+from service.http import accepting
+from service.http.connections import most_accepted
+from service.http.fast_lane import FastLane
+from service.http.metrics_port import answering, listen
+from service.http.patient import NoQueue, PatientServer
+from service.http.tls_lane import TlsLane
+from service.observing import metrics
+from service.processes import process
+from service.processes.busy import beating, busy_path
+from service.processes.scheduling import take_short_slices
+from service.processes.watch import CannotServe, Child, check_that_all_live, drain, end_all, hear_of_children, watch
 from service.settings import BadSettings, Settings
-from service.tls import Tls
-from service.tls_lane import TlsLane
-from service.watch import CannotServe, Child, check_that_all_live, drain, end_all, hear_of_children, watch
+from service.workers import worker
+from service.workers.lit_api import Rowcast, Statuses, opener
 
 LIMITS = "limits"
 """File in the runtime folder that all API processes count their clients in."""
@@ -91,7 +94,7 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
             server_header=False,
             backlog=_BACKLOG,
             timeout_keep_alive=75,  # beyond the 60 s of usual load balancers: they must be the ones to hang up
-            loop="service.accepting:Loop",  # uvloop, sharing the port evenly
+            loop="service.http.accepting:Loop",  # uvloop, sharing the port evenly
             proxy_headers=False,  # it would believe whatever connects from 127.0.0.1; service/access/gate.py reads them
             http=partial(lane, front),
             lifespan="on",

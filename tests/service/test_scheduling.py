@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from service.scheduling import FullShare, Hunger, Share, take_short_slices
+from service.processes.scheduling import FullShare, Hunger, Share, take_short_slices
 
 
 def in_a_thread(do):

@@ -1,8 +1,8 @@
 import asyncio
 import time
 
-from service import waking
-from service.waking import next_turn
+from service.processes import waking
+from service.processes.waking import next_turn
 
 
 def test_one_timer_wakes_everybody_who_has_so_long_to_sleep():

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from service import process
-from service.busy import Busy, longest_s
-from service.watch import CannotServe, Child, _why_it_hangs, end_all, hear_of_children, watch
+from service.processes import process
+from service.processes.busy import Busy, longest_s
+from service.processes.watch import CannotServe, Child, _why_it_hangs, end_all, hear_of_children, watch
 
 HANG_S = 1.0
 PATIENCE_S = 60.0  # for what comes at once on a machine that does nothing else
@@ -143,7 +143,7 @@ def test_a_child_that_computes_one_batch_for_too_long_is_killed_and_replaced(sle
 
 @pytest.fixture
 def _look_seldom(monkeypatch):
-    monkeypatch.setattr("service.watch._LOOK_S", 3600.0)
+    monkeypatch.setattr("service.processes.watch._LOOK_S", 3600.0)
 
 
 @pytest.mark.usefixtures("_look_seldom")  # the kernel tells
