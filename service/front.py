@@ -62,6 +62,7 @@ class Front:
     vitals: Vitals
     gate: Gate
     connections: Connections
+    inline: Inline
     open_trace: Callable[[Mapping[bytes, bytes]], Trace | None] = read_trace
     observers: list[Observer] = field(default_factory=list)
     draining: bool = False
@@ -144,8 +145,9 @@ async def open_front(
     vitals = Vitals(waiting_rows_limit, sockets)
     async with control.listen(runtime, slot, catalog.refresh):
         await catalog.refresh()
+        connections = Connections(settings)
         front = Front(
-            settings, catalog, coalescer, lanes, metrics, shadows, runtime, drift, vitals, gate, Connections(settings)
+            settings, catalog, coalescer, lanes, metrics, shadows, runtime, drift, vitals, gate, connections, inline
         )
         front.turn_batches = TurnBatches(front, inline)
         front.spinning = Spinning(settings.spin_s)

@@ -54,6 +54,7 @@ from service.processes import process
 from service.processes.busy import beating, busy_path
 from service.processes.scheduling import take_short_slices
 from service.processes.watch import CannotServe, Child, check_that_all_live, drain, end_all, hear_of_children, watch
+from service.processes.yielding import InlineRate
 from service.settings import BadSettings, Settings
 from service.workers import worker
 from service.workers.lit_api import Rowcast, Statuses, opener
@@ -135,7 +136,10 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
             fronts.append(front)
             async with attached(front, settings, tls), answering(server.metrics_listener, app):
                 process.keep_what_is_there()
-                async with beating(busy_path(up)):  # not before: a start takes long on a busy machine, and hangs nobody
+                async with (
+                    server.inline_rate.told_by(server.slot, lambda: front.inline.given),
+                    beating(busy_path(up)),
+                ):  # not before: a start takes long on a busy machine, and hangs nobody
                     _say_ready(server, settings, front)
                     yield
             if front.open_requests:  # uvicorn waits for them no longer
@@ -228,14 +232,15 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
 
     def __init__(self, settings: Settings, runtime: Path, end: socket.socket) -> None:
         gpus = _gpus() if settings.device != "cpu" else 0
+        self.api_processes = settings.api_processes or min(4, len(os.sched_getaffinity(0)))
+        self.inline_rate = InlineRate(self.api_processes)
         super().__init__(
-            Rowcast(settings, runtime),
+            Rowcast(settings, runtime, self.inline_rate),
             accelerator="cuda" if gpus or settings.device == "cuda" else "cpu",  # never "auto", which imports torch
             devices=max(1, gpus),
             workers_per_device=settings.workers,
             timeout=settings.deadline_s,
         )
-        self.api_processes = settings.api_processes or min(4, len(os.sched_getaffinity(0)))
         self.tally = accepting.tally = accepting.Tally(
             runtime / "connections", self.api_processes, most_accepted(settings)
         )

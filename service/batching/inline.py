@@ -70,6 +70,7 @@ class Inline:
         """Hold no session yet; without `open_session`, never hold one."""
         self._open_session = open_session
         self._most_s = most_s
+        self.given = 0  # sessions, since the start
         self._sessions: dict[str, InlineSession] = {}  # of no rows: being opened, or workers do it better
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked = 0
@@ -83,7 +84,10 @@ class Inline:
             self._open_soon(version)
             return None
         session.used = self._asked
-        return session if session.most_rows else None
+        if not session.most_rows:
+            return None
+        self.given += 1
+        return session
 
     def retire(self, version: Version) -> None:
         """Close the session of a version that is live no longer."""

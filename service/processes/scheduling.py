@@ -14,6 +14,8 @@ import platform
 import struct
 import time
 
+from service.processes.yielding import InlineRate, yielding
+
 _NICE = 10  # about a tenth of a core beside a thread that never rests
 _LOOK_S = 0.1  # of computing, before it is said whether a thread starves
 _STARVES = 5.0  # times as long as it computed
@@ -73,18 +75,19 @@ class Share:
 
     A small one, since API processes rest most of the time, and what they leave is all that there is. Where they never
     rest, in a flood of requests or of refusals, or where others want the cores, the thread would starve. Then it must
-    have its full share back, which no thread can give itself: another one takes over, with `next_share`. Enter it for
-    each batch.
+    have its full share back, which no thread can give itself: another one takes over, with `next_share`. Where API
+    processes compute a lot by themselves it yields meanwhile. Enter it for each batch.
     """
 
     next_share: "Share | None" = None
     _is_small = False
 
-    def __init__(self, hunger: Hunger, full_until: float = 0.0) -> None:
+    def __init__(self, hunger: Hunger, inline_rate: InlineRate, full_until: float = 0.0) -> None:
         """Ask for as much as anybody until then, by `time.monotonic`, and in any case for the first batch."""
-        self._hunger = hunger
+        self._hunger, self._inline_rate = hunger, inline_rate
         self._full_until = full_until
         self._is_short = False
+        self._yields = contextlib.ExitStack()
         self._began = self._began_cpu = 0.0
         self._took_s = self._computed_s = 0.0
 
@@ -100,10 +103,13 @@ class Share:
         if self._is_short and not self._is_small and now >= self._full_until and not self._hunger.lasts:
             _lower(_NICE)
             self._is_small = True
+        if self._inline_rate.is_high:
+            self._yields.enter_context(yielding())
         self._began, self._began_cpu = now, time.thread_time()
 
     def __exit__(self, *_: object) -> None:
         """A batch was computed: say in `next_share` whether another thread should go on in the place of this one."""
+        self._yields.close()
         self.next_share = self._next_share()
 
     def _next_share(self) -> "Share | None":
@@ -113,7 +119,7 @@ class Share:
         if not self._is_small:
             return None
         if not self._is_short:
-            return Share(self._hunger, now + _FULL_S)
+            return Share(self._hunger, self._inline_rate, now + _FULL_S)
         took_s = now - self._began
         self._took_s += took_s
         self._computed_s += computed_s
@@ -121,7 +127,7 @@ class Share:
             self._hunger.begins()
         if self._took_s >= _LOOK_S:
             self._took_s = self._computed_s = 0.0
-        return Share(self._hunger) if self._hunger.lasts else None
+        return Share(self._hunger, self._inline_rate) if self._hunger.lasts else None
 
 
 def _starves(took_s: float, computed_s: float) -> bool:

@@ -23,6 +23,7 @@ from models.proof import Session
 from models.repository import Repository, Version
 from service.processes import process
 from service.processes.scheduling import FullShare, Hunger, Share
+from service.processes.yielding import InlineRate
 from service.settings import Settings
 from service.versions.control import Unloaded
 from service.workers import worker
@@ -54,7 +55,7 @@ class Loop(LitLoop):  # type: ignore[misc]  # LitServe ships no types
         end = worker.End()
         end.on_sigterm()
         path = worker.socket_path(lit_api.runtime, worker_number())
-        new_share = partial(Share, lit_api.hunger) if lit_api.is_on_cpu else FullShare
+        new_share = partial(Share, lit_api.hunger, lit_api.inline_rate) if lit_api.is_on_cpu else FullShare
         worker.serve(lit_api.engine, path, lit_api.settings.poll_s, end, new_share)
         sys.exit(0)
 
@@ -69,10 +70,11 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
     engine: Engine
     is_on_cpu: bool
 
-    def __init__(self, settings: Settings, runtime: Path) -> None:
+    def __init__(self, settings: Settings, runtime: Path, inline_rate: InlineRate) -> None:
         super().__init__(loop=Loop(), spec=NoRoute())
         self.settings = settings
         self.runtime = runtime
+        self.inline_rate = inline_rate
         self.hunger = Hunger()  # all workers know of it
         self._device = _device_of(settings.repository)
 
