@@ -42,6 +42,7 @@ from service.api import Rowcast, Statuses, opener
 from service.attached import attached
 from service.busy import beating, busy_path
 from service.connections import most_accepted
+from service.cores import cores
 from service.fast_lane import FastLane
 from service.front import Front, open_front
 from service.inline import OpenSession
@@ -232,7 +233,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
             workers_per_device=settings.workers,
             timeout=settings.deadline_s,
         )
-        self.api_processes = settings.api_processes or min(4, len(os.sched_getaffinity(0)))
+        self.api_processes = settings.api_processes or min(4, cores())
         self.tally = accepting.tally = accepting.Tally(
             runtime / "connections", self.api_processes, most_accepted(settings)
         )
