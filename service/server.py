@@ -118,7 +118,7 @@ def _remove_what_hurts(app: FastAPI) -> None:
 def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> Callable[[], Front]:
     """Routes, and in each API process a front that is open before the port is; what comes back finds it."""
     fronts: list[Front] = []  # one, made after the fork
-    open_session = _inline_opener(server, settings)
+    open_session = _inline_opener(settings)
     litserves = server.app.router.lifespan_context
 
     @asynccontextmanager
@@ -157,9 +157,12 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
     return front
 
 
-def _inline_opener(server: "Server", settings: Settings) -> OpenSession | None:
-    """What opens a session in an API process; None where workers have something better: a GPU, or TorchScript."""
-    if not settings.inline_s or settings.backend != "onnx" or server.is_on_gpu:
+def _inline_opener(settings: Settings) -> OpenSession | None:
+    """What opens a session in an API process, on its CPU; None where workers compute everything.
+
+    To reach a GPU and come back takes longer than such a session does, so only who names a GPU has everything there.
+    """
+    if not settings.inline_s or settings.backend != "onnx" or settings.device == "cuda":
         return None
     return opener(settings, "cpu")
 
@@ -245,7 +248,6 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         self.tally = accepting.tally = accepting.Tally(
             runtime / "connections", self.api_processes, most_accepted(settings)
         )
-        self.is_on_gpu = bool(gpus) or settings.device == "cuda"
         self.uvicorn_graceful_timeout = settings.drain_s
         self.runtime = runtime
         self.slot = 0

@@ -84,7 +84,10 @@ class Settings(BaseSettings):
     ] = "onnx"
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
-        Field(description="Where the network runs: `cpu`, `cuda`, or `auto`, on a GPU if there is one."),
+        Field(
+            description="Where networks run: `cpu`, `cuda`, or `auto`: on a GPU if there is one, "
+            "but for batches that an API process computes sooner by itself."
+        ),
     ] = "auto"
 
     max_body_bytes: Annotated[Count, Field(description="Longest request body.")] = 64 * 1024 * 1024

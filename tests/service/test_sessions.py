@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import pytest
 from models.errors import BadVersion
 from models.proof import prove
 from models.repository import Repository
-from service.sessions.onnx import OnnxSession
+from service.sessions.onnx import OnnxSession, _providers, ort
 from tests.service import tiny
 
 FORMAT_1 = Repository(Path("tests/data/format-1"))
@@ -31,6 +32,26 @@ def test_onnx_runtime_gives_the_answers_that_can_be_checked_by_eye(versions, nam
 def test_the_committed_example_of_format_1_is_proven(name, number):
     version = FORMAT_1.open(name, number)
     prove(version.manifest, version.proof(), OnnxSession(version, "cpu"))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="this machine has no NVIDIA GPU")
+def test_products_on_a_gpu_keep_the_digits_of_float32():
+    weights = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
+    matrix = np.random.default_rng(1).normal(size=(512, 256)).astype(np.float32)
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [value("x", onnx.TensorProto.FLOAT, ["n", 256])],
+        [value("y", onnx.TensorProto.FLOAT, ["n", 256])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=_providers("cuda:0"))
+    assert "CUDAExecutionProvider" in session.get_providers()
+    (products,) = session.run(None, {"x": matrix})
+    np.testing.assert_allclose(products, matrix.astype(float) @ weights.astype(float), atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1023, 1024, 1025, 5000])
