@@ -44,6 +44,18 @@ def test_every_loss_is_derived_as_autograd_does(loss, outputs, count):
     check_gradients(NetPlan(hidden=(6, 5)), loss, outputs, count)
 
 
+@pytest.mark.parametrize(("loss", "outputs", "shape"), [("mse", 2, (2, 2, ROWS)), ("cross_entropy", 3, (2, 1, ROWS))])
+def test_a_step_says_the_loss_of_each_row(loss, outputs, shape):
+    nets = nets_of(NetPlan(hidden=(6, 5)), outputs, 2)
+    x, y = rows(outputs, loss)
+    with torch.no_grad():
+        right = [objective_of(loss)(nets[0](x[n : n + 1]), y[n : n + 1]) for n in range(ROWS)]
+    step = Stepper(nets, FitPlan(optimizer="sgd"), objective_of(loss), torch.Generator())
+    losses = step(x.expand(2, -1, -1), y.expand(2, *y.shape), 1.0)
+    assert losses.shape == shape
+    torch.testing.assert_close(losses[0].mean(0), torch.stack(right))
+
+
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_every_activation_is_derived_as_autograd_does(activation):
     check_gradients(NetPlan(hidden=(6, 5), activation=activation), "mse", 1, 2)
