@@ -392,13 +392,7 @@ class Coalescer:
             for job in batch.jobs:
                 self._again(job)
         elif not settle(batch.jobs[0]):
-            is_gone = (
-                reply.status is Status.REFUSED
-            )  # deleted or damaged since it was live, and the worker is a new one
-            problem = (
-                NotReady(reply.sentence) if is_gone else ModelFailed(str(batch.version), reply.sentence or _MISFIT)
-            )
-            batch.jobs[0].refused(problem)
+            batch.jobs[0].refused(_problem(batch, reply))
 
     def _again(self, job: Job) -> None:
         if not job.is_settled:
@@ -407,6 +401,13 @@ class Coalescer:
             job.is_alone = True
             queue.add(job)
             self.rows_waiting += job.rows
+
+
+def _problem(batch: Batch, reply: Reply) -> RowcastError:
+    """Why the only job of a batch has no answer."""
+    if reply.status is Status.REFUSED:  # deleted or damaged while it was live, and the worker is a new one
+        return NotReady(reply.sentence)
+    return ModelFailed(str(batch.version), reply.sentence or _MISFIT)
 
 
 _MISFIT = "the session gave another number of answers than rows"
