@@ -132,7 +132,11 @@ class CategoryFeature(_Feature):
 
 
 class _Index(dict[str | None, float]):
-    """Text to index; every other text has the index of what is unknown, and None is missing."""
+    """Text to index; every other text has the index of what is unknown, and None is missing.
+
+    Blanks around a text do not count, and a text without anything else is missing, unless the text with its blanks is a
+    category itself: so the trainer reads tables.
+    """
 
     def __init__(self, categories: Sequence[str]) -> None:
         super().__init__((category, float(index)) for index, category in enumerate(categories))
@@ -140,9 +144,10 @@ class _Index(dict[str | None, float]):
         self._unknown = float(len(categories))
 
     def __missing__(self, value: object) -> float:
-        if isinstance(value, str):
-            return self._unknown
-        raise KeyError(value)
+        if not isinstance(value, str):
+            raise KeyError(value)
+        meant = value.strip()
+        return self.get(meant or None, self._unknown)
 
 
 class BooleanFeature(_Feature):
@@ -217,14 +222,14 @@ Feature = Annotated[
 ]
 
 
-_Reader = tuple[frozenset[type], Mapping[str | None, float] | None, float]
-"""The types of a feature's plain values; for a category, its index by text, and the index of what is unknown."""
+_Reader = tuple[frozenset[type], Mapping[str | None, float] | None]
+"""The types of a feature's plain values; for a category, its index by text."""
 
 
 def _reader(feature: _Feature) -> _Reader:
     if isinstance(feature, CategoryFeature):
-        return frozenset({str, _NONE}), feature._index, float(len(feature.categories))  # noqa: SLF001 - the same file
-    return (frozenset({bool, _NONE}) if isinstance(feature, BooleanFeature) else _NUMBERS), None, 0.0
+        return frozenset({str, _NONE}), feature._index  # noqa: SLF001 - the same file
+    return (frozenset({bool, _NONE}) if isinstance(feature, BooleanFeature) else _NUMBERS), None
 
 
 class Schema(BaseModel):
@@ -317,10 +322,10 @@ class Schema(BaseModel):
         if self.is_all_numbers:
             return values if _NUMBERS.issuperset(map(type, values)) else None
         line: list[Any] = []
-        for (kinds, index, unknown), value in zip(readers, values, strict=True):
+        for (kinds, index), value in zip(readers, values, strict=True):
             if type(value) not in kinds:
                 return None
-            line.append(value if index is None else index.get(value, unknown))
+            line.append(value if index is None else index[value])
         return line
 
     def stack(self, lines: Sequence[list[Any]]) -> Matrix:

@@ -50,6 +50,7 @@ from service.http.metrics_port import answering, listen
 from service.http.patient import NoQueue, PatientServer
 from service.http.tls_lane import TlsLane
 from service.observing import metrics
+from service.observing.count_files import make_room
 from service.processes import process
 from service.processes.busy import beating, busy_path
 from service.processes.cores import cores
@@ -80,7 +81,9 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
     os.register_at_fork(after_in_child=lambda: process.end_with(None))
     server = Server(settings, runtime, end)
     _remove_what_hurts(server.app)
-    Limits.make(runtime / LIMITS)
+    if (reason := _has_no_room(server)) is not None:
+        log.error(reason)
+        return process.CANNOT_SERVE
     tls = Tls(settings) if settings.tls_certificate is not None else None
     front = _add_what_is_ours(server, settings, tls)
     lane = FastLane if tls is None else TlsLane  # uvicorn's "httptools", answering predictions by itself
@@ -107,6 +110,18 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
         _tell(error)
         return process.CANNOT_SERVE
     return server.exit_status
+
+
+def _has_no_room(server: "Server") -> str | None:
+    """Why what API processes map could not be made, all of it now; None when it is there."""
+    try:
+        Limits.make(server.runtime / LIMITS)
+        for slot in range(server.api_processes):
+            make_room(metrics.counts_folder(), f"api-{slot}")
+    except OSError as error:
+        needed = "2 MB for each API process and one more"
+        return f"no room for counts in {server.runtime}: {error.strerror}; it takes {needed}; name another in TMPDIR"
+    return None
 
 
 def _remove_what_hurts(app: FastAPI) -> None:

@@ -57,10 +57,16 @@ class Limits:
 
     @staticmethod
     def make(path: Path) -> None:
-        """Make an empty table, unless there is one."""
+        """Make an empty table, unless there is one.
+
+        Raises:
+            OSError: the disk has no room for it.
+        """
         if not path.exists():
-            path.write_bytes(secrets.token_bytes(_SET.size))  # the key of the digests
-            os.truncate(path, _SET.size * (1 + _SETS))
+            with path.open("wb") as file:
+                file.write(secrets.token_bytes(_SET.size))  # the key of the digests
+                file.flush()
+                os.posix_fallocate(file.fileno(), 0, _SET.size * (1 + _SETS))  # a mapped page without room is SIGBUS
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)

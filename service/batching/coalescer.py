@@ -24,7 +24,7 @@ from service.batching.gathering import Gathering
 from service.batching.inline import Inline
 from service.batching.lanes import Done
 from service.batching.queues import Queue
-from service.problems import DeadlinePassed, ModelFailed, Overloaded
+from service.problems import DeadlinePassed, ModelFailed, NotReady, Overloaded
 
 MOST_LOSSES = 3
 """How many workers may be lost under one job before it is blamed for it."""
@@ -392,7 +392,7 @@ class Coalescer:
             for job in batch.jobs:
                 self._again(job)
         elif not settle(batch.jobs[0]):
-            batch.jobs[0].refused(ModelFailed(str(batch.version), reply.sentence or _MISFIT))
+            batch.jobs[0].refused(_problem(batch, reply))
 
     def _again(self, job: Job) -> None:
         if not job.is_settled:
@@ -401,6 +401,13 @@ class Coalescer:
             job.is_alone = True
             queue.add(job)
             self.rows_waiting += job.rows
+
+
+def _problem(batch: Batch, reply: Reply) -> RowcastError:
+    """Why the only job of a batch has no answer."""
+    if reply.status is Status.REFUSED:  # deleted or damaged while it was live, and the worker is a new one
+        return NotReady(reply.sentence)
+    return ModelFailed(str(batch.version), reply.sentence or _MISFIT)
 
 
 _MISFIT = "the session gave another number of answers than rows"

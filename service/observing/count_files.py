@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 import threading
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _VALUE = struct.Struct("<dd")  # and when it was set, for which nothing here has
 _ROOM = {"histogram": 2**20, "counter": 2**18, "gauge_max": 2**16, "gauge_livesum": 2**16, "gauge_liveall": 2**16}
 """Bytes of the files of a slot, by kind: enough for 60 versions; more are mapped as they come."""
 
+_TRY_AGAIN_S = 5.0  # how long a disk that had no room is left alone
+
 Whose = tuple[str, str]
 """Model and version of a series; empty where it has none."""
 
@@ -33,12 +36,14 @@ log = logging.getLogger(__name__)
 
 
 def make_room(folder: Path, slot: str) -> None:
-    """Take the room of the slot's files from the disk now: a mapped page for which none is left kills the process."""
+    """Take the room of the slot's files from the disk now: a mapped page for which none is left kills the process.
+
+    Raises:
+        OSError: there is not so much.
+    """
     for kind, size in _ROOM.items():
-        path = folder / f"{kind}_{slot}.db"
-        if not path.exists():
-            with path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
+        with (folder / f"{kind}_{slot}.db").open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 class CountFile:
@@ -51,6 +56,7 @@ class CountFile:
     def __init__(self, path: Path, room: int) -> None:
         """Go on with what it holds; one that is not there is made."""
         self._path, self._room = path, room
+        self._full_until = 0.0
         self._open()
 
     def _open(self) -> None:
@@ -72,12 +78,14 @@ class CountFile:
 
     def read(self, key: str) -> float:
         """A series' value, 0 for a new one."""
-        value, _ = _VALUE.unpack_from(self._map, self._place(key))
-        return float(value)
+        place = self._place(key)
+        return 0.0 if place is None else float(_VALUE.unpack_from(self._map, place)[0])
 
     def write(self, key: str, value: float) -> None:
-        """Set a series' value."""
-        _VALUE.pack_into(self._map, self._place(key), value, 0.0)
+        """Set a series' value. Where the disk has no room for a new series, it is written the next time."""
+        place = self._place(key)
+        if place is not None:
+            _VALUE.pack_into(self._map, place, value, 0.0)
 
     def forget(self, gone: Collection[Whose]) -> None:
         """Give up the series of models and versions."""
@@ -102,25 +110,38 @@ class CountFile:
         self._map.close()
         self._open()
 
-    def _place(self, key: str) -> int:
+    def _place(self, key: str) -> int | None:
         place = self._places.get(key)
         if place is not None:
             return place
         entry = _entry(key, bytes(_VALUE.size))
         end = self._used + len(entry)
-        if end > len(self._map):
-            size = len(self._map)
-            while size < end:
-                size *= 2
-            with self._path.open("r+b") as file:
-                file.truncate(size)
-                self._map.close()
-                self._map = mmap.mmap(file.fileno(), 0)
+        if end > len(self._map) and not self._grow(end):
+            return None
         self._map[self._used : end] = entry
         self._used = end
         HEAD.pack_into(self._map, 0, end, self._given_up)  # last: a reader looks no further
         self._know(key, end - _VALUE.size)
         return end - _VALUE.size
+
+    def _grow(self, end: int) -> bool:
+        """Map so many bytes; whether the disk has them."""
+        if time.monotonic() < self._full_until:
+            return False
+        size = len(self._map)
+        while size < end:
+            size *= 2
+        try:
+            with self._path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+                grown = mmap.mmap(file.fileno(), 0)
+        except OSError as error:
+            log.error("what comes new to the metrics waits for room: %s: %s", self._path, error.strerror)  # noqa: TRY400 - it says all
+            self._full_until = time.monotonic() + _TRY_AGAIN_S
+            return False
+        self._map.close()
+        self._map = grown
+        return True
 
     def _know(self, key: str, place: int) -> None:
         labels = json.loads(key)[2]

@@ -26,6 +26,8 @@ READ = frozenset({"null", "int", "float", "decimal", "bool", "text", "large text
 _TEXTS = {"text": "<i4", "large text": "<i8"}
 _VIEW = np.dtype("V16")
 _PLACE = struct.Struct("<i4xii")  # of a view: length, four first letters, number of the buffer, offset in it
+_EXACT = 2**53  # of whole numbers up to here each is a float
+_EXACT_TENS = 22  # and each power of ten up to here
 _INLINE = 12  # bytes of a text that stand in its view
 _MOST_OVERLAP = 4  # texts of views may lie over one another, as slices do; so many times the body, and no more
 
@@ -135,16 +137,19 @@ def _numbers(field: Field, raw: memoryview | None, length: int, present: npt.NDA
 
 
 def _decimals(values: npt.NDArray[Any], places: int) -> npt.NDArray[np.float64]:
-    """The floats that are nearest, for as many digits as a float has, and those that polars makes of decimals."""
+    """The floats that are nearest."""
+    high, low = None, values
     if values.dtype.names:
-        low, high = values["f0"], values["f1"]
-        whole = low.astype(np.int64)  # its bits
-        if (high != whole >> 63).any():  # a number that takes more than 64 bits
-            pairs = zip(high.tolist(), low.tolist(), strict=True)
-            whole = np.array([float((upper << 64) + lower) for upper, lower in pairs])
-        values = whole
-    numbers = values.astype(np.float64)
-    return numbers / 10.0**places if places >= 0 else numbers * 10.0**-places
+        high, low = values["f1"], values["f0"].astype(np.int64)  # its bits
+    numbers = low.astype(np.float64)
+    numbers = numbers / 10.0**places if places >= 0 else numbers * 10.0**-places
+    is_long = (np.abs(low, dtype=np.float64) > _EXACT) | (abs(places) > _EXACT_TENS)  # these would be rounded twice
+    if high is not None:
+        is_long |= high != low >> 63
+    for place in np.flatnonzero(is_long):
+        whole = int(low[place]) if high is None else (int(high[place]) << 64) + int(values["f0"][place])
+        numbers[place] = whole / 10**places if places >= 0 else float(whole * 10**-places)
+    return numbers
 
 
 def _array(field: Field, raw: memoryview | None, dtype: str | np.dtype[Any], length: int) -> npt.NDArray[Any]:

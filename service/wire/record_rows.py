@@ -207,10 +207,12 @@ def _enum_of(categories: Sequence[str]) -> type[Enum]:
             return member
 
         @classmethod
-        def _missing_(cls, _: object) -> object:
-            return unknown
+        def _missing_(cls, text: Any) -> object:
+            meant = text.strip()  # as `Schema.encode` takes a text that is no category
+            return by_text.get(meant, unknown) if meant else missing
 
     made: Any = Category
     made = made("Category", {f"c{index}": (text, index) for index, text in enumerate(categories)})
-    unknown = float.__new__(made, len(categories))
+    by_text = {member.value: member for member in made}
+    unknown, missing = float.__new__(made, len(categories)), float.__new__(made, math.nan)
     return made  # type: ignore[no-any-return]

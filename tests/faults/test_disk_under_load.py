@@ -109,6 +109,39 @@ def test_a_full_disk_under_the_temporary_folder_stops_nobody(start, repository, 
         server.close()
 
 
+def test_a_full_disk_under_the_temporary_folder_is_no_matter_to_limits_and_new_series(start, tmp_path, monkeypatch):
+    """More clients than a page of the table has, and more versions than the files of the metrics have room for."""
+    root = tmp_path / "many"
+    for number in range(100):
+        tiny.publish(root, "line", called=f"line-{number}")
+    with small_disk(tmp_path / "t", "64m") as disk:
+        monkeypatch.setenv("TMPDIR", str(disk))
+        server = start(root, rate_limit=1000, trusted_proxies="127.0.0.0/8", default_model="line-0")
+        fill(disk)
+        for asked in range(2000):
+            path, client = f"/v1/models/line-{asked % 100}:predict", f"10.0.{asked // 250}.{asked % 250}"
+            answer = server.client.post(path, json={"instances": [[1]]}, headers={"x-forwarded-for": client})
+            assert answer.json()["predictions"] == [3.0]
+        assert "what comes new to the metrics waits for room" in server.said()
+        (disk / "everything").unlink()
+        time.sleep(6)  # so long a full disk is left alone
+        for asked in range(100):
+            server.client.post(f"/v1/models/line-{asked}:predict", json={"instances": [[1]]})
+        until(lambda: ok_counted(server) == 2100, what="the server counts as the client does")
+        assert "died" not in server.said()
+        server.close()
+
+
+def test_a_temporary_folder_without_room_stops_the_start_in_one_sentence(start, tmp_path, monkeypatch):
+    with small_disk(tmp_path / "t", "1m") as disk:
+        monkeypatch.setenv("TMPDIR", str(disk))
+        server = start(wait=False)
+        assert server.ended() == 3
+        (line,) = server.said().splitlines()
+        assert f"no room for counts in {disk}/rowcast-" in line
+        assert list(disk.iterdir()) == []
+
+
 @pytest.mark.parametrize("how", ["taken away", "a file in its place", "a folder that cannot be entered"])
 def test_a_repository_that_cannot_be_read_serves_on_and_says_so(start, repository, tmp_path, how):
     if "entered" in how and os.geteuid() == 0:

@@ -286,7 +286,15 @@ def test_a_whole_number_is_the_same_category_for_readers_of_json_who_know_only_f
 
 def test_a_category_that_nobody_trained_on_is_the_reserved_index():
     feature = CategoryFeature(name="c", categories=("b", "a"))
-    assert feature.encode(["a", "b", "c", "A", "", 0]).tolist() == [1, 0, 2, 2, 2, 2]
+    assert feature.encode(["a", "b", "c", "A", 0]).tolist() == [1, 0, 2, 2, 2]
+
+
+def test_blanks_around_a_category_do_not_count_unless_they_are_part_of_one():
+    """The trainer takes them away: the very table that it read must be known again."""
+    feature = CategoryFeature(name="c", categories=("hill", " hill", "two words"))
+    assert feature.encode(["hill", " hill", "hill\n", "two words ", "twowords"]).tolist() == [0, 1, 0, 2, 3]
+    assert np.isnan(feature.encode(["", "  "])).all()
+    assert CategoryFeature(name="c", categories=("", "a")).encode(["", " a"]).tolist() == [0, 1]
     assert CategoryFeature(name="c", categories=()).encode(["a"]).tolist() == [0]
 
 

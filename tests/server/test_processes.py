@@ -256,6 +256,21 @@ def test_versions_come_and_go_and_labels_take_effect_without_a_restart(start, re
     until(lambda: server.client.post("/v1/models/coin:predict", json={"instances": [[1]]}).status_code == 404)
 
 
+def test_a_version_that_is_gone_before_anybody_looked_is_no_fault_of_the_model(start, repository):
+    """A worker that came since cannot open it; clients may ask again, and will hear that it is unknown."""
+    tiny.publish(repository, "line", shift=1)
+    server = start(poll_s=10_000, **HELD)
+    (before,) = server.workers
+    shutil.rmtree(repository / "line/1")
+    os.kill(before, signal.SIGKILL)
+    until(lambda: server.workers not in ([], [before]), what="another worker")
+    answer = server.client.post("/v1/models/line/versions/1:predict", json={"instances": [[3]]})
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready"), answer.text
+    assert answer.json()["error"].startswith("line/1: ")
+    assert "retry-after" in answer.headers
+    assert server.ask(3).json()["predictions"] == [8.0]
+
+
 def test_a_bad_version_is_refused_and_what_served_serves_on(start, repository, tmp_path):
     for _ in range(2):
         changed = tiny.publish(tmp_path / "aside", "line").folder / "model.onnx"

@@ -9,7 +9,7 @@ from decimal import Decimal
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.errors import BadRow, RowcastError
@@ -64,6 +64,7 @@ def test_decimals_are_the_floats_that_training_reads(values, newest):
 
 
 @given(st.lists(st.decimals(-(10**20), 10**20, places=4, allow_nan=False), max_size=20))
+@example([Decimal("116411543390605.8532"), Decimal("26800403084771478503.2071")])  # more digits than a float has
 def test_a_decimal_is_bit_by_bit_what_polars_makes_of_it(values):
     column = pl.Series("x", values, dtype=pl.Decimal(38, 4))
     matrix = arrow.encode(stream({"x": column}), Schema(datatype="FP64", features=(NUMBER,)), 1000)

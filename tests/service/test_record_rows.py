@@ -28,15 +28,16 @@ SCHEMAS = {
     "FP64": Schema(datatype="FP64", features=MIXED),
     "number": Schema(features=(NumberFeature(name="a"),)),
     "category": Schema(features=(CategoryFeature(name="color", categories=COLORS),)),
+    "no empty one": Schema(features=(CategoryFeature(name="color", categories=("red", " red", "blue")),)),
     "moment": Schema(features=(*MIXED, DatetimeFeature(name="seen"))),
     "quoted": Schema(features=(NumberFeature(name='a"b'),)),
     "all missing": Schema(features=(NumberFeature(name="a"), CategoryFeature(name="color", categories=()))),
 }
 VERSIONS = {name: Version(Path(name), Manifest.model_construct(input=schema)) for name, schema in SCHEMAS.items()}
-READ = ("FP32", "FP64", "number", "category")
+READ = ("FP32", "FP64", "number", "category", "no empty one")
 
 finite = st.floats(allow_nan=False, allow_infinity=False).map(json.dumps)
-texts = st.sampled_from(COLORS) | st.text(max_size=4)
+texts = st.sampled_from(COLORS) | st.sampled_from([" red", "1 ", "\u2003", "red\n"]) | st.text(max_size=4)
 VALUES = {
     "number": finite
     | st.integers(-(2**70), 2**70).map(str)
@@ -93,6 +94,9 @@ def outcome(read, schema):
 @example(("number", b'{"instances":[{"a":1},{"a":1e39}]}'), "number")
 @example(("number", b'{"instances":[{"a":-0},{"a":null}]}'), "number")
 @example(("category", b'{"instances":[{"color":"green"},{"color":"\\u0000unknown"}]}'), "category")
+@example(
+    ("no empty one", b'{"instances":[{"color":" red"},{"color":"blue\\n"},{"color":""},{"color":" "}]}'), "no empty one"
+)
 @example(("category", b'{"instances":[{"color":"r\xff"}]}'), "category")
 @example(("category", b'{"instances":[{"color":"r\\ud800"}]}'), "category")
 def test_a_body_is_read_as_any_other_way_reads_it(body, other):
