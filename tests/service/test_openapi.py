@@ -4,6 +4,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from models.schema import CategoryFeature, NumberFeature, Schema
 from service.app import openapi
+from service.app.openapi_schemas import schemas_of
 from service.problems import NotReady
 from tests.service import tiny
 from tests.service.conftest import Shelf
@@ -144,7 +145,7 @@ def test_units_ranges_and_missing_shares_are_told(document):
 def test_a_feature_with_very_many_categories_tells_their_number(versions):
     many = CategoryFeature(name="c", categories=tuple(f"value {i}" for i in range(101)))
     manifest = versions["line"].manifest.model_copy(update={"input": Schema(features=(many, NumberFeature(name="x")))})
-    row = openapi._schemas_of(type(versions["line"])(versions["line"].folder, manifest))["line.2.Row"]
+    row = schemas_of(type(versions["line"])(versions["line"].folder, manifest))["line.2.Row"]
     assert row["properties"]["c"]["description"] == "One of 101 categories; another one counts as unknown."
 
 
