@@ -27,21 +27,21 @@ from torch import Tensor, nn
 from models.errors import shown
 from models.manifest import Calibration, Task
 from models.schema import Schema
-from training.calibrate import fit_temperature
-from training.checkpoint import Checkpoint
-from training.columns import Data, read_batch, read_columns, targets_of
-from training.distributed import Team
-from training.encoders import Preprocessing, encode, learn_schema, preprocess
-from training.evaluate import answers_of
-from training.fit import SCHEDULES, Course, Epoch, Member, choose_device, mean_loss
-from training.kernels import pick_kernels
-from training.linear import readings, solve_linear
-from training.losses import LOSSES, objective_of
-from training.net import Averaged, Net, make_member
+from training.data.columns import Data, read_batch, read_columns, targets_of
+from training.data.source import Source
+from training.data.split import Split, part_of, split_in_pieces
+from training.fitting.calibrate import fit_temperature
+from training.fitting.checkpoint import Checkpoint
+from training.fitting.distributed import Team
+from training.fitting.fit import SCHEDULES, Course, Epoch, Member, choose_device, mean_loss
+from training.fitting.kernels import pick_kernels
+from training.fitting.losses import LOSSES, objective_of
+from training.fitting.step import Stepper
+from training.judging.evaluate import answers_of
+from training.network.encoders import Preprocessing, encode, learn_schema, preprocess
+from training.network.linear import readings, solve_linear
+from training.network.net import Averaged, Net, make_member
 from training.plan import BadPlan, FitPlan, Plan
-from training.source import Source
-from training.split import Split, part_of, split_in_pieces
-from training.step import Stepper
 
 BLOCK_ROWS = 4096
 """Rows that lie together in the file and are read together."""

@@ -52,7 +52,7 @@ class _Section(BaseModel):
 
 
 class TablePlan(_Section):
-    """Where the rows come from: a file, or a dataset of `training/datasets.py` by name.
+    """Where the rows come from: a file, or a dataset of `training/data/datasets.py` by name.
 
     Attributes:
         path: CSV or Parquet; relative to the folder that the command runs in.
@@ -111,7 +111,7 @@ class NetPlan(_Section):
 
     Attributes:
         hidden: widths of the hidden layers; empty for a linear model; None lets validation choose between the networks
-            of `training/candidates.py`, which also say everything else about the network and its fit.
+            of `training/fitting/candidates.py`, which also say everything else about the network and its fit.
         activation: after each hidden layer.
         activations: one per hidden layer where they differ; overrides `activation`.
         preprocessing: "learned" puts scaling, imputation and embeddings in front; "none" feeds the numbers as they are
@@ -120,7 +120,7 @@ class NetPlan(_Section):
         init: "uniform" is PyTorch's own; "normal" draws every weight from N(0, 1) / sqrt(inputs), biases 0;
             "unit_normal" draws weights and biases from N(0, 1).
         dropout: share of hidden activations dropped while training.
-        expansion: "steps" or "waves" tell each number once more in `pieces` columns (`training/expansions.py`).
+        expansion: "steps" or "waves" tell each number once more in `pieces` columns (`training/network/expansions.py`).
         pieces: at most so many for each number.
     """
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from models.csv_file import BadTable
 from models.schema import DatetimeFeature
-from training import columns
-from training.columns import Data, read_columns
-from training.distinct import of_distinct
+from training.data import columns
+from training.data.columns import Data, read_columns
+from training.data.distinct import of_distinct
+from training.data.table import Table
 from training.plan import Plan
-from training.table import Table
 
 
 def texts(columns: dict[str, list[str | None]]) -> Table:
