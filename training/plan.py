@@ -5,8 +5,9 @@ A plan says what is different from the defaults; `Plan.model_dump` writes all of
 
 import difflib
 import math
+import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -20,6 +21,8 @@ MANY_ROWS = 100_000
 """Training rows beyond which one fold is enough to choose by."""
 FEW_ROWS, SEVERAL_ROWS = 2_000, 5_000
 """Training rows up to which five folds are affordable, and beyond which four are: more rows take no longer there."""
+MOST_LISTED = 5
+"""Names in a sentence; beyond, it says how many more there are."""
 HIDDEN = (256, 256)
 """Widths of the hidden layers where a plan names none and nothing is there to choose them by."""
 
@@ -350,8 +353,23 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     near = [name for name in names if name.casefold() == wrong.casefold()] or difflib.get_close_matches(wrong, names, 1)
     if near:
         return f"; did you mean {near[0]}?"
-    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return f"; there are {listed}"
+    return f"; there {'is only' if len(names) == 1 else 'are'} {listed(names, 8)}"
+
+
+def listed(names: Sequence[object], most: int = MOST_LISTED) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(str(name) for name in names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def kind_option(column: str, kind: Kind) -> str:
+    """How a command says that a column is of some kind."""
+    return f"--kind {shlex.quote(f'{column}={kind}')}"
+
+
+def drop_option(column: str) -> str:
+    """How a command leaves a column out."""
+    return f"--drop {shlex.quote(column)}"
 
 
 def _nearest_key(key: str) -> str:

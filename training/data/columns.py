@@ -12,6 +12,7 @@ number, boolean and datetime columns; in a category column they are categories l
 says "NA" means the same as the table did. Blanks around a value do not count.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from models.manifest import ClassLabel, Task
 from models.schema import category_text
 from training.data.distinct import of_distinct
 from training.data.table import Table
-from training.plan import Kind, Plan, nearest
+from training.plan import Kind, Plan, drop_option, kind_option, listed, nearest
 
 MISSING = ("na", "n/a", "#n/a", "nan", "null", "none", "?")
 MOST_CLASSES = 1000
@@ -121,11 +122,15 @@ def read_columns(table: Table, plan: Plan) -> Data:
     frame, rows = _rows_with_target(table, plan, notes)
     splits = (plan.split.column, plan.split.group, plan.split.time)
     columns = {name: frame[name] for name in table.frame.columns if name not in plan.table.drop or name in splits}
-    typed, kinds = {}, {}
+    typed, kinds, refused = {}, {}, {}
     for name, column in columns.items():
         if name in plan.target:
             continue
-        kind, values = _typed(column, plan.table.kinds.get(name), rows, place, is_text=table.is_text, notes=notes)
+        try:
+            kind, values = _typed(column, plan.table.kinds.get(name), rows, place, is_text=table.is_text, notes=notes)
+        except BadTable as error:
+            refused[name] = error
+            continue
         typed[name] = values
         if name in (plan.split.column, plan.split.group) or name in plan.table.drop:
             continue
@@ -137,6 +142,10 @@ def read_columns(table: Table, plan: Plan) -> Data:
             if kind == "category" and values.n_unique() > MOST_CATEGORIES:
                 told = f"the {MOST_CATEGORIES} most frequent are told apart, the others count as unknown"
                 notes.append(f"column {shown(name)} has {values.n_unique()} categories: {told}")
+    if refused:
+        first, *others = refused
+        also = f"; refused as well: {listed([shown(name) for name in others])}" if others else ""
+        raise BadTable(place, refused[first].reason + also)
     if not kinds:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise BadTable(place, f"no column is left to predict {shown(plan.target[0])} from{why}")
@@ -181,7 +190,9 @@ def read_batch(batch: pl.DataFrame, first: int, data: Data, plan: Plan, *, is_te
         _, values = _typed(batch[name], kind, rows, data.source, is_text=is_text, notes=notes)
         if notes and wanted != kind:
             what = notes[0].replace("count as missing", "the sampled rows have none like them")
-            raise BadTable(data.source, f"{what}; correct them, or --kind {name}=category makes texts of them all")
+            raise BadTable(
+                data.source, f"{what}; correct them, or {kind_option(name, 'category')} makes texts of them all"
+            )
         typed.append(values.alias(name))
     frame = pl.DataFrame(typed)
     if data.classes is None:
@@ -227,7 +238,10 @@ def _check_plan_columns(table: Table, plan: Plan) -> None:
     ):
         for name in names:
             if name not in table.frame.columns:
-                raise BadTable(table.source, f"{role} {shown(name)} is no column{nearest(name, table.frame.columns)}")
+                near = nearest(name, table.frame.columns)
+                if table.is_text and table.notes:  # of columns without names, as a title above the names would leave
+                    near += "; the file's first line is taken for the names of the columns"
+                raise BadTable(table.source, f"{role} {shown(name)} is no column{near}")
     for name in plan.target:
         if name in plan.table.drop or name in (plan.split.column, plan.split.group):
             raise BadTable(table.source, f"{shown(name)} cannot be the target and be dropped or split by")
@@ -289,7 +303,7 @@ def _typed(
         if wanted is None and not is_text and _plain_numbers(texts, is_certain=False) is not None:
             notes.append(
                 f"column {shown(column.name)} holds numbers as texts, which are categories; "
-                f"--kind {column.name}=number takes them as numbers"
+                f"{kind_option(column.name, 'number')} takes them as numbers"
             )
         if kind != "category":
             texts = texts.str.strip_chars()
@@ -298,7 +312,7 @@ def _typed(
         if kind == "category":
             return kind, _category_texts(texts, is_text=is_text)
         return kind, _from_texts(texts, kind, rows, place, notes)
-    kind = wanted or _kind_of_dtype(column, place)
+    kind = (wanted if not _is_compound(column.dtype) else None) or _kind_of_dtype(column, place)
     return kind, _from_values(column, kind, rows, place)
 
 
@@ -355,8 +369,7 @@ def _refuse_other_forms(texts: pl.Series, values: pl.Series, rows: pl.Series, pl
             raise BadTable(
                 place,
                 f"column {name} holds {what}, as {shown(texts[first])} in row {rows[first]}; write {instead}, or say "
-                f'that its texts are categories: kinds.{texts.name} = "category" in a plan, --kind '
-                f"{texts.name}=category in a command; --drop leaves it out",
+                f"that its texts are categories: {_as_category(texts.name)}; {drop_option(texts.name)} leaves it out",
             )
 
 
@@ -379,9 +392,14 @@ def _refuse_odd_one(texts: pl.Series, kind: Kind, rows: pl.Series, place: str) -
     raise BadTable(
         place,
         f"column {shown(name)} holds {a_kind}, but row {rows[odd]} has {shown(texts[odd])}; correct it, or say what "
-        f'the column is: kinds.{name} = "category" in a plan, --kind {name}=category in a command '
-        f"(as a {kind}, such values count as missing)",
+        f"the column is: {_as_category(name)} (as a {kind}, such values count as missing)",
     )
+
+
+def _as_category(name: str) -> str:
+    """How to say that a column is one, in both places where that can be said."""
+    key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+    return f'kinds.{key} = "category" in a plan, {kind_option(name, "category")} in a command'
 
 
 def _from_texts(texts: pl.Series, kind: Kind, rows: pl.Series, place: str, notes: list[str]) -> pl.Series:
@@ -428,8 +446,15 @@ def _kind_of_dtype(column: pl.Series, place: str) -> Kind:
     if column.dtype in (pl.Date, pl.Datetime):
         return "datetime"
     raise BadTable(
-        place, f"column {shown(column.name)} is {column.dtype}, which is no kind of feature; --drop leaves it out"
+        place,
+        f"column {shown(column.name)} is of type {column.dtype.base_type()}, which is no number, text, boolean or "
+        f"datetime; make it one, or {drop_option(column.name)} leaves it out",
     )
+
+
+def _is_compound(dtype: pl.DataType) -> bool:
+    """Whether no kind makes one value of it."""
+    return dtype.is_nested() or dtype in (pl.Binary, pl.Object)
 
 
 def _without_spelled_missing(texts: pl.Series) -> pl.Series:

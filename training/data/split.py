@@ -16,14 +16,13 @@ from models.csv_file import BadTable
 from models.errors import shown
 from training.data.columns import Data
 from training.data.distinct import of_distinct
-from training.plan import SplitPlan
+from training.plan import MOST_LISTED, SplitPlan, listed
 
 Rows = npt.NDArray[np.int64]
 """Numbers of rows, from 0, rising."""
 
 _SALTS = 32
 _FEWEST_ROWS = 10
-_MOST_NAMED = 5  # classes
 _TOGETHER = 1 << 14  # values that are mixed while they lie in the processor's cache
 
 
@@ -171,9 +170,8 @@ def _moved(data: Data, absent: npt.NDArray[np.int64]) -> tuple[str, ...]:
     rows = [int((data.y == code).sum()) for code in absent]
     labels = [shown(data.classes[int(code)]) for code in absent]
     where = "none in the training part; moved there"
-    if len(absent) > _MOST_NAMED:
-        named = f"{', '.join(labels[:_MOST_NAMED])} and {len(absent) - _MOST_NAMED} more"
-        return (f"classes {named} have only {min(rows)} to {max(rows)} rows, {where}",)
+    if len(absent) > MOST_LISTED:
+        return (f"classes {listed(labels)} have only {min(rows)} to {max(rows)} rows, {where}",)
     each = zip(labels, rows, strict=True)
     return tuple(f"class {label} has only {n} row{'s' * (n > 1)}, {where}" for label, n in each)
 

@@ -14,7 +14,7 @@ from models.errors import shown
 from training.data.columns import Data
 from training.data.split import Split, row_hashes
 from training.judging.evaluate import Targets
-from training.plan import SplitPlan
+from training.plan import SplitPlan, drop_option, listed
 
 ALONE = 0.99
 """Share of what is to be explained that no honest feature explains by itself: R2, or errors of the majority avoided."""
@@ -29,7 +29,6 @@ FEW_TEST_ROWS = 100
 _ROWS_LOOKED_AT = 20_000
 _FEWEST_ROWS = 50
 _MOST_BINS = 256
-_MOST_NAMED = 5
 _MOST_TERMS = 200
 _MOSTLY_THERE = 0.9  # share of a column's values that are not zero, from which it may be a factor
 _NOTHING_LEFT = 1e-6  # of the variance: what rounding leaves of a sum, and no measurement
@@ -72,7 +71,7 @@ def _features_that_predict_alone(data: Data, split: Split) -> Iterator[str]:
             said = list(targets)[shares.index(share)]
             yield (
                 f"feature {shown(name)} alone explains {share:.1%} {said}; is it known before the target is, "
-                f"or is it the target in other words? --drop {name} leaves it out"
+                f"or is it the target in other words? {drop_option(name)} leaves it out"
             )
 
 
@@ -123,12 +122,12 @@ def _row_numbers(data: Data) -> Iterator[str]:
             continue
         values = column.to_numpy()
         if values[1] - values[0] == 1 and (np.diff(values) == 1).mean() > ALONE:
-            yield f"feature {shown(name)} counts the rows; if it is an id, --drop {name} leaves it out"
+            yield f"feature {shown(name)} counts the rows; if it is an id, {drop_option(name)} leaves it out"
         elif (values == np.round(values)).all() and len(np.unique(values)) == len(values):
             leaves_none_out = float(values.max()) - float(values.min()) < len(values) / ALONE
             if leaves_none_out or re.search(_ID, name):
                 said = "is another number in every row; if it is an id"
-                yield f"feature {shown(name)} {said}, --drop {name} leaves it out"
+                yield f"feature {shown(name)} {said}, {drop_option(name)} leaves it out"
 
 
 def _far_values(data: Data) -> Iterator[str]:
@@ -189,10 +188,9 @@ def _a_sum_or_product(data: Data, split: Split) -> Iterator[str]:
             what, found = "a product of powers", [named[term] for term in terms]
         else:
             continue
-        told = ", ".join(map(shown, found[:_MOST_NAMED])) + ", ..." * (len(found) > _MOST_NAMED)
         yield (
-            f"target {shown(target)} is {what} of {told} to the last digits; are they known before the target is? "
-            f"--drop leaves them out, and no network is needed to compute it"
+            f"target {shown(target)} is {what} of {listed([shown(name) for name in found])} to the last digits; are "
+            f"they known before the target is? --drop leaves them out, and no network is needed to compute it"
         )
 
 
@@ -233,15 +231,13 @@ def _rare_classes(data: Data, split: Split) -> Iterator[str]:
     counts = np.bincount(data.y[split.train], minlength=len(data.classes))
     rare = np.flatnonzero(counts < RARE_ROWS)
     if len(rare):
-        named = ", ".join(f"{shown(data.classes[code])} ({counts[code]})" for code in rare[:_MOST_NAMED])
-        more = f" and {len(rare) - _MOST_NAMED} more" if len(rare) > _MOST_NAMED else ""
-        yield f"too few training rows to learn from, of class {named}{more}; collect more, or join classes"
+        named = listed([f"{shown(data.classes[code])} ({counts[code]})" for code in rare])
+        yield f"too few training rows to learn from, of class {named}; collect more, or join classes"
     if len(split.test):
         absent = np.setdiff1d(np.arange(len(data.classes)), data.y[split.test])
         if len(absent):
-            named = ", ".join(shown(data.classes[code]) for code in absent[:_MOST_NAMED])
-            more = f" and {len(absent) - _MOST_NAMED} more" if len(absent) > _MOST_NAMED else ""
-            yield f"no test row is of class {named}{more}: the scores say nothing of it"
+            named = listed([shown(data.classes[code]) for code in absent])
+            yield f"no test row is of class {named}: the scores say nothing of it"
 
 
 def _unknown_categories(data: Data, split: Split) -> Iterator[str]:

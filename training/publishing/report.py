@@ -18,6 +18,7 @@ from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feat
 from training.judging.evaluate import MAIN
 from training.judging.explain import Explained
 from training.judging.failures import worst_kinds, worst_rows
+from training.plan import listed
 from training.publishing.drawing import plain_drawing, svg_of
 from training.publishing.plots import draw_plots, judged
 
@@ -109,9 +110,8 @@ def _what_it_does(fitted: "Fitted") -> str:
     source = f"{features} feature{'s' * (features != 1)}"
     if fitted.data.classes is None:
         return f"Predicts {targets} from {source}."
-    classes = [_escaped(label) for label in fitted.data.classes[:20]]
-    more = len(fitted.data.classes) - len(classes)
-    return f"Predicts {targets} ({', '.join(classes)}{f' and {more} more' if more else ''}) from {source}."
+    classes = listed([_escaped(label) for label in fitted.data.classes], 20)
+    return f"Predicts {targets} ({classes}) from {source}."
 
 
 def _facts(fitted: "Fitted") -> str:
@@ -294,8 +294,7 @@ def _values_of(feature: Feature) -> str:
         case BooleanFeature(true_share=share):
             return "always missing" if share is None else f"true in {share:.1%}"
         case CategoryFeature(categories=categories):
-            more = len(categories) - 12
-            return ", ".join(categories[:12]) + (f" and {more} more" if more > 0 else "")
+            return listed(categories, 12)
 
 
 def _figure_of(name: str, caption: str, svg: str) -> str:
