@@ -17,13 +17,13 @@ from models.manifest import Part, Scores, Task
 from models.repository import Repository
 from training import plan as plans
 from training import progress, recipe
+from training.data.rows import table_rows
 from training.data.table import COMPRESSED, SUFFIXES
 from training.faults import as_sentences
 from training.fitting.checkpoint import EVERY_S, FOLDER, Checkpoint
 from training.fitting.distributed import leads
 from training.judging.evaluate import MAIN
 from training.plan import PLANS, BadPlan, Plan
-from training.publishing.publish import table_rows
 
 DEFAULT_REPOSITORY = Path("models/published")
 SERVER = "http://localhost:8000"

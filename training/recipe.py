@@ -32,13 +32,13 @@ from training.fitting.distributed import is_team, team
 from training.fitting.fit import Epoch, Member, choose_device, device_name
 from training.fitting.problem import Problem, pose
 from training.fitting.units import fit_units, linear_unit
-from training.judging.evaluate import Targets, answers_of, make_baselines, score, score_parts
+from training.judging.evaluate import Targets, make_baselines, score, score_parts
 from training.judging.findings import Findings, examine
 from training.judging.leaks import find_leaks
 from training.large import fit_large
 from training.later import imports
 from training.network.encoders import encode, learn_schema
-from training.network.net import Net
+from training.network.net import Net, answers_of
 from training.plan import BadPlan, FitPlan, Plan
 from training.publishing.publish import publish
 

@@ -11,8 +11,8 @@ from models.manifest import Task
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
 from training.network.encoders import Preprocessing
 from training.network.expansions import Steps, Waves
-from training.network.linear import solve_linear
-from training.network.net import Corrected, Net, make_member
+from training.network.linear import Corrected, solve_linear
+from training.network.net import Net, make_member
 from training.plan import NetPlan
 from training.publishing.export import (
     EXPORTED,

@@ -17,8 +17,8 @@ from models.proof import prove
 from models.repository import Repository
 from training import recipe
 from training.data import source
+from training.data.spool import BLOCK_ROWS, Spool, minibatches
 from training.fitting.distributed import Team
-from training.large import BLOCK_ROWS, Spool, minibatches
 from training.plan import Plan
 from training.publishing.export import ONNX, OnnxSession
 

@@ -23,10 +23,10 @@ from training.fitting.fit import Rows as TensorRows
 from training.fitting.kernels import pick_kernels
 from training.fitting.loops import seconds_of
 from training.fitting.losses import LOSSES, Objective, objective_of
-from training.judging.evaluate import answers_of
+from training.network.averaged import Averaged
 from training.network.encoders import Preprocessing, preprocess
 from training.network.linear import STRENGTHS, readings, solve_linear
-from training.network.net import Averaged, Net
+from training.network.net import Net, answers_of
 from training.plan import HIDDEN, BadPlan, Loss, Plan
 
 FAR, FAR_OF_MANY = 1.5, 1.2

@@ -21,8 +21,8 @@ from training.fitting.fit import Rows as TensorRows
 from training.fitting.many import fit_all
 from training.fitting.problem import Problem
 from training.network.expansions import Expansion, Steps, Waves
-from training.network.linear import readings
-from training.network.net import Corrected, LinearMember, make_member
+from training.network.linear import Corrected, LinearMember, readings
+from training.network.net import make_member
 from training.plan import FEW_ROWS
 
 KEPT = 2

@@ -11,7 +11,7 @@ from torch import nn
 
 from models.manifest import Part, Scores, Task, finite
 from models.schema import Matrix
-from training.network.net import Net
+from training.network.net import Net, answers_of
 
 Answers = Mapping[str, npt.NDArray[Any]]
 Targets = npt.NDArray[Any]
@@ -21,22 +21,6 @@ BINS = 15
 """Equal bins of confidence in the calibration error, as in Guo et al. 2017, section 4."""
 MAIN: dict[Task, str] = {"regression": "r2", "binary": "accuracy", "multiclass": "accuracy"}
 """The metric that a task is summed up by."""
-
-
-def answers_of(net: nn.Module, matrix: Matrix, most: int = 1 << 16) -> dict[str, npt.NDArray[Any]]:
-    """The net's outputs by name, `most` rows at a time.
-
-    Shape:
-        matrix: [N, F] -> `prediction` [N, K], or `probabilities` [N, C] and `label` [N]
-    """
-    parts = []
-    with torch.no_grad():
-        for start in range(0, max(len(matrix), 1), most):
-            answer = net(torch.from_numpy(matrix[start : start + most]))
-            parts.append(answer if isinstance(answer, tuple) else (answer,))
-    columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
-    names = ("prediction",) if len(columns) == 1 else ("probabilities", "label")
-    return dict(zip(names, columns, strict=True))
 
 
 def score(task: Task, y: Targets, answers: Answers) -> dict[str, float | None]:

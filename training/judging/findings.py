@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from models.intervals import Intervals, PredictionSets
 from models.manifest import Importance
 from models.shapley import Background
+from training.data.rows import table_rows
 from training.judging.explain import BACKGROUND_ROWS, Explained, explain_rows
 from training.judging.importance import measure_importances
 from training.judging.intervals import calibrated
-from training.publishing.publish import table_rows
 
 if TYPE_CHECKING:
     from training.recipe import Fitted  # recipe tells the story and imports this file

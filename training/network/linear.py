@@ -10,15 +10,60 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from models.manifest import Task
 from training.network.encoders import Preprocessing, unclipped
-from training.network.net import LinearMember
 
 STRENGTHS = (0.01, 1.0, 100.0)
 """Penalties on the squared weights among which validation chooses; 1 is scikit-learn's default."""
 MOST_ROWS = 50_000
 """Rows that a logistic regression is solved on; more hardly move its few weights, and cost minutes."""
+
+
+class LinearMember(nn.Module):
+    """A linear model: a weight for each number, and one for each row of the embedding table.
+
+    Shape:
+        [N, inputs] -> [N, outputs]
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, table: Tensor | None, numbers: int = 0) -> None:
+        """`weight` is [inputs without the embedded, outputs], `table` [rows of the embedding table, outputs].
+
+        The first `numbers` inputs are numbers that are read as they were before their smooth clipping.
+        """
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.table = None if table is None else nn.Parameter(table)
+        self.numbers = numbers
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.numbers:
+            x = unclipped(x, self.numbers)
+        if self.table is None:
+            return torch.addmm(self.bias, x, self.weight)
+        plain = len(self.weight)
+        rows = self.table[x[:, plain:].to(torch.int64)]  # [N, S, outputs]
+        return torch.addmm(self.bias, x[:, :plain], self.weight) + rows.sum(1)
+
+
+class Corrected(nn.Module):
+    """A line, and a perceptron that was fitted on what the line leaves: their sum.
+
+    Where a number is beyond nearly all that training showed, the perceptron levels off and the line goes on.
+
+    Shape:
+        [N, inputs] -> [N, outputs]
+    """
+
+    def __init__(self, line: LinearMember, perceptron: nn.Sequential) -> None:
+        super().__init__()
+        self.line, self.perceptron = line, perceptron
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers: Tensor = self.line(x) + self.perceptron(x)
+        return answers
 
 
 def readings(task: Task, preprocessing: Preprocessing) -> tuple[int, ...]:

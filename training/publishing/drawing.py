@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -20,9 +19,6 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from models.schema import Feature, NumberFeature
-
-MOST_POINTS = 2000
-"""Rows drawn as points; more hide what is under them."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")  # apart for the colour-blind
 INK, PALE, GRID = "#222222", "#B8BEC6", "#EEF0F2"
@@ -91,11 +87,6 @@ def panels(count: int, width: float = 9.0, height: float = 3.8) -> tuple[Figure,
     rows = (count + 1) // 2
     figure = Figure(figsize=(width, height * rows), layout="constrained")
     return figure, [figure.add_subplot(rows, 2, place + 1) for place in range(count)]
-
-
-def some(rows: int, most: int = MOST_POINTS) -> npt.NDArray[np.int64]:
-    """Numbers of at most `most` rows, evenly spread."""
-    return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(np.int64))
 
 
 def colour(code: int) -> Any:

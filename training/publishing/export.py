@@ -26,8 +26,7 @@ from models.errors import RowcastError
 from models.proof import INPUT
 from models.schema import Datatype, Matrix, Schema
 from training.collector import uncollected
-from training.judging.evaluate import answers_of
-from training.network.net import Net
+from training.network.net import Net, answers_of
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # the wheel reports to its maker unless this is set before the import
 import onnxruntime as ort

@@ -16,6 +16,7 @@ from sklearn import metrics
 
 from models.manifest import Importance, Part
 from models.schema import NumberFeature
+from training.data.rows import spread
 from training.judging.evaluate import BINS
 from training.publishing.drawing import (
     COLOURS,
@@ -27,13 +28,14 @@ from training.publishing.drawing import (
     panels,
     shades,
     shortened,
-    some,
     with_unit,
 )
 
 if TYPE_CHECKING:
     from training.recipe import Fitted, PartRows  # recipe tells the story and imports this file
 
+MOST_POINTS = 2000
+"""Rows drawn as points; more hide what is under them."""
 MOST_COUNTS = 12
 """Classes up to which a confusion matrix shows its numbers."""
 MOST_CURVES = 7
@@ -102,7 +104,7 @@ def _of_classification(
 
 def _draw_fit(fitted: "Fitted", rows: "PartRows") -> Figure:
     """One panel per target: points, and the network as a line."""
-    drawn = some(len(rows.matrix))
+    drawn = spread(len(rows.matrix), MOST_POINTS)
     x, y = rows.matrix[drawn, 0], rows.y[drawn]
     present = x[np.isfinite(x)]
     line = np.linspace(present.min(), present.max(), 600) if len(present) else np.zeros(1)
@@ -119,7 +121,7 @@ def _draw_fit(fitted: "Fitted", rows: "PartRows") -> Figure:
 
 def _draw_predicted(fitted: "Fitted", rows: "PartRows", predicted: npt.NDArray[np.float64]) -> Figure:
     """One panel per target: every row at (actual, predicted), and the diagonal where both agree."""
-    drawn = some(len(rows.matrix))
+    drawn = spread(len(rows.matrix), MOST_POINTS)
     answers, y = predicted[drawn], rows.y[drawn]
     size = 12 if len(y) < 50 else 7 if len(y) < 500 else 3.5
     figure, drawn_on = panels(len(fitted.data.targets))
@@ -127,16 +129,7 @@ def _draw_predicted(fitted: "Fitted", rows: "PartRows", predicted: npt.NDArray[n
         both = np.concatenate([answers[:, k], y[:, k]])
         ends = [float(both.min()), float(both.max())]
         axes.plot(ends, ends, color=PALE, linewidth=1.5, zorder=1)
-        axes.plot(
-            y[:, k],
-            answers[:, k],
-            ".",
-            color=COLOURS[0],
-            markersize=size,
-            alpha=0.6,
-            markeredgewidth=0,
-            rasterized=True,
-        )
+        _draw_rows(axes, y[:, k], answers[:, k], COLOURS[0], marker=".", markersize=size)
         axes.set_xlabel(f"actual {shortened(target)}")
         axes.set_ylabel(f"predicted {shortened(target)}")
     return figure
@@ -145,17 +138,14 @@ def _draw_predicted(fitted: "Fitted", rows: "PartRows", predicted: npt.NDArray[n
 def _draw_residuals(fitted: "Fitted", rows: "PartRows", predicted: npt.NDArray[np.float64]) -> Figure:
     """For each target: every row at (predicted, residual), and beside it how the residuals are spread."""
     residuals = rows.y - predicted
-    drawn = some(len(residuals))
+    drawn = spread(len(residuals), MOST_POINTS)
     shown = fitted.data.targets[:4]
     figure = Figure(figsize=(9.0, 3.2 * len(shown)), layout="constrained")
     grid = figure.add_gridspec(len(shown), 2, width_ratios=[3, 1])
     for k, target in enumerate(shown):
         axes = figure.add_subplot(grid[k, 0])
         axes.axhline(0, color=PALE, linewidth=1.5)
-        axes.plot(
-            predicted[drawn, k], residuals[drawn, k], "o", color=COLOURS[0], markersize=3.5, alpha=0.6,
-            markeredgewidth=0, rasterized=True,
-        )  # fmt: skip
+        _draw_rows(axes, predicted[drawn, k], residuals[drawn, k], COLOURS[0])
         axes.set_xlabel(f"predicted {shortened(target)}")
         axes.set_ylabel("actual less predicted")
         beside = figure.add_subplot(grid[k, 1], sharey=axes)
@@ -163,6 +153,12 @@ def _draw_residuals(fitted: "Fitted", rows: "PartRows", predicted: npt.NDArray[n
         beside.tick_params(labelleft=False)
         beside.set_xlabel("rows")
     return figure
+
+
+def _draw_rows(axes: Axes, x: npt.NDArray[Any], y: npt.NDArray[Any], of: Any, **look: Any) -> None:
+    """A point for each row, in one colour."""
+    points: dict[str, Any] = {"marker": "o", "markersize": 3.5, "alpha": 0.6} | look
+    axes.plot(x, y, color=of, linestyle="none", markeredgewidth=0, rasterized=True, **points)
 
 
 def _draw_values(fitted: "Fitted", rows: "PartRows") -> Figure:
@@ -184,7 +180,7 @@ def _draw_values(fitted: "Fitted", rows: "PartRows") -> Figure:
 
 def _plane(fitted: "Fitted", rows: "PartRows") -> tuple[Any, ...]:
     """Rows as points, their targets, the values along both axes, and the network's answers on the grid of them."""
-    drawn = some(len(rows.matrix), most=1000)
+    drawn = spread(len(rows.matrix), 1000)
     points, y = rows.matrix[drawn], rows.y[drawn]
     points = np.where(np.isfinite(points), points, np.nanmedian(points, axis=0))
     low, high = points.min(axis=0), points.max(axis=0)
@@ -222,18 +218,8 @@ def _draw_surface(fitted: "Fitted", rows: "PartRows") -> Figure:
     figure, axes = panel(4.8, 3.8)
     axes.imshow(image, origin="lower", extent=(across[0], across[-1], up[0], up[-1]), aspect="auto")
     for code, of_class in colours.items():
-        mine = y == code
-        label = shortened(classes[code])
-        axes.plot(
-            *points[mine].T,
-            "o",
-            color=of_class,
-            markersize=3.5,
-            markeredgewidth=0,
-            alpha=0.8,
-            label=label,
-            rasterized=True,
-        )
+        mine = points[y == code]
+        _draw_rows(axes, mine[:, 0], mine[:, 1], of_class, alpha=0.8, label=shortened(classes[code]))
     _name_plane(fitted, axes, across, up)
     if len(classes) <= MOST_COUNTS:
         title = shortened(fitted.data.targets[0])
@@ -311,7 +297,7 @@ def _draw_curves(
 
 def _thinned(x: npt.NDArray[Any], y: npt.NDArray[Any], most: int = 1000) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """A curve of at most `most` points: of 200,000 rows it would otherwise have as many."""
-    kept = some(len(x), most)
+    kept = spread(len(x), most)
     return x[kept], y[kept]
 
 

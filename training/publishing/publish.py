@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 import torch
 from pydantic import JsonValue
 
@@ -19,6 +18,7 @@ from models.manifest import FileDigest, Manifest, Predictions, Provenance
 from models.proof import Proof, prove
 from models.repository import Repository
 from models.schema import CategoryFeature, Schema
+from training.data.rows import spread, table_rows
 from training.fitting.processes import elsewhere
 from training.network.encoders import quantiles_of
 from training.plan import Plan
@@ -46,7 +46,7 @@ def publish(fitted: "Fitted", repository: Repository) -> int:
     def fill(draft: Path) -> "functools.partial[Manifest]":
         from training.publishing.report import write_report  # noqa: PLC0415 - see training/later.py
 
-        rows = train[_spread(len(train), PARITY_ROWS)]
+        rows = train[spread(len(train), PARITY_ROWS)]
         awkward, program = awkward_rows(fitted.schema, rows), fitted.plan.export.program
         with elsewhere(lambda: export(fitted.net, awkward, draft, program=program)):
             (draft / proofs.FILE).write_bytes(proof.to_json())
@@ -117,17 +117,10 @@ def make_proof(fitted: "Fitted") -> Proof:
 
     An answer may be off by 1e-4 of itself and 1e-5 of a probability or of the target's standard deviation.
     """
-    rows = [*table_rows(fitted.parts["train"].frame, fitted.schema), *hard_rows(fitted.schema)]
+    rows = [*table_rows(fitted.parts["train"].frame, fitted.schema, most=PROOF_ROWS), *hard_rows(fitted.schema)]
     answers = fitted.predict(fitted.schema.encode(rows))
     scale = 1.0 if fitted.data.task != "regression" else max(1.0, float(fitted.parts["train"].y.std(0).max()))
     return Proof(rows=rows, answers={name: values.tolist() for name, values in answers.items()}, atol=1e-5 * scale)
-
-
-def table_rows(frame: pl.DataFrame, schema: Schema, most: int = PROOF_ROWS) -> list[dict[str, JsonValue]]:
-    """Rows from all over the frame, as JSON objects."""
-    some = frame[_spread(frame.height, most)].select(schema.names)
-    moments = pl.selectors.datetime().dt.strftime("%Y-%m-%dT%H:%M:%S%.6f")
-    return [dict(row) for row in some.with_columns(moments).iter_rows(named=True)]
 
 
 def hard_rows(schema: Schema) -> list[dict[str, JsonValue]]:
@@ -140,11 +133,6 @@ def hard_rows(schema: Schema) -> list[dict[str, JsonValue]]:
             unseen += "?"
         rows.append(nothing | {feature.name: unseen})
     return rows
-
-
-def _spread(rows: int, most: int) -> list[int]:
-    """Numbers of rows, evenly spread."""
-    return sorted({int(row) for row in np.linspace(0, rows - 1, min(most, rows))})
 
 
 # ------------------------------------------------------------------------------------------------ the provenance

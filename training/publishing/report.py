@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from training.recipe import Fitted  # recipe tells the story and imports this file
 
 INDEX = "index.html"
+STYLE = Path(__file__).with_name("report.css").read_text("utf-8")
 MOST_SHOWN = 8
 """Features of a row that is shown, and those that are named in its explanation."""
 
@@ -36,37 +37,6 @@ def write_report(folder: Path, fitted: "Fitted") -> None:
     with plain_drawing():
         plots = [(name, caption, svg_of(figure, name)) for name, caption, figure in draw_plots(fitted)]
     (folder / INDEX).write_text(card(fitted, plots), "utf-8")
-
-
-_STYLE = """
-:root { color-scheme: light dark; --page: #fff; --ink: #1a1f26; --quiet: #586273; --line: #dde1e7; --soft: #f1f4f8; }
-@media screen and (prefers-color-scheme: dark) { :root {
-  --page: #181c23; --ink: #e6e9ee; --quiet: #9ea8b6; --line: #2f3641; --soft: #222833; } }
-body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; color: var(--ink);
-  background: var(--page); max-width: 62rem; margin: 1.5rem auto; padding: 0 1rem; }
-h1 { margin: 0 0 0.25rem; line-height: 1.2; overflow-wrap: anywhere; }
-h2 { margin: 2.5rem 0 0.75rem; padding-top: 1rem; font-size: 1.15rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.5rem 0 0.5rem; } p { margin: 0.5rem 0; max-width: 75ch; overflow-wrap: anywhere; }
-.facts { display: flex; flex-wrap: wrap; gap: 0.75rem 2.5rem; margin: 1.25rem 0 0; }
-.facts dt { color: var(--quiet); font-size: 0.85rem; }
-.facts dd { margin: 0; font-size: 1.5rem; font-weight: 650; line-height: 1.3; font-variant-numeric: tabular-nums; }
-.facts small { font-size: 0.85rem; font-weight: 400; color: var(--quiet); }
-table { border-collapse: collapse; font-size: 0.9rem; } .wide { overflow-x: auto; margin: 0.5rem 0; }
-th, td { padding: 0.25rem 1.25rem 0.25rem 0; text-align: left; vertical-align: top; }
-th { border-bottom: 1px solid var(--line); font-weight: 500; color: var(--quiet); vertical-align: bottom; }
-td { overflow-wrap: break-word; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-tr.network td { font-weight: 650; border-top: 1px solid var(--line); }
-.plots { display: flex; flex-wrap: wrap; gap: 1.5rem 2rem; align-items: flex-start; }
-figure { margin: 0.5rem 0; max-width: 100%; overflow-x: auto; break-inside: avoid; }
-figure svg { display: block; max-width: 100%; height: auto; } figcaption { color: var(--quiet);
-  font-size: 0.9rem; contain: inline-size; }
-pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: 0.8rem; }
-@media print { figure svg { min-width: 0 !important; } .wide { overflow: visible; }
-  table { font-size: 8.5pt; } th, td { padding-right: 0.75rem; }
-  body { max-width: none; margin: 0; font-size: 10.5pt; } pre { white-space: pre-wrap; }
-  h2, h3 { break-after: avoid; } tr { break-inside: avoid; } }
-"""
 
 
 def card(fitted: "Fitted", plots: Sequence[tuple[str, str, str]]) -> str:
@@ -100,7 +70,7 @@ def card(fitted: "Fitted", plots: Sequence[tuple[str, str, str]]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{name}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
