@@ -188,25 +188,23 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
         answers = problem.published(held_out, net, parts["validation"].matrix, split.validation)
         metrics = score(data.task, parts["validation"].y, answers)
         scores["validation"] = scores["validation"].model_copy(update={"metrics": metrics})
-    seconds = time.perf_counter() - start
-    device = device_name(problem.x.device)
     return Fitted(
-        plan,
-        data,
-        schema,
-        parts,
-        net,
-        members,
-        choice.members,
-        choice.weights,
-        held_out,
-        data.y[problem.held_out],
-        scores,
-        calibration,
-        notes,
-        device,
-        seconds,
-        warnings,
+        plan=plan,
+        data=data,
+        schema=schema,
+        parts=parts,
+        net=net,
+        members=members,
+        chosen=choice.members,
+        weights=choice.weights,
+        held_out=held_out,
+        held_out_y=data.y[problem.held_out],
+        scores=scores,
+        calibration=calibration,
+        notes=notes,
+        device=device_name(problem.x.device),
+        seconds=time.perf_counter() - start,
+        warnings=warnings,
     )
 
 

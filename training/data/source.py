@@ -1,6 +1,5 @@
 """A table that is read in pieces: a sample of it, and then all of its rows, a batch at a time."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from models.csv_file import BadTable
-from training.data.table import Table, check_names, not_read, scan_csv
+from training.data.table import Table, check_names, digest_of, not_read, scan_csv
 from training.plan import Plan
 
 LARGE_CELLS = 30_000_000
@@ -51,9 +50,7 @@ class Source:
         frame = pl.scan_parquet(path)
         names, notes = check_names(frame.collect_schema().names(), str(path))
         frame = frame.select(name for name in names if name)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(frame, str(path), rows, digest, is_text=False, notes=tuple(notes))
+        return cls(frame, str(path), rows, digest_of(path), is_text=False, notes=tuple(notes))
 
     def sample(self) -> Table:
         """Rows from all over the file, evenly spread: all of them, or as many as a sample has."""

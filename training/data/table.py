@@ -79,9 +79,13 @@ def _read_parquet(path: Path) -> Table:
     if frame.height == 0:
         raise BadTable(str(path), "has columns but no rows")
     names, notes = check_names(frame.columns, str(path))
+    return Table(frame.select(name for name in names if name), digest_of(path), str(path), notes=tuple(notes))
+
+
+def digest_of(path: Path) -> str:
+    """Sha256 of a file's bytes."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Table(frame.select(name for name in names if name), digest, str(path), notes=tuple(notes))
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def not_read(path: Path, error: Exception) -> BadTable:
