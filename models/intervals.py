@@ -2,8 +2,8 @@
 
 Both are split conformal (Vovk, Gammerman, Shafer 2005, section 4; Lei et al. 2018, "Distribution-free predictive
 inference for regression", theorem 2.2): rows that trained nothing say how large errors are, and the constants found
-there hold for every row of the same population, whatever the network. `training/intervals.py` finds them; the code that
-applies them is here, since the report and the server have to mean the same.
+there hold for every row of the same population, whatever the network. `training/judging/intervals.py` finds them; the
+code that applies them is here, since the report and the server have to mean the same.
 """
 
 from typing import Annotated, Literal, Self

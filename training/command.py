@@ -17,13 +17,13 @@ from models.manifest import Part, Scores, Task
 from models.repository import Repository
 from training import plan as plans
 from training import progress, recipe
-from training.checkpoint import EVERY_S, FOLDER, Checkpoint
-from training.distributed import leads
-from training.evaluate import MAIN
+from training.data.rows import table_rows
+from training.data.table import COMPRESSED, SUFFIXES
 from training.faults import as_sentences
+from training.fitting.checkpoint import EVERY_S, FOLDER, Checkpoint
+from training.fitting.distributed import leads
+from training.judging.evaluate import MAIN
 from training.plan import PLANS, BadPlan, Plan
-from training.publish import table_rows
-from training.table import COMPRESSED, SUFFIXES
 
 DEFAULT_REPOSITORY = Path("models/published")
 SERVER = "http://localhost:8000"
@@ -168,14 +168,14 @@ class _Options:
 def _read_plan(source: str, options: _Options) -> Plan:
     """The plan that a word of the command line names: a table, a plan's file, or a plan that ships."""
     path = Path(source)
-    if path.suffix.lower() in SUFFIXES + COMPRESSED:  # the latter with a sentence of their own, once they are read
-        if not options.target:
-            raise BadPlan(source, "say what to predict: --target COLUMN")
-        plan = {"name": _model_name(path), "target": options.target, "table": {"path": source}}
-    elif path.suffix == ".toml":
+    if path.suffix == ".toml":
         plan = Plan.read(path).model_dump(exclude_unset=True)
     elif source in plans.names():
         plan = Plan.read(PLANS / f"{source}.toml").model_dump(exclude_unset=True)
+    elif path.suffix.lower() in SUFFIXES + COMPRESSED or path.is_file():  # who reads it says what is no table
+        if not options.target:
+            raise BadPlan(source, "say what to predict: --target COLUMN")
+        plan = {"name": _model_name(path), "target": options.target, "table": {"path": source}}
     else:
         known = plans.nearest(source, plans.names())
         raise BadPlan(

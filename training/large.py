@@ -11,7 +11,6 @@ with the rows.
 import contextlib
 import copy
 import functools
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,26 +26,22 @@ from torch import Tensor, nn
 from models.errors import shown
 from models.manifest import Calibration, Task
 from models.schema import Schema
-from training.calibrate import fit_temperature
-from training.checkpoint import Checkpoint
-from training.columns import Data, read_batch, read_columns, targets_of
-from training.distributed import Team
-from training.encoders import Preprocessing, encode, learn_schema, preprocess
-from training.evaluate import answers_of
-from training.fit import SCHEDULES, Course, Epoch, Member, choose_device, mean_loss
-from training.kernels import pick_kernels
-from training.linear import readings, solve_linear
-from training.losses import LOSSES, objective_of
-from training.net import Averaged, Net, make_member
+from training.data.columns import Data, read_batch, read_columns, targets_of
+from training.data.source import Source
+from training.data.split import Split, part_of, split_in_pieces
+from training.data.spool import Spool, minibatches
+from training.fitting.calibrate import fit_temperature
+from training.fitting.checkpoint import Checkpoint
+from training.fitting.distributed import Team
+from training.fitting.fit import SCHEDULES, Course, Epoch, Member, choose_device, mean_loss
+from training.fitting.kernels import pick_kernels
+from training.fitting.losses import LOSSES, objective_of
+from training.fitting.step import Stepper
+from training.network.averaged import Averaged
+from training.network.encoders import Preprocessing, encode, learn_schema, preprocess
+from training.network.linear import readings, solve_linear
+from training.network.net import Net, answers_of, make_member
 from training.plan import BadPlan, FitPlan, Plan
-from training.source import Source
-from training.split import Split, part_of, split_in_pieces
-from training.step import Stepper
-
-BLOCK_ROWS = 4096
-"""Rows that lie together in the file and are read together."""
-BUFFER_BLOCKS = 16
-"""Blocks from all over the file whose rows are shuffled together (CorgiPile: Xu et al. 2022, section 4)."""
 
 Report = Callable[[str], object]
 
@@ -66,46 +61,8 @@ class Sampled:
     split: Split
     schema: Schema
     preprocessing: Preprocessing
-    spool: "Spool"
+    spool: Spool
     notes: tuple[str, ...]
-
-
-class Spool:
-    """Encoded rows and their targets in two files of plain numbers, written once and read block by block."""
-
-    def __init__(self, folder: Path, columns: int, dtype: type[np.floating], y_shape: tuple[int, ...]) -> None:
-        self._paths = folder / "x", folder / "y"
-        self._columns, self._dtype, self._y_shape = columns, np.dtype(dtype), y_shape
-        self._y_dtype = np.dtype(np.float64 if y_shape else np.int64)
-        self.rows = 0
-
-    def add(self, matrix: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
-        """Write some more rows."""
-        for path, values, dtype in zip(self._paths, (matrix, y), (self._dtype, self._y_dtype), strict=True):
-            with path.open("ab") as file:
-                file.write(np.ascontiguousarray(values, dtype=dtype).data)
-        self.rows += len(y)
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks there are; the last may be shorter."""
-        return math.ceil(self.rows / BLOCK_ROWS)
-
-    def block(self, number: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """The rows of one block: matrix [N, columns] and targets."""
-        start = number * BLOCK_ROWS
-        rows = min(BLOCK_ROWS, self.rows - start)
-        width = math.prod(self._y_shape)
-        x = _read(self._paths[0], self._dtype, start * self._columns, rows * self._columns)
-        y = _read(self._paths[1], self._y_dtype, start * width, rows * width)
-        return x.reshape(rows, self._columns), y.reshape(rows, *self._y_shape)
-
-
-def _read(path: Path, dtype: "np.dtype[Any]", start: int, count: int) -> npt.NDArray[Any]:
-    values = np.fromfile(path, dtype=dtype, count=count, offset=start * dtype.itemsize)
-    if len(values) != count:
-        raise OSError(f"{path} is shorter than what was written")
-    return values
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -237,29 +194,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def minibatches(spool: Spool, batch: int, seed: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Every row once: how many rows came before, matrix and targets, in an order that the seed alone decides."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(spool.blocks)
-    waiting: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
-    done = 0
-    together = max(BUFFER_BLOCKS, math.ceil(batch / BLOCK_ROWS))
-    for start in range(0, len(order), together):
-        blocks = [spool.block(int(number)) for number in order[start : start + together]]
-        x, y = (np.concatenate(column) for column in zip(*blocks, strict=True))
-        shuffled = rng.permutation(len(x))
-        x, y = x[shuffled], y[shuffled]
-        if waiting is not None:
-            x, y = np.concatenate([waiting[0], x]), np.concatenate([waiting[1], y])
-        is_last = start + together >= len(order)
-        whole = len(x) if is_last else len(x) - len(x) % batch
-        for first in range(0, whole, batch):
-            part = slice(first, min(first + batch, whole))
-            yield done, torch.from_numpy(x[part]), torch.from_numpy(y[part])
-            done += part.stop - part.start
-        waiting = x[whole:], y[whole:]
 
 
 def outputs_of(data: Data) -> int:

@@ -15,7 +15,7 @@ NEEDED_LATER = (
     "sklearn.linear_model",
     "sklearn.compose",
     "matplotlib.figure",
-    "training.report",
+    "training.publishing.report",
 )
 """In this order, each a tenth of a second or so: between two of them the other processes are heard."""
 

@@ -5,8 +5,9 @@ A plan says what is different from the defaults; `Plan.model_dump` writes all of
 
 import difflib
 import math
+import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -20,6 +21,8 @@ MANY_ROWS = 100_000
 """Training rows beyond which one fold is enough to choose by."""
 FEW_ROWS, SEVERAL_ROWS = 2_000, 5_000
 """Training rows up to which five folds are affordable, and beyond which four are: more rows take no longer there."""
+MOST_LISTED = 5
+"""Names in a sentence; beyond, it says how many more there are."""
 HIDDEN = (256, 256)
 """Widths of the hidden layers where a plan names none and nothing is there to choose them by."""
 
@@ -52,7 +55,7 @@ class _Section(BaseModel):
 
 
 class TablePlan(_Section):
-    """Where the rows come from: a file, or a dataset of `training/datasets.py` by name.
+    """Where the rows come from: a file, or a dataset of `training/data/datasets.py` by name.
 
     Attributes:
         path: CSV or Parquet; relative to the folder that the command runs in.
@@ -111,7 +114,7 @@ class NetPlan(_Section):
 
     Attributes:
         hidden: widths of the hidden layers; empty for a linear model; None lets validation choose between the networks
-            of `training/candidates.py`, which also say everything else about the network and its fit.
+            of `training/fitting/candidates.py`, which also say everything else about the network and its fit.
         activation: after each hidden layer.
         activations: one per hidden layer where they differ; overrides `activation`.
         preprocessing: "learned" puts scaling, imputation and embeddings in front; "none" feeds the numbers as they are
@@ -120,7 +123,7 @@ class NetPlan(_Section):
         init: "uniform" is PyTorch's own; "normal" draws every weight from N(0, 1) / sqrt(inputs), biases 0;
             "unit_normal" draws weights and biases from N(0, 1).
         dropout: share of hidden activations dropped while training.
-        expansion: "steps" or "waves" tell each number once more in `pieces` columns (`training/expansions.py`).
+        expansion: "steps" or "waves" tell each number once more in `pieces` columns (`training/network/expansions.py`).
         pieces: at most so many for each number.
     """
 
@@ -350,8 +353,23 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     near = [name for name in names if name.casefold() == wrong.casefold()] or difflib.get_close_matches(wrong, names, 1)
     if near:
         return f"; did you mean {near[0]}?"
-    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return f"; there are {listed}"
+    return f"; there {'is only' if len(names) == 1 else 'are'} {listed(names, 8)}"
+
+
+def listed(names: Sequence[object], most: int = MOST_LISTED) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(str(name) for name in names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def kind_option(column: str, kind: Kind) -> str:
+    """How a command says that a column is of some kind."""
+    return f"--kind {shlex.quote(f'{column}={kind}')}"
+
+
+def drop_option(column: str) -> str:
+    """How a command leaves a column out."""
+    return f"--drop {shlex.quote(column)}"
 
 
 def _nearest_key(key: str) -> str:

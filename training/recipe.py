@@ -19,28 +19,28 @@ import polars as pl
 from models.manifest import Calibration, Part, Scores
 from models.repository import Repository
 from models.schema import Matrix, Schema
-from training.calibrate import fit_temperature
-from training.candidates import candidates_of
-from training.checkpoint import Checkpoint
-from training.choice import Choice, Unit, choose
-from training.columns import Data, read_columns
-from training.distributed import is_team, team
-from training.encoders import encode, learn_schema
-from training.evaluate import Targets, answers_of, make_baselines, score, score_parts
-from training.findings import Findings, examine
-from training.fit import Epoch, Member, choose_device, device_name
-from training.folds import Fold, deal_folds, fitted_on
+from training.data.columns import Data, read_columns
+from training.data.folds import Fold, deal_folds, fitted_on
+from training.data.source import is_large
+from training.data.split import Rows, Split, split_rows
+from training.data.table import Table, read_table
+from training.fitting.calibrate import fit_temperature
+from training.fitting.candidates import candidates_of
+from training.fitting.checkpoint import Checkpoint
+from training.fitting.choice import Choice, Unit, choose
+from training.fitting.distributed import is_team, team
+from training.fitting.fit import Epoch, Member, choose_device, device_name
+from training.fitting.problem import Problem, pose
+from training.fitting.units import fit_units, linear_unit
+from training.judging.evaluate import Targets, make_baselines, score, score_parts
+from training.judging.findings import Findings, examine
+from training.judging.leaks import find_leaks
 from training.large import fit_large
 from training.later import imports
-from training.leaks import find_leaks
-from training.net import Net
+from training.network.encoders import encode, learn_schema
+from training.network.net import Net, answers_of
 from training.plan import BadPlan, FitPlan, Plan
-from training.problem import Problem, pose
-from training.publish import publish
-from training.source import is_large
-from training.split import Rows, Split, split_rows
-from training.table import Table, read_table
-from training.units import fit_units, linear_unit
+from training.publishing.publish import publish
 
 
 @dataclass(frozen=True)
@@ -188,25 +188,23 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
         answers = problem.published(held_out, net, parts["validation"].matrix, split.validation)
         metrics = score(data.task, parts["validation"].y, answers)
         scores["validation"] = scores["validation"].model_copy(update={"metrics": metrics})
-    seconds = time.perf_counter() - start
-    device = device_name(problem.x.device)
     return Fitted(
-        plan,
-        data,
-        schema,
-        parts,
-        net,
-        members,
-        choice.members,
-        choice.weights,
-        held_out,
-        data.y[problem.held_out],
-        scores,
-        calibration,
-        notes,
-        device,
-        seconds,
-        warnings,
+        plan=plan,
+        data=data,
+        schema=schema,
+        parts=parts,
+        net=net,
+        members=members,
+        chosen=choice.members,
+        weights=choice.weights,
+        held_out=held_out,
+        held_out_y=data.y[problem.held_out],
+        scores=scores,
+        calibration=calibration,
+        notes=notes,
+        device=device_name(problem.x.device),
+        seconds=time.perf_counter() - start,
+        warnings=warnings,
     )
 
 
@@ -266,7 +264,7 @@ def read(plan: Plan) -> Table:
     """
     if plan.table.path is not None:
         return read_table(Path(plan.table.path))
-    from training import datasets  # noqa: PLC0415 - scikit-learn: see training/later.py
+    from training.data import datasets  # noqa: PLC0415 - scikit-learn: see training/later.py
 
     assert plan.table.dataset is not None
     frame = datasets.load(plan.table.dataset, plan.table.rows, plan.fit.seed)

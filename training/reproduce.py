@@ -29,8 +29,8 @@ from rich.table import Table
 from models.manifest import Part, Scores
 from training import plan as plans
 from training import recipe
-from training.evaluate import MAIN
-from training.fit import Diverged
+from training.fitting.fit import Diverged
+from training.judging.evaluate import MAIN
 from training.plan import PLANS, Plan, Published
 from training.recipe import Fitted
 

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from training import recipe
-from training.fit import Diverged
+from training.fitting.fit import Diverged
 from training.plan import BadPlan, Plan
 
 HEARTBEAT_S = 60
@@ -95,11 +95,10 @@ def search(plan: Plan, trials: int, storage: str, report: Report = print, *, sta
 
 def plan_of(plan: Plan, values: dict[str, Any]) -> Plan:
     """The plan with a trial's values in it."""
-    net = {"hidden": (int(values["width"]),) * int(values["depth"]), "dropout": values["dropout"]}
-    net["activation"] = values["activation"]
+    net = {name: values[name] for name in ("dropout", "activation")}
+    net |= {"hidden": (int(values["width"]),) * int(values["depth"]), "activations": None}
     fit = {name: values[name] for name in ("learning_rate", "weight_decay")}
     fields = plan.model_dump()
-    net |= {"activations": None}
     return Plan.of(fields | {"net": fields["net"] | net, "fit": fields["fit"] | fit}, plan.name)
 
 

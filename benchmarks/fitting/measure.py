@@ -22,9 +22,9 @@ RATE = 1e-3
 
 def ours(case, networks=1):
     torch = importlib.import_module("torch")
-    fitting = importlib.import_module("training.fit")
-    objective_of = importlib.import_module("training.losses").objective_of
-    make_member = importlib.import_module("training.net").make_member
+    fitting = importlib.import_module("training.fitting.fit")
+    objective_of = importlib.import_module("training.fitting.losses").objective_of
+    make_member = importlib.import_module("training.network.net").make_member
     plans = importlib.import_module("training.plan")
     rows = (torch.from_numpy(case["x"]).to(case["device"]), y := torch.from_numpy(case["y"]).to(case["device"]))
     few = (rows[0][:100], y[:100])  # the others look at no validation rows at all

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environments import make_environment
-from training.evaluate import score
+from training.judging.evaluate import score
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "quality"

@@ -11,7 +11,7 @@ from service.commands.app import app as service
 from service.settings import PREFIX, Settings
 from tests.docs import make_cli, make_records
 from training.command import app as training
-from training.evaluate import score
+from training.judging.evaluate import score
 
 PAGES = Path(__file__).parents[2] / "docs" / "reference"
 

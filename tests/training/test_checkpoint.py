@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from models.repository import Repository
-from training.checkpoint import FOLDER, Checkpoint
+from training.fitting.checkpoint import FOLDER, Checkpoint
 from training.plan import Plan
 
 ROOT = Path(__file__).parents[2]

@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from training import recipe
-from training.candidates import candidates_of
-from training.choice import Unit, choose
-from training.columns import Data, read_columns
-from training.expansions import Steps, Waves
-from training.fit import Member
-from training.folds import deal_folds, fitted_on
-from training.intervals import calibrated
+from training.data.columns import Data, read_columns
+from training.data.folds import deal_folds, fitted_on
+from training.data.split import Split, split_rows
+from training.data.table import Table
+from training.fitting.candidates import candidates_of
+from training.fitting.choice import Unit, choose
+from training.fitting.fit import Member
+from training.judging.intervals import calibrated
+from training.network.expansions import Steps, Waves
 from training.plan import Plan
-from training.split import Split, split_rows
-from training.table import Table
 
 
 def data_of(frame: pl.DataFrame, **plan) -> tuple[Data, Plan]:

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from models.csv_file import BadTable
 from models.schema import DatetimeFeature
-from training import columns
-from training.columns import Data, read_columns
-from training.distinct import of_distinct
+from training.data import columns
+from training.data.columns import Data, read_columns
+from training.data.distinct import of_distinct
+from training.data.table import Table
 from training.plan import Plan
-from training.table import Table
 
 
 def texts(columns: dict[str, list[str | None]]) -> Table:
@@ -211,6 +211,7 @@ def test_the_task_is_inferred_and_labels_keep_their_type(target, task, classes):
     [
         ({"x": TWENTY, "Y": TWENTY}, r"target 'y' is no column; did you mean Y\?"),
         ({"x": TWENTY, "price": TWENTY}, r"target 'y' is no column; there are price, x"),
+        ({"Report 2023": TWENTY}, r"target 'y' is no column; there is only Report 2023"),
         ({"x": TWENTY, "y": ["5"] * 20}, r"target 'y' is 5 in every row; there is nothing to learn"),
         ({"x": TWENTY, "y": [None] * 20}, r"0 of 20 rows have a target; training needs at least 10"),
         ({"x": ["1"], "y": ["2"]}, r"1 of 1 rows have a target; training needs at least 10"),
@@ -246,10 +247,11 @@ def test_a_task_that_the_target_does_not_allow_is_refused():
             read_columns(table, plan)
 
 
-def test_a_column_of_lists_is_refused():
-    table = Table(pl.DataFrame({"x": [[1], [2]], "y": [1.5, 2.5]}), "0" * 64, "t.parquet")
-    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet"}}, "test")
-    with pytest.raises(BadTable, match="column 'x' is List"):
+@pytest.mark.parametrize("kinds", [{}, {"a b": "category"}])
+def test_columns_of_no_kind_are_refused_together(kinds):
+    table = Table(pl.DataFrame({"a b": [[1], [2]], "c": [b"1", b"2"], "y": [1.5, 2.5]}), "0" * 64, "t.parquet")
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet", "kinds": kinds}}, "test")
+    with pytest.raises(BadTable, match=r"'a b' is of type List, .* --drop 'a b' leaves it out; refused as well: 'c'"):
         read_columns(table, plan)
 
 

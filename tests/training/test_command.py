@@ -103,6 +103,10 @@ def test_ctrl_c_before_there_is_anything_to_interrupt_shows_no_traceback():
             ["t.csv.gz", "--target", "y"],
             "t-csv: t.csv.gz: is compressed; unpack it first, or save the table as Parquet",
         ),
+        (
+            ["book.xlsx", "--target", "y"],
+            "book: book.xlsx: its suffix is none of .csv, .tsv, .parquet; save the table",
+        ),
         (["t.toml"], "t.toml: is absent; the plans that ship are "),
         (["t.csv", "--target", "y", "--kind", "zip"], "--kind: write COLUMN=KIND, like zip=category, got zip"),
         (["t.csv", "--target", "y", "--kind", "zip=colour"], "t.csv: table.kinds.zip: Input should be 'number', "),
@@ -113,6 +117,7 @@ def test_ctrl_c_before_there_is_anything_to_interrupt_shows_no_traceback():
 )
 def test_what_is_asked_wrongly_is_answered_in_a_sentence(words, sentence, capsys, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("book.xlsx").touch()
     assert command.main(words) == 2
     said = capsys.readouterr()
     assert sentence in said.err + said.out

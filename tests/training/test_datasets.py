@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import datasets
+from training.data import datasets
 from training.plan import PLANS, BadPlan, Plan, names
 
 generated = ["square", "rings", "wave", "moons", "sum"]

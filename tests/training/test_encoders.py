@@ -7,10 +7,10 @@ import torch
 
 from models.errors import BadRow
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
-from training.columns import read_columns
-from training.encoders import Embedding, Preprocessing, encode, learn_schema
+from training.data.columns import read_columns
+from training.data.table import Table
+from training.network.encoders import Embedding, Preprocessing, encode, learn_schema
 from training.plan import Plan
-from training.table import Table
 
 
 def schema_of(frame: pl.DataFrame) -> tuple[Schema, np.ndarray]:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from training.calibrate import fit_temperature
-from training.evaluate import score
+from training.fitting.calibrate import fit_temperature
+from training.judging.evaluate import score
 
 
 def test_the_metrics_of_a_regression_are_those_of_a_page_of_arithmetic():

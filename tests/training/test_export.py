@@ -9,12 +9,21 @@ import torch
 
 from models.manifest import Task
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
-from training.encoders import Preprocessing
-from training.expansions import Steps, Waves
-from training.export import EXPORTED, ONNX, TORCHSCRIPT, NoParity, OnnxSession, awkward_rows, check_parity, export
-from training.linear import solve_linear
-from training.net import Corrected, Net, make_member
+from training.network.encoders import Preprocessing
+from training.network.expansions import Steps, Waves
+from training.network.linear import Corrected, solve_linear
+from training.network.net import Net, make_member
 from training.plan import NetPlan
+from training.publishing.export import (
+    EXPORTED,
+    ONNX,
+    TORCHSCRIPT,
+    NoParity,
+    OnnxSession,
+    awkward_rows,
+    check_parity,
+    export,
+)
 
 CITIES = tuple(f"city {number}" for number in range(12))
 OUTPUTS = {"regression": 2, "binary": 1, "multiclass": 3}

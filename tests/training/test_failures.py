@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
-from training.failures import errors_of, worst_kinds, worst_rows
+from training.judging.failures import errors_of, worst_kinds, worst_rows
 
 ROWS = 400
 

@@ -8,8 +8,8 @@ from models.repository import Repository
 from models.schema import NumberFeature, Schema
 from models.shapley import FILE, Background
 from training import recipe
-from training.explain import explain_rows
-from training.importance import measure_importances
+from training.judging.explain import explain_rows
+from training.judging.importance import measure_importances
 from training.plan import Plan
 
 THREE = Schema(features=tuple(NumberFeature(name=name) for name in ("a", "b", "c")), datatype="FP64")

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import Checkpoint
-from training.fit import Diverged, Epoch, Job, Member, cycle_ends, fit, fit_together, worth
-from training.linear import solve_linear
-from training.losses import objective_of
-from training.many import fit_all
-from training.net import make_member
+from training.fitting.checkpoint import Checkpoint
+from training.fitting.fit import Diverged, Epoch, Job, Member, cycle_ends, fit, fit_together, worth
+from training.fitting.losses import objective_of
+from training.fitting.many import fit_all
+from training.network.linear import solve_linear
+from training.network.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
-from training.publish import digest_weights
+from training.publishing.publish import digest_weights
 
 XOR = (torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]]), torch.tensor([0, 1, 1, 0]))
 MSE = objective_of("mse")

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from training import recipe, scratch
-from training.fit import fit
-from training.losses import objective_of
-from training.net import make_member
+from training.fitting.fit import fit
+from training.fitting.losses import objective_of
+from training.network.net import make_member
 from training.plan import PLANS, FitPlan, NetPlan, Plan
 from training.reproduce import bar_of
 from training.scratch import Layer

@@ -11,18 +11,19 @@ from torch import Tensor, nn
 
 from models.proof import prove
 from models.repository import Repository
-from training import fit as fitting
-from training import recipe, source
-from training.checkpoint import Checkpoint
-from training.export import ONNX, OnnxSession
-from training.fit import Epoch, Job, Member, fit
-from training.graphs import GraphedStep
-from training.losses import objective_of
-from training.many import fit_all
-from training.net import make_member
+from training import recipe
+from training.data import source
+from training.fitting import fit as fitting
+from training.fitting.checkpoint import Checkpoint
+from training.fitting.fit import Epoch, Job, Member, fit
+from training.fitting.graphs import GraphedStep
+from training.fitting.losses import objective_of
+from training.fitting.many import fit_all
+from training.fitting.step import Stepper
+from training.network.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
-from training.publish import digest_weights
-from training.step import Stepper
+from training.publishing.export import ONNX, OnnxSession
+from training.publishing.publish import digest_weights
 
 pytestmark = [
     pytest.mark.cuda,

@@ -14,8 +14,8 @@ from models.csv_file import BadTable
 from models.proof import prove
 from models.repository import Repository
 from training import command, recipe
-from training.export import ONNX, OnnxSession
 from training.plan import Plan
+from training.publishing.export import ONNX, OnnxSession
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)

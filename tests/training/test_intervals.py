@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from training import recipe
-from training.findings import examine
-from training.intervals import (
+from training.judging.findings import examine
+from training.judging.intervals import (
     LEVELS,
     fit_intervals,
     fit_prediction_sets,

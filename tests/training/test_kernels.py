@@ -1,4 +1,4 @@
-"""Torch's elementwise functions are called by one thread before several call them: see training/kernels.py."""
+"""Torch's elementwise functions are called by one thread before several call them: see training/fitting/kernels.py."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import polars as pl
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from training import recipe
-from training.kernels import _FUNCTIONS
+from training.fitting.kernels import _FUNCTIONS
 from training.plan import Plan
 
 

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from models.csv_file import BadTable
 from models.proof import prove
 from models.repository import Repository
-from training import recipe, source
-from training.distributed import Team
-from training.export import ONNX, OnnxSession
-from training.large import BLOCK_ROWS, Spool, minibatches
+from training import recipe
+from training.data import source
+from training.data.spool import BLOCK_ROWS, Spool, minibatches
+from training.fitting.distributed import Team
 from training.plan import Plan
+from training.publishing.export import ONNX, OnnxSession
 
 ROOT = Path(__file__).parents[2]
-IN_PIECES = "import sys; from training import source; source.LARGE_CELLS = 0\n"
+IN_PIECES = "import sys; from training.data import source; source.LARGE_CELLS = 0\n"
 IN_PIECES += "from training.command import main; sys.exit(main(sys.argv[1:]))"
 
 

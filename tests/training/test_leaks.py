@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from training.columns import Data, read_columns
-from training.leaks import find_leaks
+from training.data.columns import Data, read_columns
+from training.data.split import split_rows
+from training.data.table import Table
+from training.judging.leaks import find_leaks
 from training.plan import Plan
-from training.split import split_rows
-from training.table import Table
 
 RNG = np.random.default_rng(0)
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import FOLDER, Checkpoint
-from training.fit import Diverged, Epoch, Job, Member
+from training.fitting.checkpoint import FOLDER, Checkpoint
+from training.fitting.fit import Diverged, Epoch, Job, Member
+from training.fitting.loops import Loop
+from training.fitting.losses import objective_of
+from training.fitting.many import WORTH_S, fit_all
+from training.fitting.processes import LostProcess, Workers, beside, elsewhere, most_processes
 from training.later import NEEDED_LATER
-from training.loops import Loop
-from training.losses import objective_of
-from training.many import WORTH_S, fit_all
-from training.net import make_member
+from training.network.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
-from training.processes import LostProcess, Workers, beside, elsewhere, most_processes
-from training.publish import digest_weights
+from training.publishing.publish import digest_weights
 
 MSE = objective_of("mse")
 COSLOG = FitPlan(epochs=15, batch=5, schedule="coslog4", learning_rate=0.01)

@@ -1,7 +1,7 @@
 import pytest
 
 from training import progress
-from training.fit import Epoch
+from training.fitting.fit import Epoch
 from training.recipe import Step
 
 

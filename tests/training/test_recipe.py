@@ -8,9 +8,9 @@ from models.csv_file import BadTable
 from models.proof import prove
 from models.repository import Repository
 from training import recipe
-from training.export import ONNX, OnnxSession
 from training.plan import BadPlan, Plan
-from training.publish import digest_weights
+from training.publishing.export import ONNX, OnnxSession
+from training.publishing.publish import digest_weights
 from training.recipe import Step
 
 SHORT = {"epochs": 30, "members": 2, "batch": 32}

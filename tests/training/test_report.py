@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import drawing, recipe, report
+from training import recipe
 from training.plan import FitPlan, Plan
+from training.publishing import drawing, report
 
 QUICK = FitPlan(epochs=3, members=2, averaged=1, linear=False)
 

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.csv_file import BadTable
-from training.columns import Data, read_columns
+from training.data.columns import Data, read_columns
+from training.data.split import row_hashes, split_rows
+from training.data.table import Table
 from training.plan import Plan, SplitPlan
-from training.split import row_hashes, split_rows
-from training.table import Table
 
 
 def data_of(frame: pl.DataFrame, **split: object) -> tuple[Data, SplitPlan]:

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.expansions import Steps
-from training.losses import objective_of
-from training.net import ACTIVATIONS, make_member
+from training.fitting.losses import objective_of
+from training.fitting.step import Stepper
+from training.network.expansions import Steps
+from training.network.net import ACTIVATIONS, make_member
 from training.plan import FitPlan, NetPlan
-from training.step import Stepper
 
 ROWS, WIDTH = 24, 5
 SIZES = [4, 3]

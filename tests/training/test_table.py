@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.csv_file import BadTable
-from training.source import Source
-from training.table import read_table
+from training.data.source import Source
+from training.data.table import read_table
 
 EIGHT_ROWS = b"1,2\n" * 8
 

@@ -1,0 +1,1 @@
+"""Networks are fitted, side by side, and the best average is chosen."""

@@ -1,0 +1,166 @@
+"""Many fits in processes on all the cores, or in few loops on a GPU; those that fall behind can be ended on the way."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from training.fitting.checkpoint import Checkpoint
+from training.fitting.fit import Diverged, Epoch, Job, Member
+from training.fitting.loops import Loop, Standing
+from training.fitting.losses import Objective
+from training.fitting.processes import Workers, beside, most_processes
+
+WORTH_S = 0.3
+"""Seconds of fits from which other processes help: to fork two and to hear from them takes some 0.05 s."""
+
+_Advance = Callable[[Sequence[Loop], float | None], None]
+"""Takes loops to a share of their epochs; None: ends them."""
+
+
+def fit_all(
+    jobs: Sequence[Job],
+    objective: Objective,
+    *,
+    report: Callable[[int, Epoch], object],
+    checkpoint: Checkpoint | None = None,
+    rivals: Sequence[str] = (),
+    rungs: Mapping[float, float] | None = None,
+    meanwhile: Iterable[object] = (),
+) -> list[Member | Diverged]:
+    """Fit every job in the way that suits the device; `report` is told which, from 0.
+
+    After each share of the epochs that `rungs` names, in rising order, only those of `rivals`, which say for each job
+    whose it is, go on whose loss is at most so many times the least one; the others keep the best weights they had.
+
+    On a GPU jobs of one plan and shape go together, which a single small network could not fill. On a CPU each goes
+    alone, on one thread, in as many processes as there are cores: 8 networks in one loop took longer there than 8
+    loops, and threads wait for each other's turn of the interpreter (docs/decisions). While processes are at work,
+    `meanwhile` is asked for its next; where there are none, it is not.
+
+    Raises:
+        LostProcess: one was killed.
+    """
+    is_gpu = bool(jobs) and jobs[0].train[0].device.type == "cuda"
+    groups = _alike(jobs) if is_gpu else [[number] for number in range(len(jobs))]
+    loops = [Loop(jobs, numbers, objective, report, checkpoint) for numbers in groups]
+    count = 1 if is_gpu or sum(loop.seconds for loop in loops) < WORTH_S else min(most_processes(), len(loops))
+    going = loops
+    with _here() if count < 2 else _in_processes(count, loops, report, checkpoint, iter(meanwhile)) as advance:
+        for share, times in (rungs or {}).items():
+            advance(going, share)
+            losses: dict[str, float] = {}
+            for loop in going:
+                rival = rivals[loop.numbers[0]]
+                losses[rival] = min(loop.loss, losses.get(rival, math.inf))
+            advance([loop for loop in going if losses[rivals[loop.numbers[0]]] > times * min(losses.values())], None)
+            going = [loop for loop in going if not loop.results]
+        advance(going, 1.0)
+    results = {number: result for loop in loops for number, result in zip(loop.numbers, loop.results, strict=True)}
+    return [results[number] for number in range(len(jobs))]
+
+
+def _alike(jobs: Sequence[Job]) -> list[list[int]]:
+    """The places of jobs of one plan, shape and end."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for number, job in enumerate(jobs):
+        shape = tuple((name, weight.shape) for name, weight in job.net.named_parameters())
+        groups.setdefault((job.plan, shape, job.until), []).append(number)
+    return list(groups.values())
+
+
+@contextlib.contextmanager
+def _here() -> Iterator[_Advance]:
+    """One loop after the other in this process."""
+    threads = torch.get_num_threads()
+
+    def advance(loops: Sequence[Loop], share: float | None) -> None:
+        for loop in loops:
+            with _threads(threads if len(loops) == 1 and loop.is_large else 1):
+                _advance(loop, share)
+
+    yield advance
+
+
+def _advance(loop: Loop, share: float | None) -> None:
+    if share is None:
+        loop.end()
+    else:
+        loop.advance(share)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------------------------------------ in processes
+
+
+class _Task(NamedTuple):
+    """A loop's number, how far it is to go, and where it is, unless the process knows that."""
+
+    number: int
+    share: float | None
+    standing: Standing | None
+
+
+class _Done(NamedTuple):
+    """Where the loop is now, and what the checkpoint had trouble with."""
+
+    number: int
+    standing: Standing
+    trouble: str | None
+
+
+@contextlib.contextmanager
+def _in_processes(
+    count: int,
+    loops: Sequence[Loop],
+    report: Callable[[int, Epoch], object],
+    checkpoint: Checkpoint | None,
+    meanwhile: Iterator[object],
+) -> Iterator[_Advance]:
+    """Loops side by side, the longest first; each stays in the process that began it, or goes to one that is idle."""
+    begun_by: dict[int, int] = {}
+
+    def do(task: _Task, tell: Callable[[tuple[int, Epoch]], object]) -> _Done:
+        loop = loops[task.number]
+        loop.report = lambda number, epoch: tell((number, epoch))
+        if task.standing is not None:
+            loop.go_on_from(task.standing)
+        _advance(loop, task.share)
+        return _Done(task.number, loop.standing(), None if checkpoint is None else checkpoint.trouble)
+
+    def done(answer: _Done) -> None:
+        loops[answer.number].go_on_from(answer.standing)
+        if checkpoint is not None:
+            checkpoint.trouble = checkpoint.trouble or answer.trouble
+
+    def advance(some: Sequence[Loop], share: float | None) -> None:
+        waiting = [number for number, loop in enumerate(loops) if loop in some and not loop.results]
+        waiting.sort(key=lambda number: -loops[number].seconds)
+
+        def draw(worker: int) -> _Task | None:
+            if not waiting:
+                return None
+            number = next((one for one in waiting if begun_by.get(one, worker) == worker), waiting[0])
+            waiting.remove(number)
+            is_elsewhere = begun_by.get(number, worker) != worker
+            begun_by[number] = worker
+            return _Task(number, share, loops[number].standing() if is_elsewhere else None)
+
+        if len(some) == 1 and some[0].is_large:  # threads do more for it than a process
+            advance_here(some, share)
+        else:
+            workers.run(draw, lambda step: report(*step), done)
+
+    with _here() as advance_here, Workers(count, do) as workers, beside(meanwhile):
+        yield advance

@@ -1,0 +1,227 @@
+"""Tasks for forked processes: each has what this one had when it was forked, so only tasks and answers cross.
+
+A child computes on one thread, asks nothing of Polars, whose threads no fork takes along, and ends with its parent.
+"""
+
+import contextlib
+import ctypes
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, Self, TypeVar
+
+import torch
+
+from models.errors import RowcastError
+from training.fitting.distributed import is_team
+
+_Task = TypeVar("_Task")
+_Told = TypeVar("_Told")
+_Answer = TypeVar("_Answer")
+
+_PR_SET_PDEATHSIG = 1
+
+
+class LostProcess(RowcastError):  # noqa: N818 - it says what happened
+    """A child ended before it had answered.
+
+    Attributes:
+        exitcode: the status that it ended with, or minus the number of the signal that killed it.
+    """
+
+    code = "process_lost"
+
+    def __init__(self, exitcode: int) -> None:
+        super().__init__(exitcode)
+        self.exitcode = exitcode
+
+    def __str__(self) -> str:
+        how = f"ended with status {self.exitcode}"
+        if self.exitcode < 0:
+            how = f"was killed by {signal.Signals(-self.exitcode).name}"
+        if self.exitcode == -signal.SIGKILL:
+            how += ", as the system does where memory is short"
+        return f"a process of this run {how}; with OMP_NUM_THREADS=1 there is only one, which needs less memory"
+
+
+def most_processes() -> int:
+    """How many may compute at a time: as many as torch would use threads; 1 where a fork would not be safe.
+
+    That is elsewhere than on Linux, where system libraries start threads of their own; beside a GPU's context and among
+    torchrun's processes, whose connections no fork takes along; and in a process of somebody's pool.
+    """
+    has_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if sys.platform != "linux" or has_gpu or is_team() or multiprocessing.current_process().daemon:
+        return 1
+    return min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+
+
+class Workers(Generic[_Task, _Told, _Answer]):
+    """Children that work until the block is left; then, for whatever reason, they are killed."""
+
+    def __init__(self, count: int, do: Callable[[_Task, Callable[[_Told], object]], _Answer]) -> None:
+        """Fork so many; `do` is what each does with a task, and may tell something on the way."""
+        self._workers: list[_Worker] = []
+        for _ in range(count):
+            self._workers.append(_Worker(do, [worker.connection for worker in self._workers]))
+
+    def __enter__(self) -> Self:
+        """The children are there already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill them: what they would still say nobody wants to hear."""
+        for worker in self._workers:
+            worker.kill()
+
+    def run(
+        self,
+        draw: Callable[[int], _Task | None],
+        told: Callable[[_Told], object],
+        done: Callable[[_Answer], object],
+    ) -> None:
+        """Let the children work until there are no more tasks.
+
+        Args:
+            draw: the next task for a child, by its number from 0; None where there is none.
+            told: is given what a child tells, as it comes.
+            done: is given an answer.
+
+        Raises:
+            LostProcess: a child has died; whatever a task raises is raised as it is.
+        """
+        free, busy = list(range(len(self._workers))), dict[Connection, int]()
+        while True:
+            for number in list(free):
+                if (task := draw(number)) is not None:
+                    self._workers[number].give(task)
+                    busy[self._workers[number].connection] = number
+                    free.remove(number)
+            if not busy:
+                return
+            ready = wait(list(busy))
+            for connection, number in [pair for pair in busy.items() if pair[0] in ready]:
+                kind, value = self._workers[number].hear()
+                if kind == "told":
+                    told(value)
+                    continue
+                if kind == "failed":
+                    raise value
+                del busy[connection]
+                free.append(number)
+                done(value)
+
+
+@contextlib.contextmanager
+def elsewhere(work: Callable[[], object]) -> Iterator[None]:
+    """Let a child do some work, of which only files remain, beside the block; where none may be forked, before it.
+
+    Raises:
+        LostProcess: the child was killed; whatever the work raises is raised once the block has ended.
+    """
+    if most_processes() < 2:
+        work()
+        yield
+        return
+
+    def do(*_: object) -> None:
+        work()
+
+    worker = _Worker(do, [])
+    try:
+        worker.give(None)
+        yield
+        kind, error = worker.hear()
+    finally:
+        worker.kill()
+    if kind == "failed":
+        raise error
+
+
+@contextlib.contextmanager
+def beside(chores: Iterator[object]) -> Iterator[None]:
+    """Go through some chores while the block waits for children; what is not begun when it ends is left.
+
+    In a thread, as a chore may take longer than a child; it has ended with the block, before anything else is forked.
+    What a chore raises is raised then.
+    """
+    is_over = threading.Event()
+
+    def go() -> None:
+        while not is_over.is_set() and next(chores, is_over) is not is_over:
+            pass
+
+    with ThreadPoolExecutor(1) as thread:
+        gone = thread.submit(go)
+        try:
+            yield
+        finally:
+            is_over.set()
+    gone.result()
+
+
+class _Worker:
+    """A child and the line to it."""
+
+    def __init__(self, do: Callable[[Any, Callable[[Any], object]], Any], others: Sequence[Connection]) -> None:
+        fork = multiprocessing.get_context("fork")
+        self.connection, its_end = fork.Pipe()
+        lines = (*others, self.connection)
+        self._process = fork.Process(target=_serve, args=(do, its_end, lines, os.getpid()), daemon=True)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the parent, which kills
+        try:
+            with warnings.catch_warnings():
+                # Python 3.12 warns of any thread beside; those of this program hold no lock that a child asks for
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        its_end.close()  # so that the line ends when the child does
+
+    def give(self, task: object) -> None:
+        with self._alive():
+            self.connection.send(task)
+
+    def hear(self) -> tuple[str, Any]:
+        with self._alive():
+            said: tuple[str, Any] = self.connection.recv()
+        return said
+
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError):  # the line ends with the child
+            self._process.join()
+            raise LostProcess(self._process.exitcode or 0) from None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _serve(
+    do: Callable[[Any, Callable[[Any], object]], Any], line: Connection, others: Sequence[Connection], parent: int
+) -> None:
+    """Do what comes until this process is killed; what it holds of its parent's is neither flushed nor ended."""
+    with contextlib.suppress(BaseException):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        for other in others:
+            other.close()
+        gc.freeze()  # to look for garbage in what is the parent's would copy all of it
+        torch.set_num_threads(1)  # OpenMP's other threads are not here, and would be waited for
+        while os.getppid() == parent:
+            task = line.recv()
+            try:
+                line.send(("done", do(task, lambda told: line.send(("told", told)))))
+            except Exception as error:  # noqa: BLE001 - the parent raises it
+                line.send(("failed", error))
+    os._exit(1)

@@ -1,0 +1,133 @@
+"""How good the answers are, in the metrics of the task, beside baselines that need no network."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from models.manifest import Part, Scores, Task, finite
+from models.schema import Matrix
+from training.network.net import Net, answers_of
+
+Answers = Mapping[str, npt.NDArray[Any]]
+Targets = npt.NDArray[Any]
+"""float64 [N, K] of a regression, class codes int64 [N] of a classification."""
+
+BINS = 15
+"""Equal bins of confidence in the calibration error, as in Guo et al. 2017, section 4."""
+MAIN: dict[Task, str] = {"regression": "r2", "binary": "accuracy", "multiclass": "accuracy"}
+"""The metric that a task is summed up by."""
+
+
+def score(task: Task, y: Targets, answers: Answers) -> dict[str, float | None]:
+    """Every metric of the task; None where it is undefined.
+
+    regression: r2 (mean over the targets), rmse, mae, mse, in the targets' units
+    classification: accuracy, balanced_accuracy, log_loss (nats), roc_auc (one against the rest, mean over classes),
+        brier (mean squared error of the probability of two classes, of all of them summed up where there are more),
+        calibration_error
+
+    Shape:
+        y: [N, K] of a regression, class codes [N] of a classification; N from 1
+    """
+    if task == "regression":
+        return finite(_regression(y, np.asarray(answers["prediction"], dtype=np.float64)))
+    return finite(_classification(y, np.asarray(answers["probabilities"], dtype=np.float64)))
+
+
+def _regression(y: Targets, prediction: npt.NDArray[np.float64]) -> dict[str, float]:
+    from sklearn import metrics  # noqa: PLC0415 - see training/later.py
+
+    mse = float(metrics.mean_squared_error(y, prediction))
+    varies = bool((y.max(0) > y.min(0)).all())
+    return {
+        "r2": float(metrics.r2_score(y, prediction)) if varies else np.nan,
+        "rmse": mse**0.5,
+        "mae": float(metrics.mean_absolute_error(y, prediction)),
+        "mse": mse,
+    }
+
+
+def _classification(y: Targets, probabilities: npt.NDArray[np.float64]) -> dict[str, float]:
+    from sklearn import metrics  # noqa: PLC0415 - see training/later.py
+
+    probabilities = probabilities / probabilities.sum(1, keepdims=True)  # float32 sums to 1 within 1e-7
+    classes = np.arange(probabilities.shape[1])
+    label = probabilities.argmax(1)
+    present = np.unique(y)
+    return {
+        "accuracy": float((label == y).mean()),
+        "balanced_accuracy": float(np.mean([(label[y == code] == code).mean() for code in present])),
+        "log_loss": float(metrics.log_loss(y, probabilities, labels=classes)),
+        "roc_auc": _roc_auc(y, probabilities),
+        "brier": float(metrics.brier_score_loss(y, probabilities, labels=classes)),
+        "calibration_error": _calibration_error(y, probabilities),
+    }
+
+
+def _roc_auc(y: Targets, probabilities: npt.NDArray[np.float64]) -> float:
+    """Mean over the classes that some rows have and others have not."""
+    from sklearn import metrics  # noqa: PLC0415 - see training/later.py
+
+    classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    areas = [
+        metrics.roc_auc_score(y == code, probabilities[:, code]) for code in classes if 0 < (y == code).sum() < len(y)
+    ]
+    return float(np.mean(areas)) if areas else np.nan
+
+
+def _calibration_error(y: Targets, probabilities: npt.NDArray[np.float64]) -> float:
+    """Mean distance between confidence and accuracy over the bins of confidence, weighted by their rows."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == y
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, right - confidence, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(y))
+
+
+# ------------------------------------------------------------------------------------------------ baselines
+
+
+def make_baselines(net: Net, linear: nn.Module, train_y: Targets) -> dict[str, nn.Module]:
+    """Nets that the published one is measured against: a constant ("mean" or "majority") and "linear".
+
+    The linear model reads the same preprocessed matrix and answers in the same units.
+    """
+    name = "mean" if net.task == "regression" else "majority"
+    linear = copy.deepcopy(linear).cpu()  # where the published one is, wherever networks are fitted
+    same = Net(net.preprocessing, [linear], net.task, centre=net.centre, scale=net.scale)
+    return {name: _Constant(net.task, train_y), "linear": same}
+
+
+class _Constant(nn.Module):
+    """The training mean, or the training shares of the classes, whatever the row."""
+
+    def __init__(self, task: Task, y: Targets) -> None:
+        super().__init__()
+        self.is_regression = task == "regression"
+        answer = y.mean(0) if self.is_regression else np.bincount(y) / len(y)
+        self.register_buffer("answer", torch.tensor(answer, dtype=torch.float32))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        answers = self.get_buffer("answer").expand(len(features), -1)
+        return answers if self.is_regression else (answers, answers.argmax(1))
+
+
+def score_parts(
+    net: Net, baselines: Mapping[str, nn.Module], parts: Mapping[Part, tuple[Matrix, Targets]]
+) -> dict[Part, Scores]:
+    """Scores of the net and its baselines on each part that has rows."""
+    return {
+        name: Scores(
+            rows=len(y),
+            metrics=score(net.task, y, answers_of(net, matrix)),
+            baselines={
+                baseline: score(net.task, y, answers_of(other, matrix)) for baseline, other in baselines.items()
+            },
+        )
+        for name, (matrix, y) in parts.items()
+        if len(y)
+    }

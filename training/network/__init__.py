@@ -1,0 +1,1 @@
+"""What is learned about columns, and the layers that rows pass through."""

@@ -1,0 +1,1 @@
+"""The network as files that agree with it, in a version with its report."""
