@@ -179,9 +179,9 @@ def _one_pass(step: Stepper, fit: FitPlan, sampled: Sampled, scale: _Scale, team
         rate = fit.learning_rate * SCHEDULES[fit.schedule]((number - 1 + done / rows) / fit.epochs)
         own, share = team.own(len(x)), team.share(len(x))
         inputs, targets = sampled.preprocessing(x[own].to(device)), scale.of_targets(y[own]).to(device)
-        (loss,) = step(inputs[None], targets[None], rate, functools.partial(team.agree, share=share))
+        losses = step(inputs[None], targets[None], rate, functools.partial(team.agree, share=share))
         if share:
-            total += loss * (share * len(x))
+            total += losses.mean() * (share * len(x))
     return team.total(float(total)) / (team.size * rows)
 
 

@@ -70,6 +70,17 @@ def test_full_batch_sgd_is_the_textbook_step():
     torch.testing.assert_close(weight.bias.detach(), before[1] - 0.1 * 2 * error.mean(0))
 
 
+def test_the_training_loss_is_the_mean_over_rows_also_where_the_last_minibatch_is_shorter():
+    x, y = line(50)
+    y = torch.cat([y, 3 * y], 1)
+    net = perceptron(outputs=2)()
+    with torch.no_grad():
+        right = float(MSE(net(x), y))
+    plan = FitPlan(optimizer="sgd", learning_rate=1e-30, epochs=1, batch=32)
+    member = fit(plan, lambda: net, (x, y), (x, y), MSE, report=quietly)
+    assert member.history[0].train_loss == pytest.approx(right, rel=1e-5)
+
+
 def test_every_epoch_is_reported_and_kept():
     seen: list[Epoch] = []
     member = fit(FitPlan(epochs=4), perceptron(), line(), line(50), MSE, report=seen.append)

@@ -44,6 +44,18 @@ def test_every_loss_is_derived_as_autograd_does(loss, outputs, count):
     check_gradients(NetPlan(hidden=(6, 5)), loss, outputs, count)
 
 
+@pytest.mark.parametrize(("loss", "outputs", "shape"), [("mse", 2, (2, 2, ROWS)), ("cross_entropy", 3, (2, 1, ROWS))])
+def test_a_step_says_the_loss_of_each_row(loss, outputs, shape):
+    nets = nets_of(NetPlan(hidden=(6, 5)), outputs, 2)
+    x, y = rows(outputs, loss)
+    with torch.no_grad():
+        right = [objective_of(loss)(nets[0](x[n : n + 1]), y[n : n + 1]) for n in range(ROWS)]
+    step = Stepper(nets, FitPlan(optimizer="sgd"), objective_of(loss), torch.Generator())
+    losses = step(x.expand(2, -1, -1), y.expand(2, *y.shape), 1.0)
+    assert losses.shape == shape
+    torch.testing.assert_close(losses[0].mean(0), torch.stack(right))
+
+
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_every_activation_is_derived_as_autograd_does(activation):
     check_gradients(NetPlan(hidden=(6, 5), activation=activation), "mse", 1, 2)
@@ -59,7 +71,7 @@ def check_gradients(plan: NetPlan, loss: str, outputs: int, count: int) -> None:
     x, y = rows(outputs, loss)
     objective = objective_of(loss)
     step = Stepper(nets, FitPlan(optimizer="sgd", learning_rate=1.0), objective, torch.Generator())
-    losses = step(x.expand(count, -1, -1), y.expand(count, *y.shape), 1.0)
+    losses = step(x.expand(count, -1, -1), y.expand(count, *y.shape), 1.0).mean((1, 2))
     for k, twin in enumerate(twins):
         right = objective(twin(x), y)
         right.backward()
@@ -72,13 +84,13 @@ def test_smoothed_labels_are_those_of_torch():
     _, y = rows(3, "cross_entropy")
     raw = torch.randn(ROWS, 3, requires_grad=True)
     nn.functional.cross_entropy(raw, y, label_smoothing=0.1).backward()
-    _, d = objective_of("cross_entropy").gradients(raw.detach()[None], y[None], 0.1)
-    torch.testing.assert_close(d[0], raw.grad)
+    _, d = objective_of("cross_entropy").gradients(raw.detach().T[None], y[None], 0.1)
+    torch.testing.assert_close(d[0].T, raw.grad)
     logit = torch.randn(ROWS, 1, requires_grad=True)
     both = torch.cat([torch.zeros_like(logit), logit], 1)
     nn.functional.cross_entropy(both, y % 2, label_smoothing=0.1).backward()
-    _, d = objective_of("binary_cross_entropy").gradients(logit.detach()[None], y[None] % 2, 0.1)
-    torch.testing.assert_close(d[0], logit.grad)
+    _, d = objective_of("binary_cross_entropy").gradients(logit.detach().T[None], y[None] % 2, 0.1)
+    torch.testing.assert_close(d[0].T, logit.grad)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +152,7 @@ def test_dropout_drops_its_share_makes_up_for_it_and_is_the_same_on_the_way_back
     step = Stepper([net], FitPlan(optimizer="sgd"), objective_of("mse"), torch.Generator().manual_seed(0))
     x = torch.ones(1, 50, 400)
     step(x, torch.zeros(1, 50, 400), 0.0)
-    out = step._layers[1].forward(step._layers[0].forward(x))
+    out = step._layers[1].forward(step._layers[0].forward(x.mT))
     assert sorted(out.unique().tolist()) == pytest.approx([0, 1 / 0.75])
     assert float((out == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
     assert torch.equal(step._layers[1].backward(torch.ones_like(out)), out)
@@ -155,7 +167,7 @@ def test_the_way_back_through_a_dropout_is_that_of_autograd_with_the_same_mask(a
     step(x[None], y[None], 1.0)
     out = x
     for layer, rule in zip(twin, step._layers, strict=True):
-        out = out * rule._mask[0] if isinstance(layer, nn.Dropout) else layer(out)
+        out = out * rule._mask[0].T if isinstance(layer, nn.Dropout) else layer(out)
     nn.functional.mse_loss(out, y).backward()
     for moved, weight in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(moved.data, weight.data - weight.grad, rtol=1e-4, atol=1e-6)

@@ -247,7 +247,7 @@ class Fitting:
             _drawn(train, self._rows, self._plan, own)
             for train, own in zip(self._trains, self._generators, strict=True)
         ]
-        x, y = (torch.stack(column) for column in zip(*drawn, strict=True))  # [K, N, width], [K, N, ...]
+        x, y = (_stacked(list(column)) for column in zip(*drawn, strict=True))  # [K, N, width], [K, N, ...]
         losses = _one_pass(self._move, x, y, self._plan, number)
         seconds = time.perf_counter() - start
         for k, validation_loss in enumerate(self._judge()):
@@ -268,7 +268,7 @@ class Fitting:
 
 
 Move = Callable[[Tensor, Tensor, float], Tensor]
-"""Takes a step: minibatches of K networks and a rate -> their losses [K]."""
+"""Takes a step: minibatches of K networks and a rate -> their rows' losses [K, 1 or outputs, N]."""
 
 
 def _drawn(train: Rows, rows: int, plan: FitPlan, generator: torch.Generator) -> Rows:
@@ -278,6 +278,10 @@ def _drawn(train: Rows, rows: int, plan: FitPlan, generator: torch.Generator) ->
         return x[:rows], y[:rows]
     order = torch.randperm(len(x), generator=generator, device=x.device)[:rows]
     return x.index_select(0, order), y.index_select(0, order)  # a third of the time of x[order]
+
+
+def _stacked(column: list[Tensor]) -> Tensor:
+    return torch.stack(column) if len(column) > 1 else column[0].unsqueeze(0)  # one network's rows need no copy
 
 
 @torch.inference_mode()  # a step needs nothing that autograd does for each of its operators
@@ -291,8 +295,7 @@ def _one_pass(step: Move, x: Tensor, y: Tensor, plan: FitPlan, number: int) -> l
     for count, (some_x, some_y) in enumerate(minibatches):
         rate = plan.learning_rate * SCHEDULES[plan.schedule]((number - 1 + count / len(minibatches)) / plan.epochs)
         losses.append(step(some_x, some_y, rate))
-    sizes = x.new_tensor([some_x.shape[1] for some_x, _ in minibatches])
-    return [float(loss) for loss in (torch.stack(losses, 1) @ sizes / rows).tolist()]
+    return [float(loss) for loss in torch.cat(losses, 2).mean((1, 2)).tolist()]
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

@@ -25,8 +25,8 @@ class Objective:
 
     Attributes:
         mean: raw [N, outputs] and targets -> the mean loss.
-        gradients: raw [K, N, outputs], targets [K, N, ...] and label smoothing -> losses [K], and the derivative of
-            each network's mean loss, [K, N, outputs].
+        gradients: raw [K, outputs, N], targets [K, N, ...] and label smoothing -> the losses whose mean is that of a
+            network, [K, 1 or outputs, N], and the derivative of each network's mean loss, [K, outputs, N].
     """
 
     mean: Callable[[Tensor, Tensor], Tensor]
@@ -60,43 +60,42 @@ def _probability_l1(raw: Tensor, y: Tensor) -> Tensor:
 
 
 def _mse_gradients(raw: Tensor, y: Tensor, _: float) -> tuple[Tensor, Tensor]:
-    error = raw - y
-    return error.square().mean((1, 2)), error * (2 / error[0].numel())
+    error = raw - y.mT
+    return error.square(), error.mul_(2 / error[0].numel())
 
 
 def _l1_gradients(raw: Tensor, y: Tensor, _: float) -> tuple[Tensor, Tensor]:
-    error = raw - y
-    return error.abs().mean((1, 2)), error.sign() / error[0].numel()
+    error = raw - y.mT
+    return error.abs(), error.sign_().div_(error[0].numel())
 
 
 def _cross_entropy_gradients(raw: Tensor, y: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    # classes before rows: along the last axis a softmax of a few numbers takes three times as long
-    log_p = torch.log_softmax(raw.mT.contiguous(), 1)  # [K, C, N]
+    log_p = torch.log_softmax(raw, 1)
     codes = y.unsqueeze(1)
-    losses = -log_p.gather(1, codes).mean((1, 2))
+    losses = -log_p.gather(1, codes)
     d = log_p.exp_()
     if smoothing:
-        d.sub_(smoothing / raw.shape[2])
+        d.sub_(smoothing / raw.shape[1])
     d.scatter_add_(1, codes, d.new_full((1, 1, 1), smoothing - 1).expand_as(codes))
-    return losses, d.div_(raw.shape[1]).mT
+    return losses, d.div_(raw.shape[2])
 
 
 def _binary_cross_entropy_gradients(raw: Tensor, y: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    target = y.unsqueeze(2).to(raw.dtype)
-    losses = (functional.softplus(raw) - raw * target).mean((1, 2))
+    target = y.unsqueeze(1).to(raw.dtype)
+    losses = functional.softplus(raw) - raw * target
     target = target * (1 - smoothing) + smoothing / 2
-    return losses, (torch.sigmoid(raw) - target) / raw.shape[1]
+    return losses, (torch.sigmoid(raw) - target) / raw.shape[2]
 
 
 def _probability_l1_gradients(raw: Tensor, y: Tensor, _: float) -> tuple[Tensor, Tensor]:
-    if raw.shape[2] == 1:
+    if raw.shape[1] == 1:
         p = torch.sigmoid(raw)
-        error = p - y.unsqueeze(2)
-        return error.abs().mean((1, 2)), error.sign() * p * (1 - p) / raw.shape[1]
-    p = torch.softmax(raw, 2)
-    error = p - functional.one_hot(y, raw.shape[2])
+        error = p - y.unsqueeze(1)
+        return error.abs(), error.sign() * p * (1 - p) / raw.shape[2]
+    p = torch.softmax(raw, 1)
+    error = p - functional.one_hot(y, raw.shape[1]).mT
     d = error.sign() / error[0].numel()
-    return error.abs().mean((1, 2)), p * (d - (p * d).sum(2, keepdim=True))
+    return error.abs(), p * (d - (p * d).sum(1, keepdim=True))
 
 
 _OBJECTIVES: dict[Loss, Objective] = {
