@@ -31,7 +31,7 @@ from training.calibrate import fit_temperature
 from training.checkpoint import Checkpoint
 from training.columns import Data, read_batch, read_columns, targets_of
 from training.distributed import Team
-from training.encoders import Preprocessing, encode, learn_schema, preprocess
+from training.encoders import Preprocessing, encode, learn_schema, preprocess, what_is_unknown
 from training.evaluate import answers_of
 from training.fit import SCHEDULES, Course, Epoch, Member, choose_device, mean_loss
 from training.kernels import pick_kernels
@@ -133,7 +133,7 @@ def read_in_pieces(plan: Plan, folder: Path, report: Report) -> Sampled:
         train = frame.filter(part_of(frame, data, plan.split) == 0) if frame.height else frame
         if train.height:
             spool.add(encode(train, schema), targets_of(train, data))
-    said = [*data.notes, *split.notes]
+    said = [*data.notes, *split.notes, *what_is_unknown(data, split.train, schema)]
     if source.rows > data.frame.height:
         said.append(
             f"of {source.rows:,} rows a sample of {data.frame.height:,} chose kinds, categories and scaling, and gives "
