@@ -10,10 +10,11 @@ from typing import Annotated, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from models.errors import BadRow, BadVersion, shown
 from models.manifest import Manifest
+from models.record import Record
 from models.schema import Matrix
 
 FILE = "proof.json"
@@ -36,7 +37,7 @@ class Session(Protocol):
         ...
 
 
-class Proof(BaseModel):
+class Proof(Record):
     """Rows and their right answers.
 
     Attributes:
@@ -44,8 +45,6 @@ class Proof(BaseModel):
         answers: output of the graph to its values, row by row.
         rtol, atol: how far an answer may be off, relative and absolute, added up (as `numpy.allclose`).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     rows: Annotated[list[dict[str, JsonValue]], Field(min_length=1)]
     answers: dict[str, list[Any]]

@@ -1,4 +1,4 @@
-"""What every part of a manifest is: frozen, and read without any leniency."""
+"""What every part of a version is that is JSON: frozen, and read without any leniency."""
 
 from pydantic import BaseModel, ConfigDict
 

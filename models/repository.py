@@ -8,13 +8,10 @@
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import shutil
-import stat
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +22,7 @@ from typing import Self
 from models import manifest as manifests
 from models import proof as proofs
 from models.errors import BadChange, BadVersion, shown
+from models.files import lock_folder, locked, make_folder, read_plain, replace, sync, write
 from models.labels import FILE as LABELS
 from models.labels import STABLE, Label, read_labels, what_is_wrong, write_labels
 from models.manifest import FileDigest, Manifest, check_name, is_name
@@ -92,7 +90,7 @@ class Version:
         """
         folder = folder.absolute()
         place = f"{folder.parent.name}/{folder.name}"
-        raw = _read_plain_file(folder, manifests.FILE, place, at_most=_LARGEST_MANIFEST)
+        raw = read_plain(folder, manifests.FILE, place, at_most=_LARGEST_MANIFEST)
         version = cls(folder, _manifest_from(raw, place))
         if (version.name, str(version.number)) != (folder.parent.name, folder.name):
             raise BadVersion(place, f"{manifests.FILE} says it is {version}; a version is never moved or copied")
@@ -107,7 +105,7 @@ class Version:
         expected = self.manifest.files.get(path)
         if expected is None:
             raise BadVersion(str(self), f"it has no {path}; publish it again")
-        raw = _read_plain_file(self.folder, path, str(self), at_most=expected.bytes)
+        raw = read_plain(self.folder, path, str(self), at_most=expected.bytes)
         if FileDigest(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw)) != expected:
             raise BadVersion(str(self), f"{path} is not the file its manifest describes; publish it again")
         return raw
@@ -167,18 +165,18 @@ class Repository:
         """
         check_name("model", name)
         model = self.root / name
-        _make_folder(model)
+        make_folder(model)
         with _draft_in(model) as draft:
             describe = fill(draft)
             digests = {path: _digest_and_sync(draft, path) for path in _files_below(draft)}
-            with _locked(model):
+            with locked(model / ".lock"):
                 number = 1 + max(_last_number(model), *_numbers_taken(model))
                 raw = describe(number, digests).to_json()
                 _check_what_is_published(_manifest_from(raw, f"{name}/{number}"), name, number, digests)
-                _write(draft / manifests.FILE, raw)
+                write(draft / manifests.FILE, raw)
                 for folder in _folders_below(draft):
-                    _sync(folder)
-                _replace(model / ".last", str(number).encode())
+                    sync(folder)
+                replace(model / ".last", str(number).encode())
                 _move_into_place(draft, model / str(number))
         return number
 
@@ -199,7 +197,7 @@ class Repository:
         check_name("model", name)
         if not (self.root / name / LABELS).exists():
             return {}
-        return read_labels(_read_plain_file(self.root / name, LABELS, name), name)
+        return read_labels(read_plain(self.root / name, LABELS, name), name)
 
     def set_label(self, name: str, label: str, number: int, *, share: float = 0.0, shadow: float = 0.0) -> None:
         """Point a label at a version that opens, and say what share of the traffic goes there; see `Label`.
@@ -213,7 +211,7 @@ class Repository:
         if (there := self.versions(name)) and number not in there:
             raise BadVersion(f"{name}/{number}", f"is not there; of {name} there are {', '.join(map(str, there))}")
         self.open(name, number)
-        with _locked(self.root / name):
+        with locked(self.root / name / ".lock"):
             self._replace_labels(name, self.routes(name) | {label: Label(number, share, shadow)})
 
     def remove_label(self, name: str, label: str) -> bool:
@@ -227,7 +225,7 @@ class Repository:
         check_name("label", label)
         if not self.versions(name):
             raise BadVersion(name, "has no versions")
-        with _locked(self.root / name):
+        with locked(self.root / name / ".lock"):
             labels = self.routes(name)
             was_set = labels.pop(label, None) is not None
             if was_set:
@@ -266,19 +264,19 @@ class Repository:
         folder = self.root / name / str(number)
         if not folder.is_dir():
             raise BadVersion(f"{name}/{number}", "is not there")
-        with _locked(self.root / name):
+        with locked(self.root / name / ".lock"):
             naming = sorted(label for label, named in self.labels(name).items() if named == number)
             if naming:
                 reason = f"label {shown(naming[0])} names it; point the label elsewhere or remove it first"
                 raise BadChange(f"{name}/{number}", reason)
             if _last_number(self.root / name) < number:  # somebody removed the file
-                _replace(self.root / name / ".last", str(number).encode())
+                replace(self.root / name / ".last", str(number).encode())
             gone = self.root / name / f".draft-{uuid.uuid4().hex}"
             try:
                 folder.rename(gone)
             except FileNotFoundError:  # somebody else was faster
                 raise BadVersion(f"{name}/{number}", "is not there") from None
-            _sync(self.root / name)
+            sync(self.root / name)
         shutil.rmtree(gone, ignore_errors=True)  # by now another publish may be clearing it, too
 
     def verify(self, name: str | None = None) -> dict[str, str]:
@@ -310,33 +308,10 @@ class Repository:
     def _replace_labels(self, name: str, labels: Mapping[str, Label]) -> None:
         if reason := what_is_wrong(labels):
             raise BadChange(name, reason)
-        _replace(self.root / name / LABELS, write_labels(labels))
+        replace(self.root / name / LABELS, write_labels(labels))
 
 
 # --------------------------------------------------------------------------------------------------- reading
-
-
-def _read_plain_file(folder: Path, path: str, place: str, at_most: int = sys.maxsize) -> bytes:
-    """The bytes of a file that is no link, device or pipe (reading one of those could lead elsewhere or never end).
-
-    Of a file that is larger than `at_most`, one byte more than that.
-    """
-    try:
-        descriptor = os.open(folder / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise BadVersion(place, f"{path} is absent; publish it again") from None
-    except OSError as error:
-        raise BadVersion(place, f"{path} cannot be read: {error.strerror}") from None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadVersion(place, f"{path} is no plain file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(min(status.st_size, at_most) + 1)
-    except OSError as error:
-        raise BadVersion(place, f"{path} cannot be read: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
 
 
 def _manifest_from(raw: bytes, place: str) -> Manifest:
@@ -360,10 +335,6 @@ def _folders_in(folder: Path) -> list[str]:
         return []
 
 
-def _files_below(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
-
-
 def _folders_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_dir()] + [folder]
 
@@ -371,23 +342,15 @@ def _folders_below(folder: Path) -> list[Path]:
 # --------------------------------------------------------------------------------------------------- writing
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that a crash cannot take them away with what was put inside."""
-    if not folder.parent.is_dir():
-        _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync(folder.parent)  # even if the folder was there: who made it may have died before this line
-
-
 @contextlib.contextmanager
 def _draft_in(model: Path) -> Iterator[Path]:
     """A folder to fill beside the versions; removed if it is still there at the end."""
     draft = model / f".draft-{uuid.uuid4().hex}"
-    with _locked(model):
+    with locked(model / ".lock"):
         _clear_dead_drafts(model)
         draft.mkdir()
         try:
-            owner = _lock(draft)  # held while this process lives: this draft is not dead
+            owner = lock_folder(draft)  # held while this process lives: this draft is not dead
         except OSError:
             draft.rmdir()
             raise
@@ -401,7 +364,7 @@ def _draft_in(model: Path) -> Iterator[Path]:
 def _clear_dead_drafts(model: Path) -> None:
     for draft in model.glob(".draft-*"):
         with contextlib.suppress(OSError):  # another publisher is filling it, or it is no folder of ours
-            owner = _lock(draft)
+            owner = lock_folder(draft)
             shutil.rmtree(draft, ignore_errors=True)
             os.close(owner)
 
@@ -425,35 +388,10 @@ def _numbers_taken(model: Path) -> list[int]:
 def _move_into_place(draft: Path, version: Path) -> None:
     draft.rename(version)
     try:
-        _sync(version.parent)
+        sync(version.parent)
     except OSError:  # a crash might undo the move, and the caller will hear that nothing was published
         version.rename(draft)
         raise
-
-
-@contextlib.contextmanager
-def _locked(model: Path) -> Iterator[None]:
-    descriptor = os.open(model / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)  # less the umask
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(folder: Path) -> int:
-    """A descriptor that locks the folder until it is closed.
-
-    Raises:
-        BlockingIOError: somebody else has locked it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _last_number(model: Path) -> int:
@@ -465,36 +403,12 @@ def _last_number(model: Path) -> int:
 
 
 def _digest_and_sync(draft: Path, path: str) -> FileDigest:
-    raw = _read_plain_file(draft, path, draft.parent.name)
+    raw = read_plain(draft, path, draft.parent.name)
     readable_like_its_folder = draft.stat().st_mode & 0o666
     (draft / path).chmod(readable_like_its_folder)  # some writers make files that only their owner may read
-    _sync(draft / path)
+    sync(draft / path)
     return FileDigest(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw))
 
 
-def _write(path: Path, raw: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _replace(path: Path, raw: bytes) -> None:
-    """Put new bytes in place of a file: a reader sees the old or the new, a crash leaves one of them."""
-    beside = path.with_name(f".{path.name.lstrip('.')}.new")
-    beside.unlink(missing_ok=True)
-    try:
-        _write(beside, raw)
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _files_below(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())

@@ -7,10 +7,8 @@ layer of the exported graph, so training and serving, which both call this file,
 
 import difflib
 import math
-import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import chain
 from typing import Annotated, Any, Literal, NoReturn, Self
 
@@ -18,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from models import moments
 from models.errors import BadRow, shown
 
 Matrix = npt.NDArray[np.float32 | np.float64]
@@ -31,8 +30,6 @@ Values = Sequence[object] | npt.NDArray[Any]
 
 Line = Sequence[Any] | npt.NDArray[np.float64]
 """One column of the matrix as numpy reads it: floats, integers, booleans, and None for NaN."""
-
-DATETIME_PARTS = ("day", "second", "weekday", "yearday")
 
 _FLOATS: dict[Datatype, type[np.float32] | type[np.float64]] = {"FP32": np.float32, "FP64": np.float64}
 _LISTS = (list, tuple)
@@ -170,9 +167,8 @@ class BooleanFeature(_Feature):
 
 
 class DatetimeFeature(_Feature):
-    """A moment or a date, as ISO 8601 text. Its columns hold `DATETIME_PARTS`, read in UTC.
+    """A moment or a date, as ISO 8601 text. Its columns hold `moments.PARTS`.
 
-    day: days since 1970-01-01; second: of the day, with its fraction; weekday: 0 is Monday; yearday: 1 to 366.
     A text with an offset is converted to UTC; one without is taken as UTC.
     """
 
@@ -183,83 +179,25 @@ class DatetimeFeature(_Feature):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the matrix columns that this feature fills."""
-        return tuple(f"{self.name}.{part}" for part in DATETIME_PARTS)
+        return tuple(f"{self.name}.{part}" for part in moments.PARTS)
 
     def lines(self, values: Values) -> Sequence[Line]:
         """The parts, four lines; dates and datetimes of Python and numpy are read like their text."""
         if isinstance(values, np.ndarray) and values.dtype.kind == "M":
-            lines = _lines_of_moments(values)
+            lines = moments.lines_of(values)
             if lines is not None:
                 return lines
-            values = _python_datetimes(values)
+            values = moments.python_datetimes(values)
         parts = [self._parts(row, value) for row, value in enumerate(values)]
-        return list(zip(*parts, strict=True)) if parts else [()] * len(DATETIME_PARTS)
+        return list(zip(*parts, strict=True)) if parts else [()] * len(moments.PARTS)
 
     def _parts(self, row: int, value: object) -> tuple[float, float, float, float]:
         if _is_missing(value):
             return (math.nan,) * 4
         try:
-            return _datetime_parts(_in_utc(value))
-        except (TypeError, ValueError, OverflowError):  # no date, no such date, beyond the years 1 to 9999 in UTC
+            return moments.parts_of(value)
+        except (TypeError, ValueError, OverflowError):
             self._refuse(row, "must be an ISO 8601 date or datetime, like '2024-05-31T09:30:00'", value)
-
-
-_ISO_8601 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-    r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])?)?"
-)
-"""The part of ISO 8601 that is read: Python's own reader takes more, and takes other things in other releases."""
-
-
-def _in_utc(value: object) -> datetime:
-    if isinstance(value, str):
-        if not _ISO_8601.fullmatch(value):
-            raise ValueError
-        value = datetime.fromisoformat(value)
-    elif isinstance(value, np.datetime64):
-        value = _python_datetimes(np.array([value]))[0]
-    elif isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - taken as UTC, as documented
-    if not isinstance(value, datetime):
-        raise TypeError
-    return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
-
-
-def _lines_of_moments(values: npt.NDArray[Any]) -> list[npt.NDArray[np.float64]] | None:
-    """What `_datetime_parts` says of numpy's moments, of all at once; None where one is beyond the years 1 to 9999."""
-    days = values.astype("datetime64[D]")  # coarse, so that no year is too far to compare
-    if ((days < _FIRST_DAY) | (days > _LAST_DAY)).any():
-        return None
-    ordinal = days.astype(np.int64)  # from 1970-01-01, which was a Thursday
-    microseconds = (values.astype("datetime64[us]") - days).astype(np.int64)
-    second = microseconds // 1_000_000 + microseconds % 1_000_000 / 1e6
-    new_year = days.astype("datetime64[Y]").astype("datetime64[D]").astype(np.int64)
-    is_missing = np.isnat(days)
-    parts = (ordinal, second, (ordinal + 3) % 7, ordinal - new_year + 1)
-    return [np.where(is_missing, np.nan, part) for part in parts]
-
-
-def _python_datetimes(values: npt.NDArray[Any]) -> list[object]:
-    """Moments of numpy as Python's datetimes; None for NaT, and a bare number, which is refused, beyond its years."""
-    days = values.astype("datetime64[D]")  # coarse, so that no year is too far to compare
-    beyond = (days < _FIRST_DAY) | (days > _LAST_DAY)
-    moments: list[object] = np.where(beyond, np.datetime64("NaT"), values).astype("datetime64[us]").tolist()
-    return [int(days[row].astype(np.int64)) if beyond[row] else moment for row, moment in enumerate(moments)]
-
-
-def _datetime_parts(moment: datetime) -> tuple[float, float, float, float]:
-    ordinal = moment.toordinal()  # day 1 is Monday, January 1 of the year 1
-    second = moment.hour * 3600 + moment.minute * 60 + moment.second + moment.microsecond / 1e6
-    return ordinal - _EPOCH, second, (ordinal - 1) % 7, ordinal - _new_year(moment.year) + 1
-
-
-_EPOCH = date(1970, 1, 1).toordinal()
-_FIRST_DAY, _LAST_DAY = np.datetime64("0001-01-01"), np.datetime64("9999-12-31")
-
-
-@cache  # the years 1 to 9999
-def _new_year(year: int) -> int:
-    return date(year, 1, 1).toordinal()
 
 
 def _is_missing(value: object) -> bool:

@@ -1,7 +1,7 @@
 """`python -m service`: serve every published model. `ROWCAST_*` variables say how; see service/settings.py.
 
-`python -m service serve` is how SageMaker starts an image, see service/platforms.py; with another word behind it, it is
-a command of service/commands/app.py.
+`python -m service serve` is how SageMaker starts an image, see service/app/platforms.py; with another word behind it,
+it is a command of service/commands/app.py.
 """
 
 import signal
@@ -17,8 +17,8 @@ import logging
 import os
 import socket
 
-from service.platforms import as_settings
-from service.process import BAD_SETTINGS, CANNOT_SERVE, start_logging
+from service.app.platforms import as_settings
+from service.processes.process import BAD_SETTINGS, CANNOT_SERVE, start_logging
 from service.settings import BadSettings, Settings, read_settings
 from service.supervisor import supervise
 
@@ -62,7 +62,7 @@ def check_files(settings: Settings) -> None:
 
         read_keys(settings.api_keys_file)
     if settings.tls_certificate is not None:
-        from service.tls import make_context  # noqa: PLC0415
+        from service.access.tls import make_context  # noqa: PLC0415
 
         make_context(settings)
     if settings.tracing == "otlp":

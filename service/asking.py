@@ -1,28 +1,19 @@
-"""From a request to the answers of a version: what every protocol does in the same way."""
+"""Whom a request asks, and what: the same for every protocol, and for both lanes."""
 
-import asyncio
-import time
-import zlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from typing import Any, TypeVar
-
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Scope
+from functools import partial
+from typing import Any
 
 from models.errors import shown
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
-from service.blame import blamed
+from service.batching.shadow import KEPT_ROWS
 from service.front import Front
 from service.ledger import Ledger
-from service.problems import BadBody, ClientGone, ModelFailed, TooLarge, TooSlow, UnknownVersion, UnsupportedEncoding
+from service.problems import BadBody, UnknownVersion
 from service.settings import Settings
-from service.shadow import KEPT_ROWS
 from service.wire import certainty, forms, oip, oip_answer, oip_matrix, plain, scoring
 from service.wire.forms import Form
 from service.wire.row_forms import OipManyRows
@@ -35,18 +26,11 @@ at 1 MB from 27 to 20; below, the thread costs more than it gives."""
 OIP_LENGTH = "inference-header-content-length"
 """The header that says how many bytes of a body are JSON, before raw tensors follow."""
 
+PRIORITY, URGENT = "x-priority", "urgent"
+"""The header by which a plain request asks to go before others, and its value."""
+
 JSON: Mapping[str, str] = {"content-type": "application/json"}
-_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib numbers its formats; HTTP's deflate is zlib's own
 _MOST_TIMEOUT_DIGITS = 9
-_MOST_INFLATION = 1032  # a byte of a deflate stream holds at most so many
-
-_T = TypeVar("_T")
-
-
-def ledger_of(scope: Scope) -> Ledger:
-    """What is known of the request that is being answered."""
-    ledger: Ledger = scope["rowcast"]
-    return ledger
 
 
 def find(front: Front, whom: Mapping[str, Any], key: str | None = None) -> Version:
@@ -119,21 +103,17 @@ def plain_question(settings: Settings, version: Version, asked: plain.Request) -
     """
     level = certainty.asked_level(asked.parameters, version) if asked.parameters else None
     matrix = asked.encode(version.schema, settings.max_rows)
-    write = partial(_write_plain, version) if level is None else partial(_write_plain_and_level, version, level)
-    again = partial(_encode_plain, asked, settings.max_rows) if len(matrix) <= KEPT_ROWS else None
-    return Question(version, matrix, settings.deadline_s, write, again, level)
+
+    def encode(other: Version) -> Matrix:
+        return asked.encode(other.schema, settings.max_rows)
+
+    again = encode if len(matrix) <= KEPT_ROWS else None
+    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version, level), again, level)
 
 
-def _encode_plain(asked: plain.Request, max_rows: int, version: Version) -> Matrix:
-    return asked.encode(version.schema, max_rows)
-
-
-def _write_plain(version: Version, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
-    return plain.write(version, answers), JSON
-
-
-def _write_plain_and_level(version: Version, level: float, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
-    return certainty.add_to_plain(plain.write(version, answers), version, answers, level), JSON
+def _write_plain(version: Version, level: float | None, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
+    body = plain.write(version, answers)
+    return body if level is None else certainty.add_to_plain(body, version, answers, level), JSON
 
 
 def oip_question(settings: Settings, version: Version, raw: bytes, header_length: str | None) -> Question:
@@ -148,14 +128,14 @@ def oip_question(settings: Settings, version: Version, raw: bytes, header_length
     oip_answer.check_wanted(asked.wanted, version)
     matrix = oip_matrix.encode(asked, version, settings.max_rows)
     within_s = settings.deadline_s if asked.timeout_s is None else min(asked.timeout_s, settings.deadline_s)
-    again = partial(_encode_oip, asked, settings.max_rows) if len(matrix) <= KEPT_ROWS else None
+
+    def encode(other: Version) -> Matrix:
+        return oip_matrix.encode(asked, other, settings.max_rows)
+
+    again = encode if len(matrix) <= KEPT_ROWS else None
     write = partial(_write_oip, version, asked, level)
     begin = None if header_length is not None else OipManyRows.begin(asked, raw, version)
     return Question(version, matrix, within_s, write, again, level, asked.is_urgent, begin)
-
-
-def _encode_oip(asked: oip.Request, max_rows: int, version: Version) -> Matrix:
-    return oip_matrix.encode(asked, version, max_rows)
 
 
 def _write_oip(
@@ -176,7 +156,7 @@ def form_question(settings: Settings, version: Version, body: Form, raw: bytes) 
         BadBody, TooLarge, BadRow: as `forms.encode` says.
     """
     matrix = forms.encode(body, raw, version.schema, settings.max_rows)
-    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version))
+    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version, None))
 
 
 def scoring_question(settings: Settings, version: Version, body: Form, wanted: Form, raw: bytes) -> Question:
@@ -189,7 +169,7 @@ def scoring_question(settings: Settings, version: Version, body: Form, wanted: F
         return in_form(form_question(settings, version, body, raw), wanted)
     asked = scoring.read(raw)
     matrix = asked.encode(version.schema, settings.max_rows)
-    question = Question(version, matrix, settings.deadline_s, partial(_write_plain, version))
+    question = Question(version, matrix, settings.deadline_s, partial(_write_plain, version, None))
     return in_form(question, wanted, asked.output)
 
 
@@ -212,34 +192,6 @@ def _write_form(
         "content-type": forms.TYPES[wanted.kind],
         **whose,
     }
-
-
-async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
-    """The answer to a question, as the application sends it.
-
-    Raises:
-        Forbidden: the caller's key is not for this model.
-        BadBody: as `allowed_s` says.
-        Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` and the question's `write` say.
-        NotComputable: as `blamed` says.
-    """
-    check_model(ledger, question.version)
-    within_s = allowed_s(ledger, question.within_s)
-    ledger.encoded = time.perf_counter()
-    rest_s = within_s - (ledger.encoded - ledger.started)
-    is_urgent = question.is_urgent and may_be_urgent(ledger)
-    answers = await front.coalescer.predict(
-        question.version, question.matrix, rest_s, within_s=within_s, is_urgent=is_urgent
-    )
-    ledger.computed = time.perf_counter()
-    try:
-        body, headers = question.write(answers)
-    except ModelFailed as error:
-        raise blamed(error, question.version, question.matrix) from None
-    ledger.answered_rows = len(question.matrix)
-    if front.catalog.has_shadows:
-        front.shadows.saw(question, ledger.routing_key, answers)
-    return Response(body, headers=headers)
 
 
 def check_model(ledger: Ledger, version: Version) -> None:
@@ -268,12 +220,6 @@ def allowed_s(ledger: Ledger, most_s: float) -> float:
     return min(int(ledger.timeout) / 1000, most_s)
 
 
-PRIORITY = "x-priority"
-"""The header by which a plain request asks to go before others."""
-
-URGENT = "urgent"
-
-
 def may_be_urgent(ledger: Ledger) -> bool:
     """Whether the caller's requests may go before others: with keys, those of whom an operator said so."""
     return ledger.caller is not None and ledger.caller.client.may_be_urgent
@@ -282,72 +228,3 @@ def may_be_urgent(ledger: Ledger) -> bool:
 def body_s(settings: Settings) -> float:
     """How long a body may take to come."""
     return min(settings.receive_s, settings.deadline_s)
-
-
-async def read_body(request: Request, most: int, seconds: float) -> bytes:
-    """The body, whatever type it says it has, decompressed.
-
-    Raises:
-        TooSlow: it was not whole in time: a client that sends a byte now and then holds nothing for long.
-        TooLarge: as soon as it is known to be longer than `most` bytes, decompressed or not; no more of it is kept.
-        ClientGone: the client hung up before its end.
-        RowcastError: what the connection has against the rest of it.
-        UnsupportedEncoding: it is compressed in a way that is not known here.
-        BadBody: it is not what its Content-Encoding says.
-    """
-    encoding = request.headers.get("content-encoding", "").lower()
-    if encoding not in ("", "identity") and encoding not in _WINDOW_BITS:
-        raise UnsupportedEncoding(encoding)
-    try:
-        async with asyncio.timeout(seconds):
-            raw = await _bytes(request, most)
-    except TimeoutError:
-        raise TooSlow(seconds) from None
-    ledger_of(request.scope).received = time.perf_counter()
-    if encoding not in _WINDOW_BITS:
-        return raw
-    return await aside(len(raw) * _MOST_INFLATION, lambda: _inflate(raw, encoding, most))
-
-
-async def _bytes(request: Request, most: int) -> bytes:
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and (len(declared) > len(str(most)) or int(declared) > most):
-        raise TooLarge(most, int(declared) if len(declared) < 20 else None, "bytes")
-    chunks, size = [], 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > most:
-                raise TooLarge(most, None, "bytes")
-            chunks.append(chunk)
-    except ClientDisconnect:
-        raise ClientGone from None
-    if broken := request.scope.get("rowcast.broken"):  # see Connection.break_body
-        raise broken
-    return b"".join(chunks)
-
-
-def _inflate(raw: bytes, encoding: str, most: int) -> bytes:
-    """The body as it was before it was compressed; never more than one byte over `most` is made of it."""
-    stream = zlib.decompressobj(_WINDOW_BITS[encoding])
-    try:
-        inflated = stream.decompress(raw, most + 1)
-    except zlib.error:
-        raise BadBody(f"the body must be compressed as its Content-Encoding says, {encoding}") from None
-    if len(inflated) > most:
-        raise TooLarge(most, None, "bytes")
-    if not stream.eof or stream.unused_data:  # several members are legal, and a way to keep a server busy
-        what = "it ends too early" if not stream.eof else "something follows its end"
-        raise BadBody(f"the body must be one whole stream of {encoding}, and {what}")
-    return inflated
-
-
-@cache
-def _readers() -> ThreadPoolExecutor:
-    """Two threads: what they make of large bodies is held in memory, and they share one interpreter anyway."""
-    return ThreadPoolExecutor(2, "reader")
-
-
-async def aside(size: int, work: Callable[[], _T]) -> _T:
-    """The result of `work` on `size` bytes, done in a thread when they are many, so that other requests are served."""
-    return work() if size < ASIDE_BYTES else await asyncio.get_running_loop().run_in_executor(_readers(), work)

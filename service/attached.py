@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from service.access.tls import Tls
 from service.front import Front
 from service.observing.access_log import AccessLog
 from service.settings import Settings
-from service.tls import Tls
 
 
 @asynccontextmanager

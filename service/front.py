@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING
 
 from models.errors import RowcastError
 from models.repository import Repository, Version
-from service import control
 from service.access.gate import Gate
-from service.admission import Admission
-from service.alone import alone
-from service.catalog import Catalog
-from service.coalescer import Coalescer
-from service.connections import Connections
-from service.drift import Drift
-from service.inline import Inline, OpenSession
-from service.lanes import Lanes
-from service.metrics import Metrics, counts_folder
+from service.batching.admission import Admission
+from service.batching.coalescer import Coalescer
+from service.batching.inline import Inline, OpenSession
+from service.batching.lanes import Lanes
+from service.batching.shadow import Counts, Shadows
+from service.http.connections import Connections
+from service.http.request_ids import RequestIds
+from service.http.same_turn import TurnBatches
+from service.http.spinning import Spinning
+from service.observing.drift import Drift
+from service.observing.metrics import Metrics, counts_folder
 from service.observing.tracing import Trace, read_trace
-from service.request_ids import RequestIds
-from service.same_turn import TurnBatches
+from service.observing.vitals import Vitals
 from service.settings import Settings
-from service.shadow import Counts, Shadows
-from service.spinning import Spinning
-from service.vitals import Vitals
-from service.worker import shadow_path
+from service.versions import control
+from service.versions.alone import alone
+from service.versions.catalog import Catalog
+from service.workers.worker import shadow_path
 
 _FOLD_S = 2.0  # how often sampled rows are counted; a scrape comes every 15 s or so
 
@@ -62,6 +62,7 @@ class Front:
     vitals: Vitals
     gate: Gate
     connections: Connections
+    inline: Inline
     open_trace: Callable[[Mapping[bytes, bytes]], Trace | None] = read_trace
     observers: list[Observer] = field(default_factory=list)
     draining: bool = False
@@ -144,8 +145,9 @@ async def open_front(
     vitals = Vitals(waiting_rows_limit, sockets)
     async with control.listen(runtime, slot, catalog.refresh):
         await catalog.refresh()
+        connections = Connections(settings)
         front = Front(
-            settings, catalog, coalescer, lanes, metrics, shadows, runtime, drift, vitals, gate, Connections(settings)
+            settings, catalog, coalescer, lanes, metrics, shadows, runtime, drift, vitals, gate, connections, inline
         )
         front.turn_batches = TurnBatches(front, inline)
         front.spinning = Spinning(settings.spin_s)

@@ -4,10 +4,10 @@
 
     python -m service         service/supervisor.py: takes signals, starts the next line again if it dies
       LitServe's main         this file
-        API processes         service/front.py behind service/fast_lane.py and service/routes.py
-        inference workers     service/worker.py, started by service/api.py
+        API processes         service/front.py behind service/http/fast_lane.py and service/app/routes.py
+        inference workers     service/workers/worker.py, started by service/workers/lit_api.py
 
-What LitServe lacks stands in `Server` and in service/watch.py.
+What LitServe lacks stands in `Server` and in service/processes/watch.py.
 """
 
 import asyncio
@@ -35,25 +35,29 @@ from litserve.utils import WorkerSetupStatus
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import accepting, metrics, process, worker
 from service.access.gate import Gate
 from service.access.limits import Limits
-from service.api import Rowcast, Statuses, opener
+from service.access.tls import Tls
+from service.app.platforms import OtherPaths
+from service.app.routes import add_routes
 from service.attached import attached
-from service.busy import beating, busy_path
-from service.connections import most_accepted
-from service.fast_lane import FastLane
+from service.batching.inline import OpenSession
 from service.front import Front, open_front
-from service.inline import OpenSession
-from service.metrics_port import answering, listen
-from service.patient import NoQueue, PatientServer
-from service.platforms import OtherPaths
-from service.routes import add_routes
-from service.scheduling import take_short_slices
+from service.http import accepting
+from service.http.connections import most_accepted
+from service.http.fast_lane import FastLane
+from service.http.metrics_port import answering, listen
+from service.http.patient import NoQueue, PatientServer
+from service.http.tls_lane import TlsLane
+from service.observing import metrics
+from service.processes import process
+from service.processes.busy import beating, busy_path
+from service.processes.scheduling import take_short_slices
+from service.processes.watch import CannotServe, Child, check_that_all_live, drain, end_all, hear_of_children, watch
+from service.processes.yielding import InlineRate
 from service.settings import BadSettings, Settings
-from service.tls import Tls
-from service.tls_lane import TlsLane
-from service.watch import CannotServe, Child, check_that_all_live, drain, end_all, watch
+from service.workers import worker
+from service.workers.lit_api import Rowcast, Statuses, opener
 
 LIMITS = "limits"
 """File in the runtime folder that all API processes count their clients in."""
@@ -91,7 +95,7 @@ def serve(settings: Settings, runtime: Path, end: socket.socket) -> int:
             server_header=False,
             backlog=_BACKLOG,
             timeout_keep_alive=75,  # beyond the 60 s of usual load balancers: they must be the ones to hang up
-            loop="service.accepting:Loop",  # uvloop, sharing the port evenly
+            loop="service.http.accepting:Loop",  # uvloop, sharing the port evenly
             proxy_headers=False,  # it would believe whatever connects from 127.0.0.1; service/access/gate.py reads them
             http=partial(lane, front),
             lifespan="on",
@@ -132,7 +136,10 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
             fronts.append(front)
             async with attached(front, settings, tls), answering(server.metrics_listener, app):
                 process.keep_what_is_there()
-                async with beating(busy_path(up)):  # not before: a start takes long on a busy machine, and hangs nobody
+                async with (
+                    server.inline_rate.told_by(server.slot, lambda: front.inline.given),
+                    beating(busy_path(up)),
+                ):  # not before: a start takes long on a busy machine, and hangs nobody
                     _say_ready(server, settings, front)
                     yield
             if front.open_requests:  # uvicorn waits for them no longer
@@ -225,14 +232,15 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
 
     def __init__(self, settings: Settings, runtime: Path, end: socket.socket) -> None:
         gpus = _gpus() if settings.device != "cpu" else 0
+        self.api_processes = settings.api_processes or min(4, len(os.sched_getaffinity(0)))
+        self.inline_rate = InlineRate(self.api_processes)
         super().__init__(
-            Rowcast(settings, runtime),
+            Rowcast(settings, runtime, self.inline_rate),
             accelerator="cuda" if gpus or settings.device == "cuda" else "cpu",  # never "auto", which imports torch
             devices=max(1, gpus),
             workers_per_device=settings.workers,
             timeout=settings.deadline_s,
         )
-        self.api_processes = settings.api_processes or min(4, len(os.sched_getaffinity(0)))
         self.tally = accepting.tally = accepting.Tally(
             runtime / "connections", self.api_processes, most_accepted(settings)
         )
@@ -244,6 +252,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         self._drain_s = settings.drain_s
         self._hang_s = settings.hang_s
         self._end = end
+        self._heard = hear_of_children()
         self._children: list[Child] = []
         self._is_drained = threading.Event()
         self._listeners: list[socket.socket] = []
@@ -347,7 +356,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         """
         try:
             served = self.runtime / process.READY
-            watch(self._children, self._end, served, self._hang_s)
+            watch(self._children, self._heard, self._end, served, self._hang_s)
         except CannotServe as error:
             _tell(error)
             self.exit_status = process.CANNOT_SERVE

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from service import process
+from service.processes import process
 from service.settings import Settings
 
 _ENDS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}

@@ -10,8 +10,8 @@ from pathlib import Path
 from service.access.keys import ANYBODY, Client, Keyring, Scope
 from service.access.limits import Limits, Rate
 from service.problems import Forbidden
+from service.processes.waking import next_turn
 from service.settings import Settings
-from service.waking import next_turn
 
 _LOOK_S = 1.0  # how often the file of keys is looked at: one call to the kernel
 

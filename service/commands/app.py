@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from models.errors import RowcastError
-from service import process
 from service.commands import bench, keys, predict, versions
 from service.commands.output import NotWell
+from service.processes import process
 
 EPILOGUE = (
     "Exit status: 0 done; 1 it was done and something is not well (a damaged version, answers that failed); "

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -27,6 +27,7 @@ BUSY = 0.85
 """Share of the time a client may compute or wait for a core: beyond it answers wait for it, and it times itself."""
 FEWEST = 1000
 """Answers from which a 99th percentile is told: ten lie beyond it."""
+_PERCENTILES = (50, 90, 99, 99.9)
 
 
 class CannotMeasure(RowcastError):  # noqa: N818 - it says what is so
@@ -52,8 +53,6 @@ class Seen:
     opened: int = 0
     busy: float = 0.0
     waited: float = 0.0
-
-    shown: ClassVar = (50, 90, 99, 99.9)
 
 
 def bench(
@@ -194,7 +193,7 @@ def summarize(seen: list[Seen], rows: int, seconds: float) -> dict[str, Any]:
     }
     if len(times):
         report["mean_ms"] = 1000 * float(times.mean())
-        told = [share for share in Seen.shown if len(times) * (100 - share) / 100 >= FEWEST / 100]
+        told = [share for share in _PERCENTILES if len(times) * (100 - share) / 100 >= FEWEST / 100]
         report |= {f"p{share:g}_ms": 1000 * float(np.percentile(times, share)) for share in told}
         report["max_ms"] = 1000 * float(times.max())
     return report
@@ -224,13 +223,9 @@ def refuse_what_is_not_the_server_s(report: dict[str, Any], seen: list[Seen], co
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{count} x {what}" for what, count in value.items()) or "none"
-    return (
-        f"{value:,.4g}"
-        if isinstance(value, float) and value < 1000
-        else f"{value:,.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
+    return str(value)
 
 
 def _aiohttp() -> Any:

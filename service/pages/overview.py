@@ -4,9 +4,9 @@ from typing import Any
 
 from models.labels import FILE as LABELS
 from models.manifest import Manifest
-from service.catalog import Catalog
 from service.front import Front
 from service.problems import NotReady, UnknownModel
+from service.versions.catalog import Catalog
 
 _PARTS = ("test", "validation", "train")  # what says most about new rows comes first
 

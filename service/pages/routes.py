@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Callable
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from service.app.answering import json_of
 from service.asking import find
 from service.front import Front
 from service.pages import assets
@@ -51,7 +51,7 @@ class PageRoutes:
     async def _overview(self, request: Request) -> Response:
         self._check(request)
         front = self._front()
-        return Response(orjson.dumps(overview(front)), media_type="application/json")
+        return json_of(overview(front))
 
     async def _report(self, request: Request) -> Response:
         version = find(self._front(), request.path_params)

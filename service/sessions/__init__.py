@@ -1,0 +1,1 @@
+"""The runtimes behind the Session seam."""

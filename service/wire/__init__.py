@@ -1,0 +1,1 @@
+"""Bodies to rows, tensors or columns, and answers to bodies, in each protocol."""

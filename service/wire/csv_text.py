@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from models.errors import BadRow, shown
 from models.proof import Answers
@@ -22,6 +21,7 @@ from service.problems import BadBody, TooLarge
 from service.wire.answers import class_numbers, finite
 from service.wire.certainty import Certainty
 from service.wire.columns import check_names
+from service.wire.json_text import texts_of_rows
 
 MISSING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "?"})
 """Spellings of a missing value, in any case."""
@@ -150,13 +150,13 @@ def write(version: Version, answers: Answers, *, header: bool, output: str, sure
     manifest = version.manifest
     if manifest.classes is None:
         names = [*manifest.targets] if len(manifest.targets) > 1 else ["prediction"]
-        lines = _numbers(finite(version, "prediction", answers))
+        lines = texts_of_rows(finite(version, "prediction", answers))
     else:
         classes = [_cell(category_text(one) or "").encode() for one in manifest.classes]
         probabilities = finite(version, "probabilities", answers)  # of numbers that are not, no class means anything
         numbers = class_numbers(version, manifest.classes, answers).tolist()
         if output == "probabilities":
-            names, lines = [category_text(one) or "" for one in manifest.classes], _numbers(probabilities)
+            names, lines = [category_text(one) or "" for one in manifest.classes], texts_of_rows(probabilities)
         else:
             names, lines = ["prediction"], [classes[number] for number in numbers]
     if sure is not None:
@@ -173,17 +173,13 @@ def _columns_of(version: Version, sure: Certainty) -> tuple[list[str], list[byte
     manifest = version.manifest
     if sure.bounds is None:
         assert sure.members is not None
-        return [f"{category_text(one) or ''}_in_set" for one in manifest.classes or ()], _numbers(sure.members)
-    targets = [f"{target}_" for target in manifest.targets] if len(manifest.targets) > 1 else [""]
-    pairs = np.moveaxis(sure.bounds, 0, 2).reshape(-1, 2 * len(targets))  # [N, 2K]
-    return [target + end for target in targets for end in ("lower", "upper")], _numbers(pairs)
-
-
-def _numbers(matrix: npt.NDArray[Any]) -> list[bytes]:
-    """The lines of a matrix, from its JSON: [[1.5,2.0],[3.0,4.0]]."""
-    if not len(matrix):
-        return []
-    return orjson.dumps(np.ascontiguousarray(matrix), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
+        values: npt.NDArray[Any] = sure.members
+        names = [f"{category_text(one) or ''}_in_set" for one in manifest.classes or ()]
+    else:
+        targets = [f"{target}_" for target in manifest.targets] if len(manifest.targets) > 1 else [""]
+        names = [target + end for target in targets for end in ("lower", "upper")]
+        values = np.moveaxis(sure.bounds, 0, 2).reshape(-1, 2 * len(targets))  # [N, 2K]
+    return names, texts_of_rows(np.ascontiguousarray(values))
 
 
 def _cell(text: str) -> str:

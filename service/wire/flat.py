@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from service.problems import BadBody
 
-_U16, _U32, _I32, _I64 = (struct.Struct(f"<{code}") for code in "HIiq")
+_U16, _U32, _I32 = (struct.Struct(f"<{code}") for code in "HIi")
 
 
 def damaged(what: str = "its metadata must be whole") -> BadBody:

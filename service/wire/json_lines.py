@@ -6,7 +6,6 @@
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import orjson
 
@@ -16,7 +15,7 @@ from models.schema import Matrix, Schema
 from service.problems import TooLarge
 from service.wire.answers import class_numbers, finite
 from service.wire.certainty import Certainty, sets
-from service.wire.json_text import read_json
+from service.wire.json_text import read_json, texts_of_rows
 
 
 def encode(raw: bytes, schema: Schema, most_rows: int) -> Matrix:
@@ -51,7 +50,7 @@ def write(version: Version, answers: Answers, sure: Certainty | None = None) -> 
         if sure is not None and sure.bounds is not None:
             columns |= {b"lower": _values(sure.bounds[0]), b"upper": _values(sure.bounds[1])}
     else:
-        probabilities = [b"[%b]" % row for row in _rows(finite(version, "probabilities", answers))]
+        probabilities = [b"[%b]" % row for row in texts_of_rows(finite(version, "probabilities", answers))]
         texts = [orjson.dumps(one) for one in classes]
         labels = [texts[number] for number in class_numbers(version, classes, answers).tolist()]
         columns = {b"prediction": labels, b"probabilities": probabilities}
@@ -63,11 +62,4 @@ def write(version: Version, answers: Answers, sure: Certainty | None = None) -> 
 
 def _values(matrix: npt.NDArray[Any]) -> list[bytes]:
     """What stands for each row of a regression [N, K]: a number, or a list of K."""
-    return _rows(matrix) if matrix.shape[1] == 1 else [b"[%b]" % row for row in _rows(matrix)]
-
-
-def _rows(matrix: npt.NDArray[Any]) -> list[bytes]:
-    """The numbers of each row, from the matrix's JSON: [[1.5,2.0],[3.0,4.0]]; a seventh of the time of one by one."""
-    if not len(matrix):
-        return []
-    return orjson.dumps(np.ascontiguousarray(matrix), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
+    return texts_of_rows(matrix) if matrix.shape[1] == 1 else [b"[%b]" % row for row in texts_of_rows(matrix)]

@@ -43,6 +43,8 @@ def read_json(raw: bytes | memoryview, what: str = "the body") -> Any:
 
 def texts_of_rows(values: npt.NDArray[Any]) -> list[bytes]:
     """The JSON of each row of values [N, K], without the brackets of its list; all are written at once."""
+    if not len(values):
+        return []
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
 
 

@@ -10,7 +10,7 @@ once, the last time. docs/reference/http.md says all of it to those who send req
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -116,11 +116,7 @@ def read(body: object) -> Request:
     """
     if not isinstance(body, dict):
         raise BadBody('the body must be a JSON object with "instances" or "inputs"', shown(body))
-    for key in body:
-        if key not in _KEYS:
-            near = difflib.get_close_matches(key[:200], _KEYS, n=1)
-            hint = f"did you mean {shown(near[0])}?" if near else f"known are {', '.join(_KEYS)}"
-            raise BadBody(f"key {shown(key)} is unknown; {hint}")
+    check_keys(body, _KEYS, "key")
     given = [key for key in ("instances", "inputs") if key in body]
     if len(given) != 1:
         raise BadBody('the body must have one of "instances" and "inputs"', "both" if given else "neither")
@@ -133,6 +129,19 @@ def read(body: object) -> Request:
     parameters = body.get("parameters")
     given_parameters = parameters if isinstance(parameters, dict) else {}
     return Request(given[0], rows, _text(body, "model"), version, label, given_parameters)
+
+
+def check_keys(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    """Refuse a key that nobody knows.
+
+    Raises:
+        BadBody: there is one; it says which is near.
+    """
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key[:200], known, n=1)
+            hint = f"did you mean {shown(near[0])}?" if near else f"known are {', '.join(known)}"
+            raise BadBody(f"{what} {shown(key)} is unknown; {hint}")
 
 
 def write(version: Version, answers: Answers) -> bytes:

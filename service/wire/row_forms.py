@@ -1,4 +1,4 @@
-"""The forms in which small requests are read and answered many at once, see service/same_turn.py.
+"""The forms in which small requests are read and answered many at once, see service/http/same_turn.py.
 
 What a form does not read, or may not, is no error here: the request is read again by what reads everything.
 """
@@ -6,7 +6,7 @@ What a form does not read, or may not, is no error here: the request is read aga
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import orjson
@@ -29,7 +29,7 @@ _DATA = re.compile(rb'"data"\s*:\s*\[\Z')
 _DATA_LIST = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[')
 
 
-class RowForm(Protocol):
+class RowForm:
     """How rows come and answers go.
 
     Attributes:
@@ -37,7 +37,7 @@ class RowForm(Protocol):
         rows: of each request.
     """
 
-    headers: bytes
+    headers = _JSON
     rows: int
 
     def read(self, body: bytes) -> tuple[Any, str] | None:
@@ -46,11 +46,11 @@ class RowForm(Protocol):
         Raises:
             orjson.JSONDecodeError: it is no JSON.
         """
-        ...
+        raise NotImplementedError
 
-    def together(self, bodies: Sequence[bytes]) -> Matrix | None:
+    def together(self, bodies: Sequence[bytes]) -> Matrix | None:  # noqa: ARG002 - one by one, where nothing is known
         """The matrix of bodies that were all written as the last one was; None where that is not known of one."""
-        ...
+        return None
 
     def matrix(self, lines: Sequence[Any]) -> Matrix:
         """The matrix of lines, [N, F], N from 1 and `rows` for each.
@@ -58,7 +58,7 @@ class RowForm(Protocol):
         Raises:
             ValueError, RowcastError: one of them is no row.
         """
-        ...
+        return lines[0] if len(lines) == 1 else np.concatenate(lines)
 
     def write(self, answers: Answers) -> list[bytes]:
         """The body of each request's answer, for one without id.
@@ -66,17 +66,15 @@ class RowForm(Protocol):
         Raises:
             ModelFailed: one of them cannot be written.
         """
-        ...
+        raise NotImplementedError
 
     def with_id(self, text: bytes, request_id: str) -> bytes:
-        """What `write` wrote, for a request that has an id."""
-        ...
+        """What `write` wrote, for a request that has an id; called where `read` gave one."""
+        raise NotImplementedError
 
 
-class _Numbers:
+class _Numbers(RowForm):
     """Rows in JSON. Around their numbers stands the same in request after request, so these are read all at once."""
-
-    headers = _JSON
 
     def __init__(self, version: Version, rows: int = 1, between_rows: bytes = b"") -> None:
         self.rows, self._between_rows = rows, between_rows
@@ -172,9 +170,6 @@ class PlainRows(_OneRow):
     def write(self, answers: Answers) -> list[bytes]:
         return plain.write_rows(self._version, answers)
 
-    def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
-        return text
-
 
 class PlainFewRows(_Numbers):
     """`{"instances": [[5.1, 3.5], [4.9, 3.0]]}`, always so many rows of numbers, with always the same around them."""
@@ -199,20 +194,12 @@ class PlainFewRows(_Numbers):
         matrix = self.together([body])
         return None if matrix is None else (matrix, "")
 
-    def matrix(self, lines: Sequence[Any]) -> Matrix:
-        return np.concatenate(lines)
-
     def write(self, answers: Answers) -> list[bytes]:
         return plain.write_few(self._version, answers, self.rows)
 
-    def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
-        return text
 
-
-class PlainManyRows:
+class PlainManyRows(RowForm):
     """The same, of more rows."""
-
-    headers = _JSON
 
     def __init__(self, version: Version, rows: int) -> None:
         self._version, self.rows = version, rows
@@ -228,17 +215,8 @@ class PlainManyRows:
         matrix = None if found is None or len(found[1]) != self.rows else found[1].matrix(self._version.schema)
         return None if matrix is None else (matrix, "")
 
-    def together(self, bodies: Sequence[bytes]) -> None:
-        """Each is looked at by itself."""
-
-    def matrix(self, lines: Sequence[Any]) -> Matrix:
-        return lines[0] if len(lines) == 1 else np.concatenate(lines)
-
     def write(self, answers: Answers) -> list[bytes]:
         return plain.write_many(self._version, answers, self.rows)
-
-    def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
-        return text
 
 
 class OipRows(_OneRow):
@@ -264,7 +242,7 @@ class OipRows(_OneRow):
         return oip_row.with_id(self._version, text, request_id)
 
 
-class OipBinaryRows:
+class OipBinaryRows(RowForm):
     """Rows of the Open Inference Protocol as raw bytes, behind a JSON that is always the same."""
 
     def __init__(self, version: Version, asked: oip.Request, rows: int, head: bytes, wanted: Sequence[str]) -> None:
@@ -302,9 +280,6 @@ class OipBinaryRows:
             return None
         return body[len(self._head) :], ""
 
-    def together(self, bodies: Sequence[bytes]) -> None:
-        """Each is looked at by itself."""
-
     def matrix(self, lines: Sequence[Any]) -> Matrix:
         matrix: Matrix = np.frombuffer(b"".join(lines), np.float32).reshape(len(lines) * self.rows, -1)
         if np.isinf(matrix).any():
@@ -321,14 +296,9 @@ class OipBinaryRows:
             texts = [text + raw[number * size : (number + 1) * size] for number, text in enumerate(texts)]
         return texts
 
-    def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
-        return text
 
-
-class OipManyRows:
+class OipManyRows(RowForm):
     """Rows of the Open Inference Protocol in JSON: a flat list of numbers, and around it always the same."""
-
-    headers = _JSON
 
     def __init__(self, version: Version, asked: oip.Request, before: bytes, after: bytes) -> None:
         self._version, self._before, self._after = version, before, after
@@ -366,19 +336,10 @@ class OipManyRows:
         matrix = self._version.schema.encode_floats(numbers.reshape(self.rows, -1))
         return None if matrix is None else (matrix, "")
 
-    def together(self, bodies: Sequence[bytes]) -> None:
-        """Each is looked at by itself."""
-
-    def matrix(self, lines: Sequence[Any]) -> Matrix:
-        return lines[0] if len(lines) == 1 else np.concatenate(lines)
-
     def write(self, answers: Answers) -> list[bytes]:
         rows, total = self.rows, len(next(iter(answers.values())))
         parts = ({name: values[at : at + rows] for name, values in answers.items()} for at in range(0, total, rows))
         return [oip_answer.write(self._version, self._asked, part)[0] for part in parts]
-
-    def with_id(self, text: bytes, request_id: str) -> bytes:  # noqa: ARG002 - it has none
-        return text
 
 
 def _zeros(version: Version, rows: int) -> Answers:

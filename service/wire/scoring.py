@@ -8,8 +8,7 @@
 An answer is `{"predictions": [...]}` and has no other key: MLflow's client refuses one that has.
 """
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +70,7 @@ def read(raw: bytes) -> Request:
     body = read_json(raw)
     if not isinstance(body, dict):
         raise BadBody(f"the body must be a JSON object with one of {', '.join(_ROWS)}", shown(body))
-    _check_keys(body, _KEYS, "key")
+    plain.check_keys(body, _KEYS, "key")
     given = [key for key in _ROWS if key in body]
     if len(given) != 1:
         raise BadBody(f"the body must have one of {', '.join(_ROWS)}", " and ".join(given) or "none of them")
@@ -80,26 +79,18 @@ def read(raw: bytes) -> Request:
         params = body.get(key) or {}
         if not isinstance(params, dict):
             raise BadBody(f'"{key}" must be an object', shown(params))
-        _check_keys(params, ("output",), f'key of "{key}"')
+        plain.check_keys(params, ("output",), f'key of "{key}"')
         output = params.get("output", output)
     if output is not None and output not in OUTPUTS:
         raise BadBody(f"the output must be one of {', '.join(OUTPUTS)}", shown(output))
     return Request(given[0], body[given[0]], output)
 
 
-def _check_keys(given: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(key[:200], known, n=1)
-            hint = f"did you mean {shown(near[0])}?" if near else f"known are {', '.join(known)}"
-            raise BadBody(f"{what} {shown(key)} is unknown; {hint}")
-
-
 def _encode_split(frame: Any, schema: Schema, most_rows: int) -> Matrix:
     """A frame of pandas, as `to_dict(orient="split")` gives it; its index says nothing here."""
     if not isinstance(frame, dict):
         raise BadBody('"dataframe_split" must be an object with "columns" and "data"', shown(frame))
-    _check_keys(frame, _SPLIT, 'key of "dataframe_split"')
+    plain.check_keys(frame, _SPLIT, 'key of "dataframe_split"')
     columns, data = frame.get("columns"), frame.get("data")
     if not isinstance(data, list) or not isinstance(columns, list | None):
         raise BadBody('"columns" and "data" of "dataframe_split" must be lists', shown(data if columns else columns))

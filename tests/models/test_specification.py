@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from models import intervals, labels, manifest, proof, repository, schema, shapley
+from models import intervals, labels, manifest, moments, proof, repository, schema, shapley
 from tests.models import sample
 
 PAGE = (Path(__file__).parents[2] / "models/README.md").read_text("utf-8")
@@ -55,7 +55,7 @@ def outputs(task):
 def test_every_file_and_part_of_a_datetime_is_specified():
     names = [*repository.REQUIRED, shapley.FILE, labels.FILE, manifest.FILE, ".last", ".lock", ".draft-"]
     assert [name for name in names if name not in PAGE] == []
-    assert [part for part in schema.DATETIME_PARTS if f"`<name>.{part}`" not in PAGE] == []
+    assert [part for part in moments.PARTS if f"`<name>.{part}`" not in PAGE] == []
 
 
 def test_the_labels_on_the_page_are_some_and_every_field_is_specified():

@@ -11,22 +11,22 @@ from prometheus_client import values
 from pydantic import SecretStr
 
 from models.repository import Repository
-from service import metrics
 from service.access.gate import Gate
 from service.access.limits import Limits
-from service.batches import Batch
-from service.connections import Connections
-from service.count_files import value_class
-from service.drift import Drift
-from service.inline import Inline
+from service.app.routes import add_routes
+from service.batching.batches import Batch
+from service.batching.inline import Inline
+from service.http.connections import Connections
+from service.http.request_ids import RequestIds
+from service.http.same_turn import TurnBatches
+from service.http.spinning import Spinning
+from service.observing import metrics
+from service.observing.count_files import value_class
+from service.observing.drift import Drift
 from service.observing.tracing import read_trace
+from service.observing.vitals import Vitals
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
-from service.request_ids import RequestIds
-from service.routes import add_routes
-from service.same_turn import TurnBatches
 from service.settings import Settings
-from service.spinning import Spinning
-from service.vitals import Vitals
 from tests.service import tiny
 
 

@@ -4,8 +4,8 @@ import ssl
 
 import pytest
 
-from service import accepting
-from service.accepting import Loop, Tally
+from service.http import accepting
+from service.http.accepting import Loop, Tally
 
 
 @pytest.fixture

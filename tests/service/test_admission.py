@@ -1,6 +1,6 @@
 import pytest
 
-from service.admission import Admission
+from service.batching.admission import Admission
 from service.problems import Overloaded
 
 

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-import service.alone
-from service.alone import alone
+import service.versions.alone
+from service.versions.alone import alone
 
 
 def test_one_after_the_other(tmp_path):
@@ -34,7 +34,7 @@ def test_who_waits_no_longer_holds_nobody_up(tmp_path):
 
 
 def test_who_is_here_for_too_long_holds_nobody_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(service.alone, "_MOST_S", 0.05)
+    monkeypatch.setattr(service.versions.alone, "_MOST_S", 0.05)
 
     async def scenario():
         async with alone(tmp_path / "lock"), asyncio.timeout(5), alone(tmp_path / "lock"):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from service.bounded import is_bounded
+from service.batching.bounded import is_bounded
 from tests.service import hostile, tiny
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from models.errors import BadVersion
 from models.repository import Repository, Version
-from service.catalog import Catalog
-from service.folders import Folders
 from service.problems import NotReady, UnknownLabel, UnknownModel, UnknownVersion
-from service.traffic import points
+from service.versions.catalog import Catalog
+from service.versions.folders import Folders
+from service.versions.traffic import points
 from tests.service import tiny
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from models.errors import BadVersion
-from service.checking import Checker, limits_for
 from service.sessions.onnx import OnnxSession
+from service.workers.checking import Checker, limits_for
 from tests.service import hostile, tiny
 
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.admission import Admission
-from service.batches import Job
-from service.coalescer import MOST_LOSSES, Coalescer
-from service.frames import Reply, Status
-from service.inline import Inline, InlineSession
+from service.batching.admission import Admission
+from service.batching.batches import Job
+from service.batching.coalescer import MOST_LOSSES, Coalescer
+from service.batching.frames import Reply, Status
+from service.batching.inline import Inline, InlineSession
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
 from tests.service.own_time import run_in_own_time
 

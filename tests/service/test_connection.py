@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from service.connection import MOST_AHEAD
-from service.connections import Connections
+from service.http.connection import MOST_AHEAD
+from service.http.connections import Connections
 from tests.service.test_fast_lane import GOOD, Connection, Wire, counted, request
 
 NOW = 1000.0

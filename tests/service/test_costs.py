@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from service.costs import Costs
+from service.batching.costs import Costs
 
 
 def costs_of(seconds, *sizes):

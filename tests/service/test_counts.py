@@ -7,9 +7,9 @@ from prometheus_client import CollectorRegistry, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import counts as read
-from service.count_files import value_class
-from service.metrics import Metrics, counts_folder
+from service.observing import counts as read
+from service.observing.count_files import value_class
+from service.observing.metrics import Metrics, counts_folder
 
 
 @pytest.fixture

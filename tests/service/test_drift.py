@@ -7,8 +7,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from models.manifest import Predictions
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
-from service import drift
-from service.drift import Drift, bins_of_number, bins_of_shares
+from service.observing import drift
+from service.observing.bins import MOST_FEATURES, Reference, bins_of_number, bins_of_shares
+from service.observing.drift import Drift
 from tests.models import sample
 from tests.service.test_metrics import samples
 
@@ -162,7 +163,7 @@ def test_it_keeps_few_rows_whatever_comes(tmp_path):
     assert kept <= drift.BURST_ROWS + drift.ROWS_PER_S * (time.monotonic() - start) + 1
     wide = sample.manifest(input=Schema(features=tuple(
         NumberFeature(name=str(place), quantiles=QUANTILES) for place in range(300))))  # fmt: skip
-    assert len(drift.Reference(wide).features) == drift.MOST_FEATURES
+    assert len(Reference(wide).features) == MOST_FEATURES
 
 
 def test_versions_make_place_once_nobody_asks_them_any_more(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.asking import ASIDE_BYTES
-from service.fast_lane import FastLane
+from service.http.fast_lane import FastLane
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
 from tests.service import tiny
 from tests.service.own_time import run_in_own_time

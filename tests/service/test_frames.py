@@ -4,8 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from service.frames import LENGTH, BadFrame, Reply, Request, Status, What, read_reply, read_request, reply_bytes
-from service.frames import request_bytes as to_bytes
+from service.batching.frames import (
+    LENGTH,
+    BadFrame,
+    Reply,
+    Request,
+    Status,
+    What,
+    read_reply,
+    read_request,
+    reply_bytes,
+)
+from service.batching.frames import request_bytes as to_bytes
 
 KINDS = st.sampled_from([np.dtype("float32"), np.dtype("float64"), np.dtype("int64")])
 MATRICES = KINDS.flatmap(lambda kind: nps.arrays(kind, nps.array_shapes(min_dims=2, max_dims=2, min_side=0)))

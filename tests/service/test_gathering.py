@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from service.frames import Reply, Status
-from service.gathering import Gathering
+from service.batching.frames import Reply, Status
+from service.batching.gathering import Gathering
 from tests.service.own_time import run_in_own_time
 from tests.service.test_coalescer import Doubling, coalescer_of, rows, start, turns
 

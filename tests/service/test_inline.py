@@ -6,8 +6,8 @@ import pytest
 
 from models.errors import BadVersion
 from models.repository import Repository
-from service import inline
-from service.inline import Inline
+from service.batching import inline
+from service.batching.inline import Inline
 from service.sessions.onnx import OnnxSession
 from tests.service import tiny
 

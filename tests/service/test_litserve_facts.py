@@ -1,7 +1,7 @@
 """What the service leans on in LitServe 0.2.19, each by its number in the list of facts that the design stands on.
 
-An upgrade may change any of them; then the test says which, and service/server.py and service/api.py are the two files
-to look at. Facts about processes and signals are in tests/server/, where real ones run.
+An upgrade may change any of them; then the test says which, and service/server.py and service/workers/lit_api.py are
+the two files to look at. Facts about processes and signals are in tests/server/, where real ones run.
 """
 
 import inspect
@@ -15,9 +15,9 @@ from litserve import server as litserves
 from litserve.loops import inference_worker
 from starlette.middleware.gzip import GZipMiddleware
 
-from service import api
 from service.server import Server, _remove_what_hurts
 from service.settings import Settings
+from service.workers import lit_api
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_what_the_workers_say_is_seen_by_whoever_was_there_before(tmp_path):
 
 def test_annotations_are_types_where_litserve_reads_them():
     """Fact 17: with `from __future__ import annotations` every request is a 500."""
-    assert not hasattr(api, "annotations")
+    assert not hasattr(lit_api, "annotations")
 
 
 def test_hosts_are_the_three_that_litserve_takes():

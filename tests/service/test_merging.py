@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from service.merging import Merging
+from service.workers.merging import Merging
 
 ROWS = [np.full((rows, 1), rows, np.float32) for rows in (1, 2, 3)]
 

@@ -17,11 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from models.manifest import Predictions
 from models.schema import NumberFeature, Schema
-from service import metrics
-from service.count_files import value_class
-from service.drift import Drift
-from service.shadow import Agreement, Counts
-from service.vitals import Vitals
+from service.batching.agreement import Agreement
+from service.batching.shadow import Counts
+from service.observing import metrics
+from service.observing.count_files import value_class
+from service.observing.drift import Drift
+from service.observing.vitals import Vitals
 from tests.models import sample as contract
 
 PAGE = Path(__file__).parents[2] / "docs/reference/metrics.md"
@@ -141,7 +142,7 @@ def test_ready_is_one_or_zero():
 PROCESS = """
     import os, signal, sys
     from types import SimpleNamespace
-    from service import metrics
+    from service.observing import metrics
     metrics.use_slot(sys.argv[1])
     counting = metrics.Metrics()
     version = SimpleNamespace(name="line", number=1, key="line/1@0")

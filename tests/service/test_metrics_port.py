@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from service import metrics_port
-from service.metrics_port import answering
+from service.http import metrics_port
+from service.http.metrics_port import answering
 
 ASK = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 

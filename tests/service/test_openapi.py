@@ -3,7 +3,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from models.schema import CategoryFeature, NumberFeature, Schema
-from service import openapi
+from service.app import openapi
 from service.problems import NotReady
 from tests.service import tiny
 from tests.service.conftest import Shelf

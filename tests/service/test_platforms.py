@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 from fastapi import FastAPI
 
-from service.platforms import OtherPaths, as_settings
+from service.app.platforms import OtherPaths, as_settings
+from service.app.routes import add_routes
 from service.problems import Overloaded
-from service.routes import add_routes
 from service.settings import BadSettings, Settings
 from service.wire.arrow_stream import MEDIA_TYPE
 from tests.service import tiny

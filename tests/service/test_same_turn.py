@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from service import same_turn
 from service.access.gate import Gate
-from service.inline import InlineSession
-from service.same_turn import TurnBatches
+from service.batching.inline import InlineSession
+from service.http import same_turn
+from service.http.same_turn import TurnBatches
 from service.settings import Settings
 from tests.service import tiny
 from tests.service.test_fast_lane import BODIES, GOOD, LINE, ONCE, PLAIN_OIP, Connection, ask, counted, request

@@ -1,13 +1,18 @@
+import asyncio
+import contextlib
 import ctypes
 import os
 import platform
+import signal
 import struct
 import threading
 import time
 
 import pytest
 
-from service.scheduling import FullShare, Hunger, Share, take_short_slices
+from service.processes import yielding
+from service.processes.scheduling import FullShare, Hunger, Share, take_short_slices
+from service.processes.yielding import InlineRate
 
 
 def in_a_thread(do):
@@ -26,6 +31,10 @@ def niceness():
 def less_by(steps):
     """The niceness of a thread that took so many from this one's; 19 is the most there is."""
     return min(19, niceness() + steps)
+
+
+def share_of(hunger=None, inline_rate=None):
+    return Share(hunger or Hunger(), inline_rate or InlineRate(1))
 
 
 @pytest.fixture
@@ -52,7 +61,7 @@ def test_a_thread_gives_way_from_its_second_batch_on_and_others_do_not(clock):
     before = niceness()
 
     def batches():
-        share = Share(Hunger())
+        share = share_of()
         return [clock.batch(share, 0.05, 0.04) for _ in range(3)]
 
     assert in_a_thread(batches) == [(before, None), (less_by(10), None), (less_by(10), None)]
@@ -63,7 +72,7 @@ def test_a_thread_that_starves_is_replaced_by_one_of_full_share(clock):
     before = niceness()
 
     def starve():
-        share = Share(Hunger())
+        share = share_of()
         clock.batch(share, 0.05, 0.04)
         return [clock.batch(share, 0.06, 0.01) for _ in range(2)]
 
@@ -80,7 +89,7 @@ def test_a_thread_that_starves_is_replaced_by_one_of_full_share(clock):
 
 def test_one_batch_that_waited_for_a_core_is_enough_whatever_went_before(clock):
     def starve():
-        share = Share(Hunger())
+        share = share_of()
         clock.batch(share, 0.05, 0.04)
         clock.batch(share, 0.09, 0.09)
         return clock.batch(share, 0.15, 0.005)[1]
@@ -100,16 +109,16 @@ def test_whoever_starves_speaks_for_all_workers_and_for_those_that_are_started_l
     def batches(share):
         return [clock.batch(share, 0.05, 0.04) for _ in range(2)]
 
-    assert in_a_thread(lambda: batches(Share(hunger))) == [(before, None)] * 2
+    assert in_a_thread(lambda: batches(share_of(hunger))) == [(before, None)] * 2
     clock.now += 10
-    assert in_a_thread(lambda: batches(Share(hunger))) == [(before, None), (less_by(10), None)]
+    assert in_a_thread(lambda: batches(share_of(hunger))) == [(before, None), (less_by(10), None)]
 
 
 def test_a_thread_with_a_small_share_is_replaced_once_another_one_starves(clock):
     hunger = Hunger()
 
     def small():
-        share = Share(hunger)
+        share = share_of(hunger)
         for _ in range(2):
             clock.batch(share, 0.05, 0.04)
         hunger.begins()
@@ -122,13 +131,13 @@ def test_long_batches_are_computed_with_full_share(clock):
     before = niceness()
 
     def always():
-        share = Share(Hunger())
+        share = share_of()
         return [clock.batch(share, 0.3, 0.3) for _ in range(3)]
 
     assert in_a_thread(always) == [(before, None)] * 3
 
     def after_short_ones():
-        share = Share(Hunger())
+        share = share_of()
         clock.batch(share, 0.05, 0.04)
         return clock.batch(share, 0.3, 0.3)[1]
 
@@ -142,7 +151,7 @@ def test_on_a_gpu_nothing_changes(clock):
 
 def test_opening_gives_way_once():
     def opening():
-        share = Share(Hunger())
+        share = share_of()
         for _ in range(3):
             share.opens()
         return niceness()
@@ -162,3 +171,69 @@ def test_slices_are_short_where_the_kernel_has_them():
     assert (policy, nice) == (os.SCHED_OTHER, niceness())
     if tuple(int(part) for part in platform.release().split(".")[:2]) >= (6, 12):
         assert slice_ns == 100_000
+
+
+def signalled(threads_own):
+    """Whether the timer of `yielding` signals the thread that calls, while `threads_own` lasts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {yielding._SIGNAL})
+    with threads_own:
+        came = signal.sigtimedwait({yielding._SIGNAL}, 0.3)
+    return came is not None
+
+
+def test_a_thread_that_computes_is_told_to_yield_while_api_processes_compute_a_lot():
+    rate = InlineRate(2)
+    assert not in_a_thread(lambda: signalled(share_of(inline_rate=rate)))
+    rate._per_s[0] = rate._per_s[1] = 501.0
+    assert in_a_thread(lambda: signalled(share_of(inline_rate=rate)))
+    assert not in_a_thread(lambda: signalled(FullShare()))
+
+
+def test_it_yields_no_longer_once_its_batch_is_computed_and_no_other_thread_does():
+    rate = InlineRate(1)
+    rate._per_s[0] = 1001.0
+    share = share_of(inline_rate=rate)
+    is_computed = threading.Event()
+
+    def compute():
+        with share:
+            until = time.monotonic() + 0.05  # hundreds of signals end nothing, and another thread gets none of them
+            while time.monotonic() < until:
+                pass
+        is_computed.set()
+        return signalled(contextlib.nullcontext())
+
+    others = []
+    other = threading.Thread(target=lambda: others.append(signalled(waiting_for(is_computed))))
+    other.start()
+    assert not in_a_thread(compute)
+    other.join()
+    assert others == [False]
+
+
+@contextlib.contextmanager
+def waiting_for(event):
+    event.wait(60)
+    yield
+
+
+def test_api_processes_say_how_often_they_compute_by_themselves(monkeypatch):
+    monkeypatch.setattr(yielding, "_TELL_S", 0.1)
+    rate = InlineRate(2)
+    given = iter(range(0, 1_000_000, 1000))
+    seen = []
+
+    async def tell():
+        async with rate.told_by(1, lambda: next(given)):
+            await asyncio.sleep(0.25)  # two turns at least
+            seen.extend(rate._per_s)
+
+    child = os.fork()
+    if child == 0:  # an API process; a worker reads what it says
+        asyncio.run(tell())
+        rate._per_s[0] = seen[1]
+        os._exit(0)
+    os.waitpid(child, 0)
+    first, second = rate._per_s
+    assert first > 1000
+    assert second == 0  # it has ended

@@ -11,11 +11,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from models.repository import Repository
-from service import worker
 from service.asking import Question, plain_question
+from service.batching.agreement import Agreement, agreement, encodes_alike
+from service.batching.shadow import KEPT_ROWS, Counts, Shadows, _matrix_for
 from service.sessions.onnx import OnnxSession
-from service.shadow import KEPT_ROWS, Agreement, Counts, Shadows, _matrix_for, agreement, encodes_alike
 from service.wire import plain
+from service.workers import worker
+from service.workers.engine import Engine
 from tests.service import hostile, tiny
 
 
@@ -48,7 +50,7 @@ def process(tmp_path):
     def start():
         if not threads:
             end = worker.End()
-            engine = worker.Engine(Repository(tmp_path / "published"), lambda version: OnnxSession(version, "cpu"))
+            engine = Engine(Repository(tmp_path / "published"), lambda version: OnnxSession(version, "cpu"))
             threads.append(threading.Thread(target=worker.serve, args=(engine, path, 0.05, end)))
             threads[0].start()
             ends.append(end)
@@ -103,7 +105,7 @@ def test_more_than_a_shadow_takes_is_dropped(tmp_path, registry, process):
 
 
 def test_a_process_that_does_not_come_is_a_failure_that_is_counted(tmp_path, registry, monkeypatch):
-    monkeypatch.setattr("service.shadow._START_S", 0.1)
+    monkeypatch.setattr("service.batching.shadow._START_S", 0.1)
     stable = tiny.publish(tmp_path / "published", "line")
     tiny.publish(tmp_path / "published", "line")
     see(tmp_path, registry, lambda: None, [question(stable, [[1]])])
@@ -111,7 +113,7 @@ def test_a_process_that_does_not_come_is_a_failure_that_is_counted(tmp_path, reg
 
 
 def test_a_shadow_whose_network_is_refused_is_a_failure_that_is_counted(tmp_path, registry, process, monkeypatch):
-    monkeypatch.setattr("service.shadow._BACKOFF_S", 0.0)
+    monkeypatch.setattr("service.batching.shadow._BACKOFF_S", 0.0)
     stable = tiny.publish(tmp_path / "published", "line")
     tiny.publish(tmp_path / "published", "line", hostile.elsewhere("x"))
     see(tmp_path, registry, process, [question(stable, [[1]])])
@@ -119,7 +121,7 @@ def test_a_shadow_whose_network_is_refused_is_a_failure_that_is_counted(tmp_path
 
 
 def test_a_process_that_hangs_is_killed(tmp_path, registry, monkeypatch):
-    monkeypatch.setattr("service.shadow._BACKOFF_S", 0.0)
+    monkeypatch.setattr("service.batching.shadow._BACKOFF_S", 0.0)
     stable = tiny.publish(tmp_path / "published", "line")
     tiny.publish(tmp_path / "published", "line")
     heard, says = os.pipe()

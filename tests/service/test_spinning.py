@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.spinning import Spinning
+from service.http.spinning import Spinning
 
 LONGEST_S = 0.05
 

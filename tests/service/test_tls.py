@@ -6,8 +6,8 @@ import ssl
 import pytest
 import trustme
 
+from service.access.tls import Tls, make_context
 from service.settings import BadSettings, Settings
-from service.tls import Tls, make_context
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ import subprocess
 import sys
 import time
 
-from service import vitals
-from service.vitals import Vitals
+from service.observing import vitals
+from service.observing.vitals import Vitals
 from tests.server.conftest import CHECKOUT
 
 
@@ -22,7 +22,7 @@ def test_processor_time_of_a_child_that_ended_is_not_lost():
 
 SHARED = """
 import os, signal
-from service import vitals
+from service.observing import vitals
 
 print(vitals._memory_bytes(os.getpid()))
 ballast = b"x" * 50_000_000

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from service import process
-from service.busy import Busy, longest_s
-from service.watch import CannotServe, Child, _why_it_hangs, end_all, watch
+from service.processes import process
+from service.processes.busy import Busy, longest_s
+from service.processes.watch import CannotServe, Child, _why_it_hangs, end_all, hear_of_children, watch
 
 HANG_S = 1.0
 PATIENCE_S = 60.0  # for what comes at once on a machine that does nothing else
@@ -32,6 +32,17 @@ def end():
 
 
 @pytest.fixture
+def heard():
+    with hear_of_children() as heard:
+        theirs = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+        yield heard
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.close(theirs)
+
+
+@pytest.fixture
 def dying(tmp_path):
     """A child whose process has ended with a status; `times` says when it was started again."""
 
@@ -47,11 +58,11 @@ def dying(tmp_path):
     return make
 
 
-def test_a_child_that_does_not_come_up_is_started_again_after_ever_longer_waits(dying, end, tmp_path):
+def test_a_child_that_does_not_come_up_is_started_again_after_ever_longer_waits(dying, heard, end, tmp_path):
     child, times = dying(1)
     (tmp_path / "served").touch()
     began = time.monotonic()
-    thread = threading.Thread(target=watch, args=([child], end, tmp_path / "served", HANG_S))
+    thread = threading.Thread(target=watch, args=([child], heard, end, tmp_path / "served", HANG_S))
     thread.start()
     while len(times) < 2:
         assert time.monotonic() < began + PATIENCE_S
@@ -67,9 +78,9 @@ def end_of(end):
     end.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_child_that_was_up_is_started_again_at_once(dying, end, tmp_path, caplog):
+def test_a_child_that_was_up_is_started_again_at_once(dying, heard, end, tmp_path, caplog):
     child, times = dying(1)
-    thread = watching(child, end, tmp_path)
+    thread = watching(child, heard, end, tmp_path)
     until(lambda: times)
     end_of(end)
     thread.join(PATIENCE_S)
@@ -77,22 +88,22 @@ def test_a_child_that_was_up_is_started_again_at_once(dying, end, tmp_path, capl
     assert not child.up.exists()
 
 
-def test_a_child_that_dies_before_anything_was_served_ends_the_start(dying, end, tmp_path):
+def test_a_child_that_dies_before_anything_was_served_ends_the_start(dying, heard, end, tmp_path):
     child, _ = dying(1)
     with pytest.raises(CannotServe, match="died with exit status 1 as it started"):
-        watch([child], end, tmp_path / "served", HANG_S)
+        watch([child], heard, end, tmp_path / "served", HANG_S)
 
 
-def test_a_child_that_has_said_why_it_cannot_serve_is_not_talked_about(dying, end, tmp_path):
+def test_a_child_that_has_said_why_it_cannot_serve_is_not_talked_about(dying, heard, end, tmp_path):
     child, _ = dying(process.CANNOT_SERVE)
     with pytest.raises(CannotServe, match=r"^$"):
-        watch([child], end, tmp_path / "served", HANG_S)
+        watch([child], heard, end, tmp_path / "served", HANG_S)
 
 
-def watching(child, end, tmp_path):
+def watching(child, heard, end, tmp_path):
     (tmp_path / "served").touch()
     child.up.touch()
-    thread = threading.Thread(target=watch, args=([child], end, tmp_path / "served", HANG_S))
+    thread = threading.Thread(target=watch, args=([child], heard, end, tmp_path / "served", HANG_S))
     thread.start()
     return thread
 
@@ -115,11 +126,11 @@ def until(condition):
         time.sleep(0.01)
 
 
-def test_a_child_that_computes_one_batch_for_too_long_is_killed_and_replaced(sleeping, end, tmp_path, caplog):
+def test_a_child_that_computes_one_batch_for_too_long_is_killed_and_replaced(sleeping, heard, end, tmp_path, caplog):
     first = sleeping.process
     with Busy(sleeping.busy).place() as place, place:
         sleeping.began = time.monotonic()
-        thread = watching(sleeping, end, tmp_path)
+        thread = watching(sleeping, heard, end, tmp_path)
         until(lambda: first.exitcode is not None)
         assert time.monotonic() - sleeping.began > HANG_S - 0.1
     until(lambda: sleeping.process is not first)
@@ -130,9 +141,15 @@ def test_a_child_that_computes_one_batch_for_too_long_is_killed_and_replaced(sle
     assert re.search(r"inference worker 0 has been at one thing for \d+\.\d s; killed", caplog.text)
 
 
-def test_a_child_that_is_stopped_is_killed_and_replaced(sleeping, end, tmp_path, caplog):
+@pytest.fixture
+def _look_seldom(monkeypatch):
+    monkeypatch.setattr("service.processes.watch._LOOK_S", 3600.0)
+
+
+@pytest.mark.usefixtures("_look_seldom")  # the kernel tells
+def test_a_child_that_is_stopped_is_killed_and_replaced(sleeping, heard, end, tmp_path, caplog):
     first = sleeping.process
-    thread = watching(sleeping, end, tmp_path)
+    thread = watching(sleeping, heard, end, tmp_path)
     os.kill(first.pid, signal.SIGSTOP)
     until(lambda: sleeping.process is not first)
     end_of(end)

@@ -12,11 +12,11 @@ import pytest
 
 from models.errors import BadVersion
 from models.repository import Repository
-from service import worker
-from service.frames import LENGTH, Reply, Request, Status, What, read_reply, reply_bytes, request_bytes
-from service.lanes import LANES_PER_WORKER, Lanes
-from service.scheduling import FullShare
-from service.worker import Engine, NothingToServe
+from service.batching.frames import LENGTH, Reply, Request, Status, What, read_reply, reply_bytes, request_bytes
+from service.batching.lanes import LANES_PER_WORKER, Lanes
+from service.processes.scheduling import FullShare
+from service.workers import worker
+from service.workers.engine import Engine, NothingToServe
 from tests.service import tiny
 
 PAIR_ROW = np.array([[5, 2]], dtype=np.float32)

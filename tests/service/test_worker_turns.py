@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from service.admission import Admission
-from service.coalescer import MOST_LOSSES, Coalescer
-from service.frames import Reply, Status
-from service.inline import Inline
+from service.batching.admission import Admission
+from service.batching.coalescer import MOST_LOSSES, Coalescer
+from service.batching.frames import Reply, Status
+from service.batching.inline import Inline
 from tests.service import tiny
 from tests.service.test_fast_lane import PLAIN_OIP, Connection, counted, request
 from tests.service.test_same_turn import binary, close, plain, row, rows_of

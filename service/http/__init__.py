@@ -1,0 +1,1 @@
+"""Connections, and the fast lane: predictions answered from within uvicorn's HTTP protocol."""

@@ -1,0 +1,1 @@
+"""Which versions are live, and which of them answers a request."""

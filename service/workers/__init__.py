@@ -1,0 +1,1 @@
+"""Inference workers: they check versions, prove them, and compute batches."""
