@@ -52,6 +52,7 @@ from service.http.tls_lane import TlsLane
 from service.observing import metrics
 from service.processes import process
 from service.processes.busy import beating, busy_path
+from service.processes.cores import cores
 from service.processes.scheduling import take_short_slices
 from service.processes.watch import CannotServe, Child, check_that_all_live, drain, end_all, hear_of_children, watch
 from service.processes.yielding import InlineRate
@@ -232,7 +233,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
 
     def __init__(self, settings: Settings, runtime: Path, end: socket.socket) -> None:
         gpus = _gpus() if settings.device != "cpu" else 0
-        self.api_processes = settings.api_processes or min(4, len(os.sched_getaffinity(0)))
+        self.api_processes = settings.api_processes or min(4, cores())
         self.inline_rate = InlineRate(self.api_processes)
         super().__init__(
             Rowcast(settings, runtime, self.inline_rate),

@@ -72,7 +72,10 @@ class Settings(BaseSettings):
     ] = "info"
 
     api_processes: Annotated[
-        Count | None, Field(le=64, description="Processes that speak HTTP. Unset: one per core, four at most.")
+        Count | None,
+        Field(
+            le=64, description="Processes that speak HTTP. Unset: one per core that a container may use, four at most."
+        ),
     ] = None
     workers: Annotated[Count, Field(le=64, description="Inference workers (per GPU, where there are GPUs).")] = 1
     backend: Annotated[

@@ -57,15 +57,15 @@ def config(catalog: Catalog, version: Version, most_rows: int) -> dict[str, Any]
 
 
 def index(catalog: Catalog, *, only_ready: bool) -> list[dict[str, str]]:
-    """Every version of every model, sorted, and why those that are not live are not."""
-    rows = [
-        (name, number, "READY", "") for name, versions in sorted(catalog.live().items()) for number in sorted(versions)
-    ]
+    """Every version of every model, sorted, and what is wrong with those that were refused."""
+    refused = catalog.failures
+    live = [(name, number) for name, versions in catalog.live().items() for number in versions]
+    rows = [(name, number, "READY", refused.get(f"{name}/{number}", "")) for name, number in live]
     if not only_ready:
         rows += [(name, 0, "UNAVAILABLE", "unloaded") for name in catalog.unloaded()]
-    for place, reason in catalog.failures.items():
+    for place, reason in refused.items():
         name, _, number = place.rpartition("/")
-        if number.isdecimal() and not only_ready:
+        if number.isdecimal() and not only_ready and (name, int(number)) not in live:
             rows.append((name, int(number), "UNAVAILABLE", reason))
     return [
         {"name": name, "version": str(number or ""), "state": state, "reason": reason}

@@ -30,8 +30,11 @@ def listen(settings: Settings) -> socket.socket | None:
     """
     if settings.metrics_port is None:
         return None
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    return socket.create_server((settings.host, settings.metrics_port), family=family, backlog=128)
+    address = (settings.host, settings.metrics_port)
+    if ":" not in settings.host:
+        return socket.create_server(address, backlog=128)
+    both = socket.has_dualstack_ipv6()  # IPv4 as well, as the other port does
+    return socket.create_server(address, family=socket.AF_INET6, dualstack_ipv6=both, backlog=128)
 
 
 @asynccontextmanager

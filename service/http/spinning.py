@@ -6,9 +6,10 @@ takes of a core what nobody else wants then: with more connections there is alwa
 the client needs it.
 """
 
-import os
 import time
 from typing import TYPE_CHECKING
+
+from service.processes.cores import cores
 
 if TYPE_CHECKING:
     from service.http.connection import Connection
@@ -22,7 +23,7 @@ class Spinning:
 
     def __init__(self, longest_s: float) -> None:
         """For `longest_s` after an answer at most; 0: never."""
-        self._longest_s = longest_s if len(os.sched_getaffinity(0)) > 1 else 0.0
+        self._longest_s = longest_s if cores() > 1 else 0.0
         self._short_gaps = 0
         self._answered = 0.0
         self._is_on = False

@@ -443,7 +443,7 @@ class _State(Collector):
             info.add_metric([version.name, str(version.number), manifest.task, manifest.weights[:12]], 1)
         yield info
         failures = GaugeMetricFamily(
-            "rowcast_model_load_failures", "Published versions that were refused and are not live", labels=["model"]
+            "rowcast_model_load_failures", "Published versions that were refused", labels=["model"]
         )
         for model, count in sorted(Counts(place.rsplit("/", 1)[0] for place in self._refused).items()):
             failures.add_metric([model], count)

@@ -207,18 +207,25 @@ class Catalog:
             places = [(one.name, number) for one, number in some]
             loop = asyncio.get_running_loop()
             described = await loop.run_in_executor(self._reader, self._folders.describe, places)
-            versions = [version for version in described if isinstance(version, Version)]
+            new = [
+                version
+                for (one, _), version in zip(some, described, strict=True)
+                if isinstance(version, Version) and not one.has_again(version)
+            ]
             try:
-                said = iter(await self._prove(versions) if versions else ())
+                said = iter(await self._prove(new) if new else ())
             except ConnectionError:  # nobody was there to prove them
                 self._look_again(renewals)
                 return
             for (one, number), version in zip(some, described, strict=True):
-                reason = version if isinstance(version, str) else next(said)
-                if reason is None and isinstance(version, Version):
-                    one.live[number] = version
+                if isinstance(version, str):
+                    one.refuse(number, version)
+                elif one.has_again(version):
+                    one.go_on_with(number)
+                elif (reason := next(said)) is not None:
+                    one.refuse(number, reason)
                 else:
-                    one.refused[number] = str(reason)
+                    one.live[number] = version
 
     def _look_again(self, renewals: Sequence[Renewal]) -> None:
         for one in renewals:

@@ -17,8 +17,11 @@ from models.repository import Repository, Version
 
 _SETTLED_S = 1.0  # a folder changed this recently is read again: its time of change may not tell two changes apart
 
-Stamp = tuple[int, int]
-"""What tells a manifest from another one put in its place."""
+Stamp = tuple[int, ...]
+"""What tells a folder or a manifest from another one put in its place, and from what it was before a change.
+
+The time of the content alone does not: who unpacks an archive sets it, in many archives all to the same.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,13 @@ class Folder:
 
 
 class Folders:
-    """The folders of a repository, each read again only when its time of change has moved."""
+    """The folders of a repository, each read again only when it has changed or another one stands in its place."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository, self._root = repository, repository.root
         self._device = 0  # where the repository was
-        self._stand: Mapping[str, int] = {}  # model to its folder's time of change, in nanoseconds
-        self._read_at: dict[str, int] = {}  # the same as it was when the folder was read, once it has settled
+        self._stand: Mapping[str, Stamp] = {}  # model to its folder's
+        self._read_at: dict[str, Stamp] = {}  # the same as it was when the folder was read, once it has settled
 
     def look_again(self, name: str) -> None:
         """Read a model's folder at the next look, whether it has changed or not."""
@@ -64,13 +67,13 @@ class Folders:
         if gone and not folders and device != self._device:
             return self._away("the repository that was there is gone", unloaded & gone)
         self._device = device
-        self._stand = {name: changed for name, changed in folders.items() if name not in unloaded}
-        moved = {name for name, changed in self._stand.items() if changed != self._read_at.get(name)}
+        self._stand = {name: stamp for name, stamp in folders.items() if name not in unloaded}
+        moved = {name for name, stamp in self._stand.items() if stamp != self._read_at.get(name)}
         return None, sorted(moved | gone - self._stand.keys())
 
     def _away(self, reason: str, unloaded: Collection[str]) -> tuple[str, list[str]]:
         """What a look says when a volume was taken away: what is live needs no disk."""
-        self._stand = {name: changed for name, changed in self._stand.items() if name not in unloaded}
+        self._stand = {name: stamp for name, stamp in self._stand.items() if name not in unloaded}
         return f"{self._root}: {reason}", sorted(unloaded)
 
     def read(self, names: Iterable[str]) -> tuple[str | None, dict[str, Folder]]:
@@ -78,8 +81,8 @@ class Folders:
         unreadable, found = None, {}
         for name in names:
             self.look_again(name)
-            changed = self._stand.get(name)
-            if changed is None:
+            stamp = self._stand.get(name)
+            if stamp is None:
                 found[name] = Folder()
                 continue
             try:
@@ -89,8 +92,8 @@ class Folders:
             except OSError as error:
                 unreadable = f"{self._root / name}: {error.strerror}"
                 continue
-            if time.time() - changed / 1e9 > _SETTLED_S:
-                self._read_at[name] = changed
+            if time.time() - _changed_at(stamp) > _SETTLED_S:
+                self._read_at[name] = stamp
         return unreadable, found
 
     def _folder(self, name: str) -> Folder:
@@ -112,16 +115,24 @@ class Folders:
         return described
 
 
-def _folders_in(root: Path) -> dict[str, int]:
-    """Folders that may be models with their times of change: one system call for each."""
+def _folders_in(root: Path) -> dict[str, Stamp]:
+    """Folders that may be models with their stamps: one system call for each."""
     with os.scandir(root) as entries:
         folders = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    return {folder.name: folder.stat().st_mtime_ns for folder in folders}
+    return {folder.name: _stamp_of(folder.stat()) for folder in folders}
 
 
 def _stamp(manifest: Path) -> Stamp:
     try:
-        status = manifest.stat()
+        return _stamp_of(manifest.stat())
     except OSError:
-        return (0, 0)
-    return (status.st_ino, status.st_mtime_ns)
+        return ()
+
+
+def _stamp_of(status: os.stat_result) -> Stamp:
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _changed_at(stamp: Stamp) -> float:
+    """When it changed last, in seconds since the epoch."""
+    return max(stamp[2:]) / 1e9

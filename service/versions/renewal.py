@@ -41,6 +41,21 @@ class Renewal:
         wanted = dict.fromkeys([*sorted(labelled), *able[: self.keep]])
         return [number for number in wanted if number not in self.live]
 
+    def has_again(self, version: Version) -> bool:
+        """Whether this very version is live by now, and only its folder is another one."""
+        before = None if self.before is None else self.before.live.get(version.number)
+        return before is not None and before.key == version.key
+
+    def go_on_with(self, number: int) -> None:
+        """Keep what is live under this number, if anything is."""
+        if self.before is not None and number in self.before.live:
+            self.live[number] = self.before.live[number]
+
+    def refuse(self, number: int, reason: str) -> None:
+        """Say why what stands there cannot go live; what was live in its place goes on."""
+        self.refused[number] = reason
+        self.go_on_with(number)
+
     def traffic(self) -> Traffic | None:
         """What is asked from now on, None for nothing; what is live now, if that is still all of it."""
         kept = self._kept()

@@ -76,7 +76,7 @@ class Server:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROWCAST_", "PROMETHEUS_"))}
         chosen = {"repository": repository, "host": "127.0.0.1", "port": self.port, "poll_s": 0.1, "api_processes": 1}
         chosen |= settings
-        self.api_processes = int(chosen["api_processes"])
+        self.api_processes = int(chosen["api_processes"] or 1)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*before, sys.executable, "-m", "service", *arguments],

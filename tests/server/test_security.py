@@ -246,6 +246,16 @@ def test_the_second_port_has_metrics_and_probes_and_nothing_else(start, make_key
         httpx.get(f"http://127.0.0.1:{port}/health/live")
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_on_all_addresses_of_ipv6_both_ports_speak_ipv4_too(start):
+    """The image's health check asks 127.0.0.1."""
+    metrics_port = free_port()
+    server = start(host="::", metrics_port=metrics_port)
+    for port in (server.port, metrics_port):
+        for address in ("127.0.0.1", "[::1]"):
+            assert httpx.get(f"http://{address}:{port}/health/ready", trust_env=False).status_code == 200
+
+
 def test_a_taken_second_port_stops_the_start(start):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

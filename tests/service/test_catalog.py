@@ -10,6 +10,7 @@ import pytest
 
 from models.errors import BadVersion
 from models.repository import Repository, Version
+from service.app.oip_description import index
 from service.problems import NotReady, UnknownLabel, UnknownModel, UnknownVersion
 from service.versions.catalog import Catalog
 from service.versions.folders import Folders
@@ -58,10 +59,9 @@ def look(tmp_path, workers):
     return look
 
 
-def settle(root):
-    """Let the folders look as if nothing had changed for a while."""
-    for model in root.iterdir():
-        os.utime(model, (time.time() - 100, time.time() - 100))
+def settle():
+    """Let so much time pass that folders which do not change are not read again."""
+    time.sleep(1.1)
 
 
 def test_published_versions_are_live_and_the_latest_is_asked(tmp_path, look):
@@ -135,7 +135,7 @@ def test_a_bad_version_is_refused_in_one_sentence_and_the_others_serve_on(tmp_pa
 def test_a_new_version_appears_and_a_deleted_one_goes(tmp_path, look):
     tiny.publish(tmp_path, "line")
     look()
-    settle(tmp_path)
+    settle()
     look()
     tiny.publish(tmp_path, "line")
     assert list(look().live()["line"]) == [1, 2]
@@ -147,7 +147,7 @@ def test_a_new_version_appears_and_a_deleted_one_goes(tmp_path, look):
 
 def test_a_repository_that_did_not_change_is_not_read_again(tmp_path, look, workers, monkeypatch):
     tiny.publish(tmp_path, "line")
-    settle(tmp_path)
+    settle()
     look()
     monkeypatch.setattr(Repository, "versions", None)  # would fail
     look()
@@ -159,15 +159,72 @@ def test_another_version_in_the_place_of_a_deleted_one_is_opened_anew(tmp_path, 
     look()
     shutil.rmtree(tmp_path / "line")
     time.sleep(0.02)  # the clock of file times ticks every few milliseconds
-    after = tiny.publish(tmp_path, "line")
+    after = tiny.publish(tmp_path, "line", shift=1)
     assert before.number == after.number
-    look()
+    assert look().find("line").key == after.key
     assert workers.asked == ["line/1", "line/1"]
+
+
+def put_in_place(root, release):
+    """Swap the repository as git-sync and ConfigMaps do."""
+    beside = root.with_name("beside")
+    beside.symlink_to(release)
+    beside.replace(root)
+
+
+def test_a_repository_in_the_place_of_another_is_seen_also_where_all_times_are_the_same(tmp_path, workers):
+    """Archives that are made reproducibly unpack so, and many images are."""
+    retired = []
+    for release, shifts in (("one", [1]), ("two", [1, 2]), ("three", [3])):
+        for shift in shifts:
+            tiny.publish(tmp_path / release, "line", shift=shift)
+        for path in [*(tmp_path / release).rglob("*"), tmp_path / release]:
+            os.utime(path, (0, 0))
+    root = tmp_path / "current"
+    put_in_place(root, "one")
+    catalog = Catalog(Repository(root), workers.prove, retire=lambda version: retired.append(version.key))
+    settle()
+    asyncio.run(catalog.refresh())
+    first = catalog.find("line")
+    put_in_place(root, "two")
+    asyncio.run(catalog.refresh())
+    assert catalog.find("line").number == 2
+    assert catalog.find("line", 1) is first  # it is the same
+    assert (workers.asked, retired) == (["line/1", "line/2"], [])
+    second = catalog.find("line")
+    put_in_place(root, "three")
+    asyncio.run(catalog.refresh())
+    assert catalog.find("line").manifest == Repository(root).open("line", 1).manifest != first.manifest
+    assert sorted(retired) == [first.key, second.key]
+
+
+@pytest.mark.parametrize("what", ["damaged", "absent", "another one that is bad"])
+def test_a_live_version_goes_on_where_what_stands_in_its_place_is_bad(tmp_path, look, workers, what):
+    tiny.publish(tmp_path, "line")
+    Repository(tmp_path).set_label("line", "stable", 1)
+    before = look().find("line")
+    manifest = tmp_path / "line/1/manifest.json"
+    if what == "damaged":
+        manifest.write_bytes(manifest.read_bytes()[:-10])
+    elif what == "absent":
+        manifest.unlink()
+    else:
+        shutil.rmtree(tmp_path / "line")
+        tiny.publish(tmp_path, "line", shift=1)
+        Repository(tmp_path).set_label("line", "stable", 1)
+        workers.refuse = {"line/1"}
+    tiny.publish(tmp_path, "line")
+    for _ in range(2):
+        assert look().find("line") is before
+        assert look().find("line", 2).number == 2
+        assert list(look().failures) == ["line/1"]
+    rows = [(row["version"], row["state"], row["reason"]) for row in index(look(), only_ready=False)]
+    assert rows == [("1", "READY", look().failures["line/1"]), ("2", "READY", "")]
 
 
 def test_a_version_that_nobody_was_there_to_prove_is_tried_again(tmp_path, look, workers):
     tiny.publish(tmp_path, "line")
-    settle(tmp_path)
+    settle()
     workers.absent = True
     assert look().live() == {}
     assert look().failures == {}
@@ -177,7 +234,7 @@ def test_a_version_that_nobody_was_there_to_prove_is_tried_again(tmp_path, look,
 
 def test_a_look_that_failed_is_made_again(tmp_path, look, workers, monkeypatch):
     tiny.publish(tmp_path, "line")
-    settle(tmp_path)
+    settle()
     with monkeypatch.context() as change:
         change.setattr(workers, "why_not", no_files)
         with pytest.raises(OSError, match="too many open files"):
@@ -470,7 +527,7 @@ def test_an_api_process_reads_of_a_version_no_more_than_its_manifest(tmp_path, w
 
 def test_what_changes_after_a_look_and_before_the_folder_is_read_is_seen(tmp_path):
     tiny.publish(tmp_path, "line")
-    settle(tmp_path)
+    settle()
     folders = Folders(Repository(tmp_path))
     assert folders.look((), frozenset()) == (None, ["line"])
     tiny.publish(tmp_path, "line")
@@ -493,6 +550,6 @@ def test_several_models_that_changed_are_taken_over_alone_where_others_are_live(
             tiny.publish(tmp_path, name)
         asyncio.run(catalog.refresh())
         assert turns == expected
-        settle(tmp_path)
+        settle()
         asyncio.run(catalog.refresh())
         turns.clear()
