@@ -155,9 +155,9 @@ def test_the_schema_says_what_training_rows_hold():
 
 
 def test_a_category_of_fewer_than_four_training_rows_is_unknown_beyond_nine_and_said_so():
-    towns = [f"t{k:02}" for k in range(12) for _ in range(4)] + ["rare"] * 3 + ["once"]
-    data = data_of(pl.DataFrame({"town": towns, "few": ["a", "b"] + ["c"] * 50}))
-    train = np.arange(52)
+    towns = [f"t{k:02}" for k in range(12) for _ in range(50)] + ["rare"] * 3 + ["once"]
+    data = data_of(pl.DataFrame({"town": towns, "few": ["a", "b"] + ["c"] * 602}))
+    train = np.arange(604)
     schema = learn_schema(data, train, TablePlan(path="t"))
     town, few = schema.features
     assert isinstance(town, CategoryFeature)
@@ -165,15 +165,22 @@ def test_a_category_of_fewer_than_four_training_rows_is_unknown_beyond_nine_and_
     assert town.categories == tuple(f"t{k:02}" for k in range(12))
     assert few.categories == ("a", "b", "c")  # one-hot, of which nothing is learned by heart
     assert schema.encode([{"town": "rare", "few": "c"}]).tolist() == [[12, 2]]
-    told = "the 12 most frequent are told apart, the others, 7.7% of the training rows, count as unknown"
+    told = "the 12 most frequent are told apart, the others, 0.7% of the training rows, count as unknown"
     assert what_is_unknown(data, train, schema) == [f"column 'town' has 14 categories: {told}"]
 
 
 def test_where_every_category_is_rare_the_nine_most_frequent_are_told_apart():
-    towns = [f"t{k:02}" for k in range(20) for _ in range(1 + (k < 9))]
+    towns = [f"t{k:03}" for k in range(300) for _ in range(2 + (k < 9))]
     (town,) = schema_of(pl.DataFrame({"town": towns}))[0].features
     assert isinstance(town, CategoryFeature)
-    assert town.categories == tuple(f"t{k:02}" for k in range(9))
+    assert town.categories == tuple(f"t{k:03}" for k in range(9))
+
+
+def test_the_categories_of_a_small_table_are_all_told_apart():
+    towns = [f"t{k:02}" for k in range(20) for _ in range(2)]
+    (town,) = schema_of(pl.DataFrame({"town": towns}))[0].features
+    assert isinstance(town, CategoryFeature)
+    assert len(town.categories) == 20
 
 
 def test_of_more_than_a_thousand_categories_the_most_frequent_are_told_apart():

@@ -41,6 +41,8 @@ FEWEST_ROWS = 4
 What is embedded for a rarer one is its rows learned by heart, and nobody would learn what unknown means
 (docs/decisions/0063-tables-once-more.md).
 """
+FROM_ROWS = 500
+"""Training rows from which this is so: of fewer, what two rows of a category say is missed more."""
 EMBEDDING = 8
 """Width of the embedding of a larger category, as in RealMLP-TD (table A.1)."""
 
@@ -123,7 +125,7 @@ def _feature(column: pl.Series, kind: str, unit: str | None) -> Feature:
             return DatetimeFeature(name=column.name, missing_share=missing, quantiles=quantiles_of(days))
         case _:
             counts = present.value_counts(name="count").sort(["count", column.name], descending=[True, False])
-            common = int((counts["count"] >= FEWEST_ROWS).sum())
+            common = int((counts["count"] >= FEWEST_ROWS).sum()) if len(column) >= FROM_ROWS else len(counts)
             counts = counts.head(min(max(common, MOST_ONE_HOT), MOST_CATEGORIES)).sort(column.name)
             shares = tuple(float(count) / len(present) for count in counts["count"])
             categories = tuple(counts[column.name].to_list())
