@@ -38,7 +38,7 @@ from training.fitting.kernels import pick_kernels
 from training.fitting.losses import LOSSES, objective_of
 from training.fitting.step import Stepper
 from training.network.averaged import Averaged
-from training.network.encoders import Preprocessing, encode, learn_schema, preprocess
+from training.network.encoders import Preprocessing, encode, learn_schema, preprocess, what_is_unknown
 from training.network.linear import readings, solve_linear
 from training.network.net import Net, answers_of, make_member
 from training.plan import BadPlan, FitPlan, Plan
@@ -90,7 +90,7 @@ def read_in_pieces(plan: Plan, folder: Path, report: Report) -> Sampled:
         train = frame.filter(part_of(frame, data, plan.split) == 0) if frame.height else frame
         if train.height:
             spool.add(encode(train, schema), targets_of(train, data))
-    said = [*data.notes, *split.notes]
+    said = [*data.notes, *split.notes, *what_is_unknown(data, split.train, schema)]
     if source.rows > data.frame.height:
         said.append(
             f"of {source.rows:,} rows a sample of {data.frame.height:,} chose kinds, categories and scaling, and gives "

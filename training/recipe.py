@@ -27,7 +27,7 @@ from training.data.table import Table, read_table
 from training.fitting.calibrate import fit_temperature
 from training.fitting.candidates import candidates_of
 from training.fitting.checkpoint import Checkpoint
-from training.fitting.choice import Choice, Unit, choose
+from training.fitting.choice import Choice, Unit, choose, loss_of
 from training.fitting.distributed import is_team, team
 from training.fitting.fit import Epoch, Member, choose_device, device_name
 from training.fitting.problem import Problem, pose
@@ -37,7 +37,7 @@ from training.judging.findings import Findings, examine
 from training.judging.leaks import find_leaks
 from training.large import fit_large
 from training.later import imports
-from training.network.encoders import encode, learn_schema
+from training.network.encoders import encode, learn_schema, what_is_unknown
 from training.network.net import Net, answers_of
 from training.plan import BadPlan, FitPlan, Plan
 from training.publishing.publish import publish
@@ -155,7 +155,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     assert plan.fit.folds is not None
     folds = deal_folds(data, split, plan.split, plan.fit.folds)
     schema = learn_schema(data, fitted_on(folds), plan.table)
-    for note in (notes := (*data.notes, *split.notes)):
+    for note in (notes := (*data.notes, *split.notes, *what_is_unknown(data, fitted_on(folds), schema))):
         report(note)
     for warning in (warnings := find_leaks(data, split, plan.split)):
         report(f"look at this: {warning}")
@@ -173,7 +173,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     if checkpoint.trouble is not None:
         report(checkpoint.trouble)
     baseline = problem.baseline(Fold(split.train, split.validation))
-    if _wants_linear(plan, units, baseline, problem.far):
+    if wants_linear(plan, problem, units, baseline, split.validation):
         units.append(linear_unit(problem))
     choice = choose(units, problem.held_out_y)
     if len(units) > 1:
@@ -279,11 +279,20 @@ def _settled(plan: Plan, data: Data, split: Split) -> Plan:
     return plan.model_copy(update={"task": data.task, "fit": fit.for_rows(len(split.train))})
 
 
-def _wants_linear(plan: Plan, units: Sequence[Unit], baseline: Member, far: float) -> bool:
-    """Whether a linear model may count: the plan asks, it could come near, and the networks are not linear anyway."""
+def wants_linear(plan: Plan, problem: Problem, units: Sequence[Unit], baseline: Member, validation: Rows) -> bool:
+    """Whether a linear model may count: the plan asks, it could come near, and the networks are not linear anyway.
+
+    It and the networks are compared on the same rows, of which it learned none either: of a few dozen others, a few
+    that are hard to predict can make twice the loss.
+    """
     if not plan.fit.linear or plan.net.hidden == () or plan.net.preprocessing != "learned":
         return False
-    return baseline.validation_loss < far * min(unit.members[0].validation_loss for unit in units)
+    common = np.isin(problem.held_out, validation)
+    if not common.any():  # each is the only one of its class
+        return True
+    y = problem.held_out_y[common]
+    networks = min(loss_of(unit.answers[common], y) for unit in units)
+    return loss_of(problem.answers([baseline], problem.held_out[common]), y) < problem.far * networks
 
 
 def _calibrate(plan: FitPlan, problem: Problem, choice: Choice) -> Calibration | None:

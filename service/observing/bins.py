@@ -93,7 +93,9 @@ def bins_of_shares(shares: Sequence[float], missing: float) -> Bins:
     bins = np.full(len(shares) + 1, len(own))
     bins[own] = np.arange(len(own))
     bins[-1] = len(own) + 1
-    training = np.append([shares[index] for index in own], [max(0.0, 1 - sum(shares[index] for index in own)), 0.0])
+    # what training rows had beyond the schema's categories was too rare to be told apart, and is unknown now as then
+    known, told_apart = sum(shares), [shares[index] for index in own]
+    training = np.append(told_apart, [max(0.0, known - sum(told_apart)), max(0.0, 1 - known)])
     low = np.cumsum(training)[:-1]
     return Bins(np.arange(len(shares)), bins, low, low, missing)
 

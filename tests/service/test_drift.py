@@ -115,6 +115,13 @@ def test_float32_rows_fall_on_the_same_side_of_an_edge_as_those_of_the_training(
     assert bins.psi(bins.count(values.astype(np.float32))) < 0.01
 
 
+def test_categories_that_training_had_too_rarely_to_tell_apart_are_unknown_and_no_drift():
+    bins = bins_of_shares((0.5, 0.3), 0.0)  # a fifth of the training rows had others
+    as_in_training = bins.count(np.array([0.0] * 50 + [1.0] * 30 + [2.0] * 20))
+    assert bins.psi(as_in_training) == pytest.approx(0, abs=1e-9)
+    assert bins.psi(bins.count(np.array([0.0] * 20 + [1.0] * 10 + [2.0] * 70))) > 0.25
+
+
 def test_missing_values_and_rare_categories_have_bins():
     bins = bins_of_shares((*([0.01] * 60), 0.4), 0.0)
     assert bins.size == 20 + 3

@@ -8,13 +8,15 @@ from torch import nn
 
 from training import recipe
 from training.data.columns import Data, read_columns
-from training.data.folds import deal_folds, fitted_on
+from training.data.folds import Fold, deal_folds, fitted_on
 from training.data.split import Split, split_rows
 from training.data.table import Table
 from training.fitting.candidates import candidates_of
 from training.fitting.choice import Unit, choose
 from training.fitting.fit import Member
+from training.fitting.problem import pose
 from training.judging.intervals import calibrated
+from training.network.encoders import encode, learn_schema
 from training.network.expansions import Steps, Waves
 from training.plan import Plan
 
@@ -146,3 +148,19 @@ def test_with_defaults_the_validation_scores_are_of_rows_that_were_held_out(tmp_
     sure = calibrated(fitted.data.task == "regression", (fitted.held_out, fitted.held_out_y), None)
     assert {found.rows for found in sure if found} == {rows}
     assert sum(fitted.weights) == pytest.approx(1)
+
+
+def test_a_line_is_let_in_by_its_loss_on_the_rows_that_judge_the_networks_too():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=200)
+    data, plan = data_of(pl.DataFrame({"x": x, "y": x + rng.normal(size=200)}))
+    split = split_rows(data, plan.split)
+    folds = deal_folds(data, split, plan.split, 5)
+    schema = learn_schema(data, fitted_on(folds), plan.table)
+    problem = pose(plan, data, schema, encode(data.frame, schema), folds)
+    line = problem.baseline(Fold(split.train, split.validation))
+    lucky_on_the_first_fold = [Member(nn.Identity(), (), 1e-9)]
+    no_better = Unit("steps", lucky_on_the_first_fold, problem.answers([line], problem.held_out))
+    perfect = Unit("steps", lucky_on_the_first_fold, problem.held_out_y.astype(np.float64))
+    assert recipe.wants_linear(plan, problem, [no_better], line, split.validation)
+    assert not recipe.wants_linear(plan, problem, [perfect], line, split.validation)

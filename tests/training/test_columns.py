@@ -180,12 +180,16 @@ def test_columns_that_say_nothing_are_left_out_with_their_reason():
     )
 
 
-def test_more_than_a_thousand_categories_are_said_so():
-    n = 3000
-    data = data_of({"c": [f"c{i % 1500}" for i in range(n)], "y": [str(i / 7) for i in range(n)]})
-    assert data.notes == (
-        "column 'c' has 1500 categories: the 1000 most frequent are told apart, the others count as unknown",
-    )
+def test_dates_without_hyphens_are_numbers_and_said_to_be_dates():
+    days = pl.date_range(dt.date(1999, 11, 20), dt.date(2000, 1, 31), eager=True)
+    together = days.dt.strftime("%Y%m%d").to_list()
+    y = [str(k / 7) for k in range(len(together))]
+    data = data_of({"d": together, "y": y})
+    assert data.kinds == {"d": "number"}
+    told = "column 'd' holds dates like 19991120 and counts as a number, which leaps from month to month"
+    assert data.notes == (f"{told}; write them like 2024-05-31",)
+    assert data_of({"d": together, "y": y}, kinds={"d": "number"}).notes == ()
+    assert data_of({"d": [*together[:-1], "20000132"], "y": y}).notes == ()
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,20 @@ import torch
 
 from models.errors import BadRow
 from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
-from training.data.columns import read_columns
+from training.data.columns import Data, read_columns
 from training.data.table import Table
-from training.network.encoders import Embedding, Preprocessing, encode, learn_schema
-from training.plan import Plan
+from training.network.encoders import Embedding, Preprocessing, encode, learn_schema, what_is_unknown
+from training.plan import Plan, TablePlan
+
+
+def data_of(frame: pl.DataFrame) -> Data:
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test")
+    return read_columns(Table(frame.with_columns(y=pl.int_range(pl.len()) / 7), "0" * 64, "t"), plan)
 
 
 def schema_of(frame: pl.DataFrame) -> tuple[Schema, np.ndarray]:
-    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test")
-    data = read_columns(Table(frame.with_columns(y=pl.int_range(pl.len()) / 7), "0" * 64, "t"), plan)
-    schema = learn_schema(data, np.arange(data.frame.height), plan.table)
+    data = data_of(frame)
+    schema = learn_schema(data, np.arange(data.frame.height), TablePlan(path="t"))
     return schema, encode(data.frame, schema)
 
 
@@ -148,6 +152,42 @@ def test_the_schema_says_what_training_rows_hold():
     assert (category.categories, category.shares) == (("a", "b"), (1 / 3, 2 / 3))
     assert isinstance(boolean, BooleanFeature)
     assert boolean.true_share == 2 / 3
+
+
+def test_a_category_of_fewer_than_four_training_rows_is_unknown_beyond_nine_and_said_so():
+    towns = [f"t{k:02}" for k in range(12) for _ in range(50)] + ["rare"] * 3 + ["once"]
+    data = data_of(pl.DataFrame({"town": towns, "few": ["a", "b"] + ["c"] * 602}))
+    train = np.arange(604)
+    schema = learn_schema(data, train, TablePlan(path="t"))
+    town, few = schema.features
+    assert isinstance(town, CategoryFeature)
+    assert isinstance(few, CategoryFeature)
+    assert town.categories == tuple(f"t{k:02}" for k in range(12))
+    assert few.categories == ("a", "b", "c")  # one-hot, of which nothing is learned by heart
+    assert schema.encode([{"town": "rare", "few": "c"}]).tolist() == [[12, 2]]
+    told = "the 12 most frequent are told apart, the others, 0.7% of the training rows, count as unknown"
+    assert what_is_unknown(data, train, schema) == [f"column 'town' has 14 categories: {told}"]
+
+
+def test_where_every_category_is_rare_the_nine_most_frequent_are_told_apart():
+    towns = [f"t{k:03}" for k in range(300) for _ in range(2 + (k < 9))]
+    (town,) = schema_of(pl.DataFrame({"town": towns}))[0].features
+    assert isinstance(town, CategoryFeature)
+    assert town.categories == tuple(f"t{k:03}" for k in range(9))
+
+
+def test_the_categories_of_a_small_table_are_all_told_apart():
+    towns = [f"t{k:02}" for k in range(20) for _ in range(2)]
+    (town,) = schema_of(pl.DataFrame({"town": towns}))[0].features
+    assert isinstance(town, CategoryFeature)
+    assert len(town.categories) == 20
+
+
+def test_of_more_than_a_thousand_categories_the_most_frequent_are_told_apart():
+    data = data_of(pl.DataFrame({"c": [f"c{k % 1500}" for k in range(6000)]}))
+    schema = learn_schema(data, np.arange(6000), TablePlan(path="t"))
+    told = "the 1000 most frequent are told apart, the others, 33.3% of the training rows, count as unknown"
+    assert what_is_unknown(data, np.arange(6000), schema) == [f"column 'c' has 1500 categories: {told}"]
 
 
 def test_a_frame_and_its_rows_as_json_give_one_matrix(mixed):

@@ -32,8 +32,6 @@ from training.plan import Kind, Plan, drop_option, kind_option, listed, nearest
 
 MISSING = ("na", "n/a", "#n/a", "nan", "null", "none", "?")
 MOST_CLASSES = 1000
-MOST_CATEGORIES = 1000
-"""Categories of a feature that are told apart, the most frequent ones; the others count as unknown ones do."""
 MOSTLY = 0.8
 """Share of a column's values from which the others are taken for mistakes: refused, never read as categories."""
 ID_SHARE = 0.9
@@ -139,9 +137,10 @@ def read_columns(table: Table, plan: Plan) -> Data:
             notes.append(f"column {shown(name)} {reason} and is left out")
         else:
             kinds[name] = kind
-            if kind == "category" and values.n_unique() > MOST_CATEGORIES:
-                told = f"the {MOST_CATEGORIES} most frequent are told apart, the others count as unknown"
-                notes.append(f"column {shown(name)} has {values.n_unique()} categories: {told}")
+            if kind == "number" and name not in plan.table.kinds and _are_written_together(values):
+                first = shown(_plain(values.drop_nulls()[0]))
+                told = f"holds dates like {first} and counts as a number, which leaps from month to month"
+                notes.append(f"column {shown(name)} {told}; write them like 2024-05-31")
     if refused:
         first, *others = refused
         also = f"; refused as well: {listed([shown(name) for name in others])}" if others else ""
@@ -635,6 +634,17 @@ def _check_precision(values: pl.Series, place: str) -> None:
             f"{target}, and near {values[0]:.7g} answers of 32 bits are {step:.3g} apart; subtract a constant, or use "
             f"a smaller unit",
         )
+
+
+def _are_written_together(numbers: pl.Series) -> bool:
+    """Whether every number is a date of these centuries without its hyphens, as 20240531 is."""
+    present = numbers.drop_nulls()
+    if present.n_unique() <= FEW_WHOLE_NUMBERS or not _is_whole(present):
+        return False
+    if not present.is_between(1800_01_01, 2199_12_31).all():
+        return False
+    days = present.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
+    return days.null_count() == 0
 
 
 def _is_whole(values: pl.Series) -> bool:

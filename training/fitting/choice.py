@@ -68,7 +68,7 @@ def choose(units: Sequence[Unit], y: npt.NDArray[np.float32 | np.int64], rounds:
     total = np.zeros_like(units[0].answers)
     best, best_counts = np.inf, counts
     for size in range(1, rounds + 1):
-        losses = [_loss((total + unit.answers) / size, y) for unit in units]
+        losses = [loss_of((total + unit.answers) / size, y) for unit in units]
         place = int(np.argmin(losses))
         total = total + units[place].answers
         counts = counts + (np.arange(len(units)) == place)
@@ -84,7 +84,8 @@ def choose(units: Sequence[Unit], y: npt.NDArray[np.float32 | np.int64], rounds:
     )
 
 
-def _loss(answers: Answers, y: npt.NDArray[np.float32 | np.int64]) -> float:
+def loss_of(answers: Answers, y: npt.NDArray[np.float32 | np.int64]) -> float:
+    """The mean squared error of predictions [R, K], the log loss of probabilities [R, C]."""
     if y.ndim == 2:
         return float(np.square(answers - y).mean())
     return float(-np.log(np.maximum(answers[np.arange(len(y)), y], 1e-12)).mean())

@@ -13,6 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from models.errors import shown
 from models.schema import (
     BooleanFeature,
     CategoryFeature,
@@ -23,7 +24,7 @@ from models.schema import (
     NumberFeature,
     Schema,
 )
-from training.data.columns import MOST_CATEGORIES, Data
+from training.data.columns import Data
 from training.data.distinct import of_distinct
 from training.data.split import Rows
 from training.plan import TablePlan
@@ -32,6 +33,16 @@ QUANTILES = 20
 """Intervals between the quantiles that the schema keeps of a number."""
 MOST_ONE_HOT = 9
 """Categories up to which a feature is one-hot, as in RealMLP-TD (Holzmüller et al. 2024, table A.1)."""
+MOST_CATEGORIES = 1000
+"""Categories of a feature that are told apart, the most frequent ones; the others count as unknown ones do."""
+FEWEST_ROWS = 4
+"""Training rows from which a category beyond the `MOST_ONE_HOT` most frequent is told apart; rarer ones are unknown.
+
+What is embedded for a rarer one is its rows learned by heart, and nobody would learn what unknown means
+(docs/decisions/0063-tables-once-more.md).
+"""
+FROM_ROWS = 500
+"""Training rows from which this is so: of fewer, what two rows of a category say is missed more."""
 EMBEDDING = 8
 """Width of the embedding of a larger category, as in RealMLP-TD (table A.1)."""
 
@@ -51,6 +62,20 @@ def learn_schema(data: Data, train: Rows, plan: TablePlan) -> Schema:
     frame = data.frame[train]
     features = tuple(_feature(frame[name], kind, plan.units.get(name)) for name, kind in data.kinds.items())
     return Schema(datatype=_datatype(frame, features), features=features)
+
+
+def what_is_unknown(data: Data, train: Rows, schema: Schema) -> list[str]:
+    """A sentence for each category that has values among the training rows that count as unknown."""
+    said = []
+    for feature in schema.features:
+        if isinstance(feature, CategoryFeature):
+            column = data.frame[feature.name][train].drop_nulls()
+            known, there = len(feature.categories), column.n_unique()
+            if known < there:
+                others = f"the others, {1 - sum(feature.shares):.1%} of the training rows, count as unknown"
+                told = f"the {known} most frequent are told apart, {others}"
+                said.append(f"column {shown(feature.name)} has {there} categories: {told}")
+    return said
 
 
 def encode(frame: pl.DataFrame, schema: Schema) -> Matrix:
@@ -100,7 +125,8 @@ def _feature(column: pl.Series, kind: str, unit: str | None) -> Feature:
             return DatetimeFeature(name=column.name, missing_share=missing, quantiles=quantiles_of(days))
         case _:
             counts = present.value_counts(name="count").sort(["count", column.name], descending=[True, False])
-            counts = counts.head(MOST_CATEGORIES).sort(column.name)
+            common = int((counts["count"] >= FEWEST_ROWS).sum()) if len(column) >= FROM_ROWS else len(counts)
+            counts = counts.head(min(max(common, MOST_ONE_HOT), MOST_CATEGORIES)).sort(column.name)
             shares = tuple(float(count) / len(present) for count in counts["count"])
             categories = tuple(counts[column.name].to_list())
             return CategoryFeature(name=column.name, missing_share=missing, categories=categories, shares=shares)
