@@ -27,6 +27,8 @@ _SIGNAL = signal.SIGRTMIN + 6
 _CLOCK_MONOTONIC = 1
 _SIGEV_THREAD_ID = 4
 
+_c = ctypes.CDLL(None)
+
 
 class InlineRate:
     """How often the API processes compute by themselves: in memory that the process which makes it and its forks share.
@@ -68,19 +70,18 @@ def yielding() -> Iterator[None]:
     A timer signals the thread, and what handles the signal is sched_yield(2) itself: no Python runs for it. Where there
     are no such timers, nothing yields.
     """
-    c = ctypes.CDLL(None)
     timer = ctypes.c_void_p()
     event = _SIGEVENT.pack(0, _SIGNAL, _SIGEV_THREAD_ID, threading.get_native_id())
-    c.signal(_SIGNAL, c.sched_yield)
+    _c.signal(_SIGNAL, _c.sched_yield)
     try:
-        failed = c.timer_create(_CLOCK_MONOTONIC, event, ctypes.byref(timer))
+        failed = _c.timer_create(_CLOCK_MONOTONIC, event, ctypes.byref(timer))
     except AttributeError:  # a C library without it
         failed = True
     if failed:
         yield
         return
-    c.timer_settime(timer, 0, _TIMES.pack(0, _EVERY_NS, 0, _EVERY_NS), None)
+    _c.timer_settime(timer, 0, _TIMES.pack(0, _EVERY_NS, 0, _EVERY_NS), None)
     try:
         yield
     finally:
-        c.timer_delete(timer)
+        _c.timer_delete(timer)

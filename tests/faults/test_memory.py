@@ -1,6 +1,5 @@
 """Memory ends: whose request wants too much of it is told so, whoever is killed for it is replaced."""
 
-import contextlib
 import os
 import resource
 import signal
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from tests.faults.conftest import FAULT_S
 from tests.faults.measured import hit_every_two_seconds, living
 from tests.faults.test_processes_under_load import ok_counted
 from tests.server.conftest import START_S, until
+from tests.server.groups import control_group
 from tests.service import hostile, tiny
 
 pytestmark = pytest.mark.faults
@@ -65,42 +64,20 @@ def test_a_worker_that_the_kernel_kills_whenever_it_grows_fails_nobody_else(star
 
 @pytest.fixture
 def group():
-    """A control group, where this machine lets us make one: `limit` bounds the memory of who is in it."""
-    for folder, most in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
-        path = Path(folder, f"rowcast-{os.getpid()}")
-        with contextlib.suppress(OSError):
-            path.mkdir()
-        if (path / most).exists():
-            break
-        with contextlib.suppress(OSError):
-            path.rmdir()
-    else:
-        pytest.skip("this machine makes no control groups of memory")
-    yield Group(path, path / most)
-    until(lambda: not (path / "cgroup.procs").read_text(), what="nobody is left in the group")
-    path.rmdir()
+    with control_group("memory", "memory.limit_in_bytes", "memory.max") as group:
+        yield group
 
 
-@dataclass
-class Group:
-    path: Path
-    most: Path
-
-    @property
-    def before(self):
-        """What starts a process within it."""
-        return ("sh", "-c", f'echo $$ > {self.path}/cgroup.procs && exec "$@"', "sh")
-
-    def limit(self, more_mb):
-        """So much more than it has now."""
-        used = self.path / ("memory.usage_in_bytes" if "limit" in self.most.name else "memory.current")
-        self.most.write_text(str(int(used.read_text()) + more_mb * 2**20))
+def limit(group, more_mb):
+    """Let the group have so much more memory than it has now."""
+    used = group.path / ("memory.usage_in_bytes" if "limit" in group.most.name else "memory.current")
+    group.most.write_text(str(int(used.read_text()) + more_mb * 2**20))
 
 
 def test_the_kernel_ends_a_busy_worker_for_memory_and_only_the_guilty_notice(group, start, greedy):
     server = start(greedy, workers=2, before=group.before, deadline_s=20, max_wait_s=10)
     until(lambda: living(server) == 2, START_S)
-    group.limit(250)
+    limit(group, 250)
     with Load(server, rate=100) as load:
         guilty = server.ask(2.5e8)  # a gigabyte
         until(lambda: living(server) == 2, START_S)
@@ -125,7 +102,7 @@ while pathlib.Path("/proc", sys.argv[1], "cmdline").read_bytes():  # empty once 
 def test_the_kernel_ends_an_idle_worker_for_memory_and_nobody_notices(group, start):
     server = start(workers=2, inline_s=0, before=group.before, max_wait_s=10)
     until(lambda: living(server) == 2, START_S)
-    group.limit(150)
+    limit(group, 150)
     with Load(server) as load:
         for _ in range(3):
             until(lambda: living(server) == 2, START_S)
