@@ -5,7 +5,7 @@ What a form does not read, or may not, is no error here: the request is read aga
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -350,14 +350,38 @@ def _zeros(version: Version, rows: int) -> Answers:
     return {"probabilities": probabilities, "label": np.zeros(rows, np.int64)}
 
 
-def form_of(
-    version: Version, body: bytes, rows: int, *, is_oip: bool, oip_length: str | None, begin: int | None
-) -> RowForm | None:
-    """The form of requests like this one, which was read; None where there is none. `begin`: see `OipManyRows`."""
-    if rows > 1 and not is_oip:
-        return (PlainFewRows if rows <= MOST_FEW_ROWS else PlainManyRows).of(version, body, rows)
-    if begin is not None:
-        return OipManyRows.of(version, body, begin)
-    if oip_length is None:
-        return OipRows(version) if is_oip else PlainRows(version)
-    return OipBinaryRows.of(version, body, int(oip_length))
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was read, as far as it says in which form those like it come.
+
+    Attributes:
+        rows: how many it has.
+        is_oip: it is one of the Open Inference Protocol, else a plain one.
+        oip_length: how many bytes of its body are JSON, as its header says, if raw bytes follow.
+        begin: where its numbers begin, if it is many rows in JSON of the Open Inference Protocol, see `OipManyRows`.
+    """
+
+    version: Version
+    body: bytes
+    rows: int
+    is_oip: bool
+    oip_length: str | None
+    begin: int | None
+
+    def key(self) -> tuple[str, Any]:
+        """The same for all that come in one form."""
+        if self.rows > 1 and not self.is_oip:
+            return self.version.key, (self.rows, PlainFewRows.around(self.body) if self.rows <= MOST_FEW_ROWS else None)
+        end = self.begin if self.oip_length is None else int(self.oip_length)
+        return self.version.key, self.is_oip if end is None else self.body[:end]
+
+    def form(self) -> RowForm | None:
+        """That form; None where there is none."""
+        version, body = self.version, self.body
+        if self.rows > 1 and not self.is_oip:
+            return (PlainFewRows if self.rows <= MOST_FEW_ROWS else PlainManyRows).of(version, body, self.rows)
+        if self.begin is not None:
+            return OipManyRows.of(version, body, self.begin)
+        if self.oip_length is None:
+            return OipRows(version) if self.is_oip else PlainRows(version)
+        return OipBinaryRows.of(version, body, int(self.oip_length))
