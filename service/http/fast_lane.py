@@ -34,7 +34,7 @@ from service.http.same_turn import Pending, TurnJob
 from service.ledger import admit, count, problem_of, read_headers
 from service.observing.tracing import read_trace
 from service.problems import ClientGone, TooSlow
-from service.wire.row_forms import Asked
+from service.wire.turn_forms import LastRequest
 
 if TYPE_CHECKING:
     from models.repository import Version
@@ -229,8 +229,8 @@ class FastLane(Connection):
         begin = None if exchange.question is None else exchange.question.begin
         are_as_many = not head.target.is_oip and 1 < rows == rows_before
         if exchange.line is not None or head.oip_length is not None or begin is not None or are_as_many:
-            asked = Asked(admitted.version, body, rows, head.target.is_oip, head.oip_length, begin)
-            self._pending.batch = self._front.turn_batches.of(asked)
+            last = LastRequest(admitted.version, body, rows, head.target.is_oip, head.oip_length, begin)
+            self._pending.batch = self._front.turn_batches.of(last)
 
     # ------------------------------------------------------------------------------------------- and is answered
 

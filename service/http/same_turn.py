@@ -28,7 +28,7 @@ from service.batching.batches import Batch, Job
 from service.batching.inline import Inline, InlineSession
 from service.http.openings import Opening
 from service.http.request_ids import MOST_OF_A_BLOCK
-from service.wire.row_forms import Asked, RowForm
+from service.wire.turn_forms import LastRequest, TurnForm
 
 if TYPE_CHECKING:
     from service.front import Front
@@ -131,21 +131,21 @@ class TurnBatches:
         """What computes requests in their turn; None where a worker does."""
         return self._inline.session(version)
 
-    def of(self, asked: Asked) -> "TurnBatch | None":
-        """That of requests to a live version which are like this one; None where there is none."""
+    def of(self, last: LastRequest) -> "TurnBatch | None":
+        """That of requests to a live version which are like the last one; None where there is none."""
         if self._made_at != self._front.catalog.changes:  # versions may be gone
             self._batches, self._made_at = {}, self._front.catalog.changes
         if self.is_watched():
             return None
-        key = asked.key()
+        key = last.key()
         batch = self._batches.get(key)
         if batch is None or not batch.is_admitted():
-            form = asked.form() if batch is None else batch.form
+            form = last.form() if batch is None else batch.form
             if form is None:
                 return None
             if len(self._batches) >= _MOST_BATCHES:
                 del self._batches[next(iter(self._batches))]
-            batch = self._batches[key] = TurnBatch(self._front, self, asked.version, form)
+            batch = self._batches[key] = TurnBatch(self._front, self, last.version, form)
         return batch
 
 
@@ -160,7 +160,7 @@ class TurnBatch:
 
     __slots__ = ("_admitted_at", "_batches", "_front", "_late", "_opening", "_version", "form", "started", "waiting")
 
-    def __init__(self, front: "Front", batches: TurnBatches, version: Version, form: RowForm) -> None:
+    def __init__(self, front: "Front", batches: TurnBatches, version: Version, form: TurnForm) -> None:
         """Hold no request yet."""
         self._front, self._batches, self._version, self.form = front, batches, version, form
         self._admitted_at = front.changes
