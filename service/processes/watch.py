@@ -53,7 +53,7 @@ class Child:
     stopped: float | None = None
 
 
-class CannotServe(Exception):  # noqa: N818 - it says what the matter is
+class CannotServe(Exception):
     """The server cannot start; the sentence is empty when a process has logged it already."""
 
 
