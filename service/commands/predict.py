@@ -259,7 +259,7 @@ def _values_of_texts(column: "pl.Series", feature: Feature) -> Sequence[Any] | n
             _refuse(texts, numbers, feature, "must be a number")
             return numbers.to_numpy()
         case "boolean":
-            booleans = {"true": True, "false": False, "1": True, "0": False}
+            booleans = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
             flags = texts.str.to_lowercase().replace_strict(booleans, default=None, return_dtype=pl.Boolean)
             _refuse(texts, flags, feature, "must be true or false")
             return flags.to_list()

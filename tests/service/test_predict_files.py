@@ -82,7 +82,7 @@ def test_moments_and_types_of_columns_are_read_as_what_they_are(tmp_path, run):
 
 def test_cells_of_a_csv_are_read_as_the_trainer_reads_them(tmp_path, run):
     path = tmp_path / "rows.csv"
-    path.write_text("wild,seen,color,length,width\n 1 ,2024-01-01, red , NA ,7\nfalse,n/a,,1e1, ? \nTRUE,,3.0,,\n")
+    path.write_text("wild,seen,color,length,width\n 1 ,2024-01-01, red , NA ,7\n0.0,n/a,,1e1, ? \nTRUE,,3.0,,\n")
     out = tmp_path / "out.csv"
     assert run("predict", "flowers", path, out, "--only")[0] == 0
     assert out.read_text() == "prediction\nrose\ntulip\ndaisy\n"
