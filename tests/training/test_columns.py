@@ -278,6 +278,7 @@ def test_the_task_is_inferred_and_labels_keep_their_type(target, task, classes):
         ({"x": TWENTY, "Y": TWENTY}, r"target 'y' is no column; did you mean Y\?"),
         ({"x": TWENTY, "price": TWENTY}, r"target 'y' is no column; there are price, x"),
         ({"Report 2023": TWENTY}, r"target 'y' is no column; there is only Report 2023"),
+        ({"": TWENTY}, r"target 'y' is no column$"),
         ({"x": TWENTY, "y": ["5"] * 20}, r"target 'y' is 5 in every row; there is nothing to learn"),
         ({"x": TWENTY, "y": [None] * 20}, r"0 of 20 rows have a target; training needs at least 10"),
         ({"x": ["1"], "y": ["2"]}, r"1 of 1 rows have a target; training needs at least 10"),
@@ -377,3 +378,31 @@ def test_numbers_and_dates_that_no_request_could_send_are_refused_unless_named_c
 def test_texts_that_only_look_like_numbers_stay_categories(texts):
     data = data_of({"a": texts * 10, "b": TWENTY, "y": TWENTY})
     assert data.kinds["a"] == "category"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "instead"),
+    [
+        ([1_700_000_000 + number for number in range(20)], "datetime", "is of type Int64 and cannot be a datetime"),
+        ([float(number) for number in range(20)], "datetime", "is of type Float64 and cannot be a datetime"),
+        ([dt.date(2024, 1, 1 + number) for number in range(20)], "number", "is of type Date and cannot be a number"),
+        ([dt.time(number, 3) for number in range(20)], "number", "is of type Time and cannot be a number"),
+        ([dt.timedelta(hours=number) for number in range(20)], "number", "is of type Duration and cannot be a number"),
+    ],
+)
+def test_a_kind_that_no_request_could_send_is_refused(values, kind, instead):
+    frame = pl.DataFrame({"x": values, "y": range(20)}).with_columns(pl.col("y") / 8)
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet", "kinds": {"x": kind}}}, "test")
+    with pytest.raises(BadTable, match=f"column 'x' {instead}; write "):
+        read_columns(Table(frame, "0" * 64, "t.parquet"), plan)
+
+
+def test_a_target_of_a_parquet_file_that_holds_numbers_as_texts_is_said_so():
+    frame = pl.DataFrame({"x": range(20), "y": TWENTY})
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet"}}, "test")
+    with pytest.raises(BadTable, match="too many classes; --kind y=number takes these texts as numbers"):
+        read_columns(Table(frame, "0" * 64, "t.parquet"), plan)
+    few = Table(frame.with_columns(y=pl.Series(["1", "2"] * 10)), "0" * 64, "t.parquet")
+    assert "column 'y' holds numbers as texts, which are categories; --kind y=number takes them as numbers" in (
+        read_columns(few, plan).notes
+    )

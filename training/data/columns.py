@@ -151,7 +151,7 @@ def read_columns(table: Table, plan: Plan) -> Data:
     if not kinds:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise BadTable(place, f"no column is left to predict {shown(plan.target[0])} from{why}")
-    targets = [_target(frame[name], plan, rows, place, is_text=table.is_text) for name in plan.target]
+    targets = [_target(frame[name], plan, rows, place, is_text=table.is_text, notes=notes) for name in plan.target]
     task = plan.task or _task(targets, plan)
     classes, y = _learned_target(targets, task, place)
     if plan.task is None and task == "multiclass" and targets[0].dtype.is_numeric():
@@ -463,6 +463,13 @@ def _from_values(column: pl.Series, kind: Kind, rows: pl.Series, place: str) -> 
         column = column.cast(pl.Float64)  # so that 1.00 is the category of the 1 that a request sends
     if kind == "category":
         return of_distinct(column, lambda values: [category_text(_plain(value)) for value in values], pl.String)
+    is_moment = isinstance(column.dtype, pl.Date | pl.Datetime)
+    if (kind == "datetime" and not (is_moment or column.dtype == pl.Null)) or (
+        kind == "number" and column.dtype.is_temporal()
+    ):  # a cast would take whole numbers for microseconds and dates for days, which no request can send
+        instead = "moments in a column of datetimes" if kind == "datetime" else "them as numbers, like days or hours"
+        dtype = column.dtype.base_type()
+        raise BadTable(place, f"column {shown(column.name)} is of type {dtype} and cannot be a {kind}; write {instead}")
     try:
         if kind == "datetime":
             column = column.cast(pl.Datetime("us")) if column.dtype == pl.Date else column
@@ -620,9 +627,11 @@ def _finite(values: pl.Series, rows: pl.Series, place: str) -> pl.Series:
 # ------------------------------------------------------------------------------------------------ the target
 
 
-def _target(column: pl.Series, plan: Plan, rows: pl.Series, place: str, *, is_text: bool) -> pl.Series:
+def _target(
+    column: pl.Series, plan: Plan, rows: pl.Series, place: str, *, is_text: bool, notes: list[str]
+) -> pl.Series:
     wanted = plan.table.kinds.get(column.name)
-    kind, values = _typed(column, wanted, rows, place, is_text=is_text, notes=[])
+    kind, values = _typed(column, wanted, rows, place, is_text=is_text, notes=notes)
     if kind == "datetime":
         raise BadTable(place, f"target {shown(column.name)} holds datetimes; make it a number, such as days until then")
     if values.dtype.is_float() and (is_far := values.abs() > LARGEST_TARGET).any():
@@ -671,9 +680,10 @@ def _learned_target(
     if task == "binary" and len(labels) != 2:
         raise BadTable(place, f"target {name} has {len(labels)} classes; a binary classification has 2")
     if len(labels) > MOST_CLASSES or 2 * len(labels) > values.len():
-        raise BadTable(
-            place, f"target {name} has {len(labels)} distinct values in {values.len()} rows; too many classes"
-        )
+        told = f"target {name} has {len(labels)} distinct values in {values.len()} rows; too many classes"
+        if values.dtype == pl.String and _plain_numbers(values, is_certain=False) is not None:
+            told += f"; {kind_option(values.name, 'number')} takes these texts as numbers"
+        raise BadTable(place, told)
     return tuple(labels), _codes(values, labels)
 
 
