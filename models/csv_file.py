@@ -7,6 +7,7 @@ header, as a person counts them.
 import codecs
 import csv
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,6 +53,10 @@ def read_header(path: Path) -> tuple[list[str], str]:
         raise BadTable(str(path), "its header is not UTF-8; save the file as UTF-8") from None
     if not text.strip():
         raise BadTable(str(path), "its first line is blank; it needs a header")
+    if re.fullmatch(r"sep=[,;\t|]?", text.strip(" \r\n"), re.IGNORECASE):
+        raise BadTable(
+            str(path), "its first line is a spreadsheet's sep=, not the names of the columns; delete that line"
+        )
     if text.count('"') % 2:
         raise BadTable(
             str(path), "its header opens a quote that its first line does not close; name columns in one line"

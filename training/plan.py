@@ -337,10 +337,10 @@ def names() -> list[str]:
 
 def nearest(wrong: str, known: Iterable[str]) -> str:
     """The known name that a wrong one probably meant, or the known names, as the end of a sentence."""
-    names = sorted(known)
+    names = sorted(filter(None, known))
     near = [name for name in names if name.casefold() == wrong.casefold()] or difflib.get_close_matches(wrong, names, 1)
-    if near:
-        return f"; did you mean {near[0]}?"
+    if near or not names:
+        return f"; did you mean {near[0]}?" if near else ""
     return f"; there {'is only' if len(names) == 1 else 'are'} {listed(names, 8)}"
 
 

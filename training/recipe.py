@@ -24,6 +24,7 @@ from training.data.folds import Fold, deal_folds, fitted_on
 from training.data.source import is_large
 from training.data.split import Rows, Split, split_rows
 from training.data.table import Table, read_table
+from training.data.totals import without_total
 from training.fitting.calibrate import fit_temperature
 from training.fitting.candidates import candidates_of
 from training.fitting.checkpoint import Checkpoint
@@ -148,8 +149,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     if is_large(plan) or is_team():
         return _train_in_pieces(plan, report, checkpoint or Checkpoint())
     start = time.perf_counter()
-    table = read(plan)
-    data = read_columns(table, plan)
+    data = read_columns(without_total(read(plan)), plan)
     split = split_rows(data, plan.split)
     candidates, plan = candidates_of(plan, len(split.train)), _settled(plan, data, split)
     assert plan.fit.folds is not None

@@ -7,8 +7,7 @@ A cell of a CSV is read as the trainer and the server read it. The result appear
 import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +17,10 @@ from cyclopts import Parameter
 
 from models.csv_file import check_lines, read_header
 from models.errors import BadRow, shown
+from models.moments import parts_of
 from models.proof import Session, prove
 from models.repository import Version
-from models.schema import Feature, category_text
+from models.schema import Feature, Values, category_text
 from service.commands.output import BadCommand, Json, Where, open_version, print_json, repository_at
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ READ = (".csv", ".tsv", ".parquet", ".arrow")
 MISSING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "?"})
 """Spellings of a missing value in a CSV, in any case, as for the trainer; not of a category's."""
 
+_EXPECTED = {
+    "number": "must be a number",
+    "boolean": "must be true or false",
+    "datetime": "must be an ISO 8601 date or datetime, like '2024-05-31T09:30:00'",
+}
 _ROW = "__row of the file__"
 _PLAIN_NUMBER = r"^[+-]?(0|[1-9]\d*)(\.\d+)?$"
 
@@ -41,6 +46,7 @@ def predict(
     *,
     probabilities: Annotated[bool, Parameter(negative=())] = False,
     only: Annotated[bool, Parameter(negative=())] = False,
+    lenient: Annotated[bool, Parameter(negative=())] = False,
     repository: Where = None,
     json: Json = False,
 ) -> None:
@@ -51,6 +57,7 @@ def predict(
         result: What is written: the columns of the source, and predictions beside them.
         probabilities: Write a column for each class as well.
         only: Write the predictions alone.
+        lenient: Texts that are no number, boolean or datetime count as missing, as after the trainer's --kind.
     """
     pl = _polars()
     for path in (source, result):
@@ -60,16 +67,19 @@ def predict(
         raise BadCommand(str(source), "there is no such file; check the path")
     opened = open_version(repository_at(repository), version)
     started = time.perf_counter()
-    scoring = Scoring(opened, open_session(opened), probabilities=probabilities)
+    scoring = Scoring(opened, open_session(opened), probabilities=probabilities, is_lenient=lenient)
     try:
         rows = _stream(scoring, source, result, only=only)
     except pl.exceptions.PolarsError as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise BadCommand(str(source), f"cannot be read ({reason}); check that it is what its suffix says") from None
     seconds = time.perf_counter() - started
+    notes = scoring.notes()
     if json:
-        print_json({"version": str(opened), "rows": rows, "seconds": round(seconds, 3), "result": str(result)})
+        told = {"version": str(opened), "rows": rows, "seconds": round(seconds, 3), "result": str(result)}
+        print_json(told | ({"notes": notes} if lenient else {}))
     else:
+        sys.stdout.writelines(f"{note}\n" for note in notes)
         rate = f"{rows / max(seconds, 1e-9):,.0f} rows/s"
         sys.stdout.write(f"{result}: {rows:,} rows by {opened} in {seconds:.1f} s ({rate})\n")
 
@@ -164,12 +174,41 @@ def _sink(table: "pl.LazyFrame", path: Path, suffix: str) -> None:
 
 
 @dataclass(frozen=True)
+class _Lost:
+    """Texts of a frame that counted as missing: how many, and the first one with its row in the file, from 1."""
+
+    feature: str
+    values: int
+    row: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Scoring:
-    """A version that answers frames. `score` may be called from several threads."""
+    """A version that answers frames. `score` may be called from several threads.
+
+    Attributes:
+        is_lenient: a text that is no value of its feature's kind counts as missing.
+        lost: what did so, in each frame.
+    """
 
     version: Version
     session: Session
     probabilities: bool = False
+    is_lenient: bool = False
+    lost: list[_Lost] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """A sentence for each feature with texts that counted as missing."""
+        sentences = []
+        for feature in self.version.schema.features:
+            if lost := sorted((one for one in self.lost if one.feature == feature.name), key=lambda one: one.row):
+                first = f"(first: {shown(lost[0].text)} in row {lost[0].row})"
+                sentences.append(
+                    f"{sum(one.values for one in lost)} values of feature {shown(feature.name)} are no {feature.kind} "
+                    f"and count as missing {first}"
+                )
+        return sentences
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -199,11 +238,15 @@ class Scoring:
         schema = self.version.schema
         numbers = frame[_ROW]
         try:
-            columns = {one.name: _values(frame[one.name], one, is_text=is_text) for one in schema.features}
+            columns = {one.name: self._values(frame, one, is_csv=is_text) for one in schema.features}
             matrix = schema.encode_columns(columns)
         except BadRow as error:
             row = None if error.row is None else int(numbers[error.row]) + 1
-            raise BadRow(row, error.feature, error.expected, error.got) from None
+            refused = BadRow(row, error.feature, error.expected, error.got)
+            if error.expected in _EXPECTED.values() and error.feature and _holds_texts(frame[error.feature]):
+                reason = f"{BadRow(None, *refused.args[1:])}; --lenient takes such values for missing"
+                raise BadCommand(f"row {row}", reason) from None
+            raise refused from None
         answers = self.session.run(matrix)
         manifest = self.version.manifest
         if manifest.classes is None:
@@ -216,6 +259,33 @@ class Scoring:
             scored += [pl.Series(name, column) for name, column in zip(list(self.columns)[1:], table.T, strict=True)]
         return pl.DataFrame(scored)
 
+    def _values(self, frame: "pl.DataFrame", feature: Feature, *, is_csv: bool) -> Values:
+        """A column as `Schema.encode_columns` reads it."""
+        import polars as pl  # noqa: PLC0415
+
+        column = frame[feature.name]
+        if feature.kind == "category" and is_csv:
+            return _categories(column)
+        if feature.kind != "category" and _holds_texts(column):
+            texts = column.cast(pl.String).str.strip_chars()
+            texts = texts.set((texts == "") | texts.str.to_lowercase().is_in(list(MISSING)), None)
+            if feature.kind == "datetime" and not self.is_lenient:  # whoever encodes them reads them
+                return texts.to_list()
+            values = _READERS[feature.kind](texts)
+            wrong = (texts.is_not_null() & values.is_null()).arg_true().to_list()
+            if wrong and not self.is_lenient:
+                raise BadRow(wrong[0], feature.name, _EXPECTED[feature.kind], shown(texts[wrong[0]]))
+            if wrong:
+                self.lost.append(_Lost(feature.name, len(wrong), frame[_ROW][wrong[0]] + 1, texts[wrong[0]]))
+            return values.to_numpy() if feature.kind == "number" else values.to_list()
+        if feature.kind == "number" and (column.dtype.is_numeric() or column.dtype == pl.Null):
+            return column.cast(pl.Float64).to_numpy()  # null becomes NaN
+        if column.dtype.is_decimal():  # 1.00 is the category of 1, as it is for the trainer
+            column = column.cast(pl.Float64)
+        if feature.kind == "datetime" and column.dtype.is_temporal():
+            return column.to_numpy()  # null becomes NaT
+        return column.to_list()
+
 
 def _finite(values: npt.NDArray[Any], numbers: "pl.Series", version: Version) -> npt.NDArray[Any]:
     wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
@@ -227,47 +297,46 @@ def _finite(values: npt.NDArray[Any], numbers: "pl.Series", version: Version) ->
     return values
 
 
-def _values(column: "pl.Series", feature: Feature, *, is_text: bool) -> Sequence[Any] | npt.NDArray[Any]:
-    """A column as `Schema.encode_columns` reads it."""
+def _holds_texts(column: "pl.Series") -> bool:
     import polars as pl  # noqa: PLC0415
 
-    if is_text:
-        return _values_of_texts(column, feature)
-    if feature.kind == "number" and (column.dtype.is_numeric() or column.dtype == pl.Null):
-        return column.cast(pl.Float64).to_numpy()  # null becomes NaN
-    if column.dtype.is_decimal():  # 1.00 is the category of 1, as it is for the trainer
-        column = column.cast(pl.Float64)
-    if feature.kind == "datetime" and column.dtype.is_temporal():
-        return column.to_numpy()  # null becomes NaT
-    return column.to_list()
+    return column.dtype in (pl.String, pl.Categorical, pl.Enum)
 
 
-def _values_of_texts(column: "pl.Series", feature: Feature) -> Sequence[Any] | npt.NDArray[Any]:
-    """The cells of a CSV: blanks around them do not count, an empty one is missing."""
-    import polars as pl  # noqa: PLC0415
-
+def _categories(column: "pl.Series") -> list[str | None]:
+    """The cells of a CSV: blanks around them do not count, an empty one is missing, 3 and 3.0 are one."""
     texts = column.str.strip_chars()
-    if feature.kind == "category":
-        texts = texts.set(texts == "", None)
-        numbers = texts.filter(texts.str.contains(_PLAIN_NUMBER)).unique()  # 3 and 3.0 are one category
-        known = {text: category_text(int(text) if text.lstrip("+-").isdigit() else float(text)) for text in numbers}
-        return texts.replace(known).to_list() if known else texts.to_list()
-    texts = texts.set((texts == "") | texts.str.to_lowercase().is_in(list(MISSING)), None)
-    match feature.kind:
-        case "number":
-            numbers = texts.cast(pl.Float64, strict=False)
-            _refuse(texts, numbers, feature, "must be a number")
-            return numbers.to_numpy()
-        case "boolean":
-            booleans = {"true": True, "false": False, "1": True, "0": False}
-            flags = texts.str.to_lowercase().replace_strict(booleans, default=None, return_dtype=pl.Boolean)
-            _refuse(texts, flags, feature, "must be true or false")
-            return flags.to_list()
-        case _:
-            return texts.to_list()
+    texts = texts.set(texts == "", None)
+    numbers = texts.filter(texts.str.contains(_PLAIN_NUMBER)).unique()
+    known = {text: category_text(int(text) if text.lstrip("+-").isdigit() else float(text)) for text in numbers}
+    return (texts.replace(known) if known else texts).to_list()
 
 
-def _refuse(texts: "pl.Series", values: "pl.Series", feature: Feature, expected: str) -> None:
-    wrong = (texts.is_not_null() & values.is_null()).arg_true()
-    if len(wrong):
-        raise BadRow(int(wrong[0]), feature.name, expected, shown(texts[int(wrong[0])]))
+def _read_numbers(texts: "pl.Series") -> "pl.Series":
+    import polars as pl  # noqa: PLC0415
+
+    return texts.cast(pl.Float64, strict=False)
+
+
+def _read_booleans(texts: "pl.Series") -> "pl.Series":
+    import polars as pl  # noqa: PLC0415
+
+    known = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+    return texts.str.to_lowercase().replace_strict(known, default=None, return_dtype=pl.Boolean)
+
+
+def _read_moments(texts: "pl.Series") -> "pl.Series":
+    """The texts that are ISO 8601; null for others."""
+    distinct = texts.drop_nulls().unique().to_list()
+    return texts.set(texts.is_in([text for text in distinct if not _is_moment(text)]), None)
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        parts_of(text)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+_READERS = {"number": _read_numbers, "boolean": _read_booleans, "datetime": _read_moments}

@@ -27,7 +27,7 @@ MISSING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "?"})
 """Spellings of a missing value, in any case."""
 
 _PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?", re.ASCII)
-_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 _NEEDS_QUOTES = re.compile(r'[",\r\n]')
 
 

@@ -10,7 +10,7 @@ PAGES = ROOT / "docs/how-to"
 
 
 def write_tables(folder):
-    """Houses that were sold: `my.csv` with their prices, `new.csv` without."""
+    """Houses that were sold: `my.csv` with their prices, `new.csv` without, `export.csv` as a spreadsheet has them."""
     chance = random.Random(0)
     header = "street,area,rooms,zip,garden,sold"
     lines, prices = [], []
@@ -23,6 +23,8 @@ def write_tables(folder):
     priced = [f"{line},{price}" for line, price in zip(lines, prices, strict=True)]
     (folder / "my.csv").write_text("\n".join([f"{header},price", *priced]) + "\n")
     (folder / "new.csv").write_text("\n".join([header, *lines[:20]]) + "\n")
+    exported = ["Mill Lane;120;1.250,50 \u20ac;12,5 %;01.05.2024", "High Street;80;-3,00 \u20ac;0 %;02.05.2024"] * 20
+    (folder / "export.csv").write_text("\n".join(["\ufeffstreet;area;price;discount;sold", *exported]) + "\n")
 
 
 @pytest.mark.parametrize(

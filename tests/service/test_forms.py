@@ -117,7 +117,7 @@ def test_cells_mean_what_they_mean_to_the_trainer():
             DatetimeFeature(name="d"),
         )
     )
-    text = "3.0,TRUE,2024-05-31\nNA,0, 2024-05-31T10:00:00Z \n x y ,None,\n0.50,False,NULL\n,,\n1_0,1,2024-05-31"
+    text = "3.0,TRUE,2024-05-31\nNA,0, 2024-05-31T10:00:00Z \n x y ,None,\n0.50,False,NULL\n,,\n1_0,1.0,2024-05-31"
     rows = [
         ("3", True, "2024-05-31"),
         ("NA", False, "2024-05-31T10:00:00Z"),

@@ -82,10 +82,38 @@ def test_moments_and_types_of_columns_are_read_as_what_they_are(tmp_path, run):
 
 def test_cells_of_a_csv_are_read_as_the_trainer_reads_them(tmp_path, run):
     path = tmp_path / "rows.csv"
-    path.write_text("wild,seen,color,length,width\n 1 ,2024-01-01, red , NA ,7\nfalse,n/a,,1e1, ? \nTRUE,,3.0,,\n")
+    path.write_text("wild,seen,color,length,width\n 1 ,2024-01-01, red , NA ,7\n0.0,n/a,,1e1, ? \nTRUE,,3.0,,\n")
     out = tmp_path / "out.csv"
     assert run("predict", "flowers", path, out, "--only")[0] == 0
     assert out.read_text() == "prediction\nrose\ntulip\ndaisy\n"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_texts_that_are_no_value_of_their_kind_count_as_missing_where_that_is_asked(tmp_path, run, suffix):
+    columns = {"length": "2", "color": "red", "seen": "2024-05-31", "wild": "true", "width": "7"}
+    odd = columns | {"width": "-", "wild": "yes", "seen": "31.5."}
+    rows = write(pl.DataFrame([columns, odd, odd | {"width": "1", "color": "-"}]), tmp_path / f"rows{suffix}")
+    out = tmp_path / "out.csv"
+    status, _, error = run("predict", "flowers", rows, out, "--only")
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.endswith("; --lenient takes such values for missing\n")  # whichever of them was read first
+    status, said, error = run("predict", "flowers", rows, out, "--only", "--probabilities", "--lenient")
+    assert (status, error) == (0, "")
+    assert "1 values of feature 'width' are no number and count as missing (first: '-' in row 2)\n" in said
+    assert "2 values of feature 'wild' are no boolean and count as missing (first: 'yes' in row 2)\n" in said
+    assert "2 values of feature 'seen' are no datetime and count as missing (first: '31.5.' in row 2)\n" in said
+    seen = {"length": 2.0, "color": "red", "seen": None, "wild": None, "width": None}
+    first = seen | {"width": 7.0, "wild": True, "seen": "2024-05-31"}
+    matrix = tiny.SCHEMAS["flowers"].encode([first, seen, seen | {"width": 1.0, "color": "-"}])
+    expected = tiny.answer("flowers", matrix)["probabilities"]
+    np.testing.assert_allclose(read(out)[:, -3:].to_numpy(), expected, rtol=1e-5)
+
+
+def test_texts_that_are_numbers_are_numbers_in_every_file_as_for_the_trainer(tmp_path, run):
+    rows = write(pl.DataFrame({"a": [" 5", "NA"], "b": ["2.0", "1e1"]}), tmp_path / "rows.parquet")
+    out = tmp_path / "out.csv"
+    assert run("predict", "pair/1", rows, out, "--only")[2] == ""
+    assert out.read_text().splitlines()[1] == "7.0,3.0"
 
 
 @pytest.mark.parametrize("text", ["a;b\n1;2\n", "a\tb\n1\t2\n", "\ufeffa|b\n1|2\n", '"a" , b\r\n"1", 2\r\n'])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models.csv_file import BadTable
 from models.schema import DatetimeFeature
 from training.data import columns
-from training.data.columns import Data, read_columns
+from training.data.columns import Data, read_batch, read_columns
 from training.data.distinct import of_distinct
 from training.data.table import Table
 from training.plan import Plan
@@ -160,6 +160,68 @@ def test_rows_without_a_target_are_left_out_and_counted():
     assert data.notes == ("2 of 5 rows have no 'y' and are left out (first: row 2)",)  # the last line was blank
 
 
+@pytest.mark.parametrize(
+    ("target", "kind", "told"),
+    [
+        (
+            [*TWENTY, "-", "-"],
+            "number",
+            "2 values of column 'y' are no number and count as missing (first: '-' in row 21)",
+        ),
+        (["1", "0"] * 10 + ["two", ""], "number", "1 values of column 'y' are no number and count as missing"),
+        (
+            ["true", "FALSE"] * 10 + ["no", "NA"],
+            "boolean",
+            "1 values of column 'y' are no boolean and count as missing",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_text", [True, False])
+def test_texts_in_a_target_that_is_told_to_be_a_number_are_rows_without_one(target, kind, told, is_text):
+    table = texts({"x": ["a", "b"] * 11, "y": target})
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.csv", "kinds": {"y": kind}}}, "test")
+    data = read_columns(Table(table.frame, table.sha256, "t.csv", is_text=is_text), plan)
+    assert len(data.y) == data.frame.height == 20
+    assert data.frame["y"].null_count() == 0
+    assert any(note.startswith(told) for note in data.notes)
+    assert "2 of 22 rows have no 'y' and are left out (first: row 21)" in data.notes
+    batch, _ = read_batch(table.frame, 1, data, plan, is_text=is_text)
+    assert batch.height == 20
+
+
+def test_digits_are_booleans_where_that_is_said():
+    data = data_of({"x": ["1", "0", "1.0", "0.0", "NA"] * 4, "y": TWENTY}, kinds={"x": "boolean"})
+    assert data.frame["x"].head(5).to_list() == [True, False, True, False, None]
+    assert data.notes == ()
+
+
+def test_numbers_with_a_point_between_thousands_are_refused_where_others_are_whole():
+    mixed = ["998", "1.250", "12", "3.400", "501"] * 4
+    with pytest.raises(
+        BadTable, match=r"column 'x' holds numbers with a point between thousands, as '1.250' in row 2"
+    ) as error:
+        data_of({"x": mixed, "y": TWENTY})
+    assert "beside '998'; write them like 1250, or say that they are decimals: --kind x=number" in str(error.value)
+    with pytest.raises(BadTable, match=r"'y' holds numbers with a point between thousands, as '1.250' in row 2"):
+        data_of({"x": TWENTY, "y": [*mixed[:-1], "NA"]})
+    assert data_of({"x": mixed, "y": TWENTY}, kinds={"x": "number"}).frame["x"][1] == 1.25
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        ["998", "1.257", "12", "3.412", "501"],  # as thousandths are written without zeros at their end
+        ["998", "0.250", "12", "3.400", "501"],
+        ["9998", "1.250", "12", "3.400", "501"],
+        ["998", "1.25", "12", "3.400", "501"],
+        ["0", "1.250", "0", "3.400", "0"],
+        ["2.000", "1.250", "7.125", "3.400", "5.000"],
+    ],
+)
+def test_thousandths_are_numbers(numbers):
+    assert data_of({"x": numbers * 4, "y": TWENTY}).frame["x"][1] == float(numbers[1])
+
+
 def test_columns_that_say_nothing_are_left_out_with_their_reason():
     data = data_of(
         {
@@ -216,6 +278,7 @@ def test_the_task_is_inferred_and_labels_keep_their_type(target, task, classes):
         ({"x": TWENTY, "Y": TWENTY}, r"target 'y' is no column; did you mean Y\?"),
         ({"x": TWENTY, "price": TWENTY}, r"target 'y' is no column; there are price, x"),
         ({"Report 2023": TWENTY}, r"target 'y' is no column; there is only Report 2023"),
+        ({"": TWENTY}, r"target 'y' is no column$"),
         ({"x": TWENTY, "y": ["5"] * 20}, r"target 'y' is 5 in every row; there is nothing to learn"),
         ({"x": TWENTY, "y": [None] * 20}, r"0 of 20 rows have a target; training needs at least 10"),
         ({"x": ["1"], "y": ["2"]}, r"1 of 1 rows have a target; training needs at least 10"),
@@ -290,6 +353,7 @@ def test_what_is_done_once_for_each_distinct_value_is_done_for_all_rows():
         ("1,234", "numbers with a decimal comma or marks between thousands"),
         ("1.234.567,89", "numbers with a decimal comma or marks between thousands"),
         ("-1 234 567", "numbers with a decimal comma or marks between thousands"),
+        ("12.50-", "negative numbers with another sign"),
         ("12.5 %", "percentages"),
         ("$5.00", "amounts of money"),
         ("1.234,00 \u20ac", "amounts of money"),
@@ -314,3 +378,31 @@ def test_numbers_and_dates_that_no_request_could_send_are_refused_unless_named_c
 def test_texts_that_only_look_like_numbers_stay_categories(texts):
     data = data_of({"a": texts * 10, "b": TWENTY, "y": TWENTY})
     assert data.kinds["a"] == "category"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "instead"),
+    [
+        ([1_700_000_000 + number for number in range(20)], "datetime", "is of type Int64 and cannot be a datetime"),
+        ([float(number) for number in range(20)], "datetime", "is of type Float64 and cannot be a datetime"),
+        ([dt.date(2024, 1, 1 + number) for number in range(20)], "number", "is of type Date and cannot be a number"),
+        ([dt.time(number, 3) for number in range(20)], "number", "is of type Time and cannot be a number"),
+        ([dt.timedelta(hours=number) for number in range(20)], "number", "is of type Duration and cannot be a number"),
+    ],
+)
+def test_a_kind_that_no_request_could_send_is_refused(values, kind, instead):
+    frame = pl.DataFrame({"x": values, "y": range(20)}).with_columns(pl.col("y") / 8)
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet", "kinds": {"x": kind}}}, "test")
+    with pytest.raises(BadTable, match=f"column 'x' {instead}; write "):
+        read_columns(Table(frame, "0" * 64, "t.parquet"), plan)
+
+
+def test_a_target_of_a_parquet_file_that_holds_numbers_as_texts_is_said_so():
+    frame = pl.DataFrame({"x": range(20), "y": TWENTY})
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet"}}, "test")
+    with pytest.raises(BadTable, match="too many classes; --kind y=number takes these texts as numbers"):
+        read_columns(Table(frame, "0" * 64, "t.parquet"), plan)
+    few = Table(frame.with_columns(y=pl.Series(["1", "2"] * 10)), "0" * 64, "t.parquet")
+    assert "column 'y' holds numbers as texts, which are categories; --kind y=number takes them as numbers" in (
+        read_columns(few, plan).notes
+    )

@@ -110,6 +110,13 @@ def test_texts_that_differ_in_capitals_alone_are_said():
     assert sentence.startswith("feature 'colour' has 'Red' and 'red'")
 
 
+def test_a_yes_that_is_written_in_several_ways_is_said():
+    (sentence,) = few(leaks(PRICE, garden=RNG.choice(["TRUE", "1", "yes", "0", "no"], N)))
+    assert sentence == "feature 'garden' has '1' and 'TRUE', which are two; write one of them if they are not"
+    assert few(leaks(PRICE, garden=RNG.choice(["yes", "no"], N))) == []
+    assert few(leaks(PRICE, size=RNG.choice(["1", "y", "other"], N))) == []
+
+
 def test_rows_that_stand_on_both_sides_of_the_split_are_counted():
     twice = {name: np.concatenate([values[: N // 2]] * 2) for name, values in HONEST.items()}
     sentences = few(leaks(PRICE, **twice))

@@ -20,6 +20,7 @@ EIGHT_ROWS = b"1,2\n" * 8
     [
         ("t.csv", b"", "is empty; it needs a header and rows"),
         ("t.csv", b"\n1,2\n", "its first line is blank; it needs a header"),
+        ("t.csv", b"sep=;\r\na;b\r\n1;2\r\n", "its first line is a spreadsheet's sep=, not the names of the columns"),
         ("t.csv", b"a,b\n", "has a header but no rows"),
         ("t.csv", b"a,b\n\n\n", "has a header but no rows"),
         ("t.csv", b"a,b,a\n1,2,3\n", "columns 1 and 3 are both named 'a'; rename one"),

@@ -2,7 +2,7 @@
 
 Inferred once, stated in the schema, overridden by the plan. In a CSV a column is
 
-* boolean where every value is true or false;
+* boolean where every value is true or false (1 and 0 as well where the plan says boolean);
 * a number where every value is one, unless one is written with a leading zero, like the codes 007 or 01234;
 * a datetime where every value is an ISO 8601 date or datetime;
 * otherwise a category.
@@ -59,7 +59,7 @@ _OTHER_FORMS = {
         "numbers with a decimal comma or marks between thousands",
         "them like 1234.5",
     ),
-    r"^(\u2212\d[\d.,]*|\(\d[\d.,]*\))$": ("negative numbers with another sign", "them like -1234.5"),
+    r"^(\u2212\d[\d.,]*|\(\d[\d.,]*\)|\d[\d.,]*-)$": ("negative numbers with another sign", "them like -1234.5"),
     r"^[+-]?\d+([.,]\d+)?\s?%$": ("percentages", "them as numbers without the sign"),
     rf"^({_MONEY})\s?[+-]?\d[\d.,]*$|^[+-]?({_MONEY})\d[\d.,]*$|^[+-]?\d[\d.,]*\s?({_MONEY})$": (
         "amounts of money",
@@ -73,6 +73,9 @@ _OTHER_FORMS = {
     r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?$": ("times of day", "them as numbers, like hours"),
 }
 """What a CSV may hold that is meant as a number or a moment, and that no request could send as one."""
+_THOUSANDS = r"^[+-]?[1-9]\d{0,2}\.\d{3}$"
+_BELOW_A_THOUSAND = r"^[+-]?(0|[1-9]\d{0,2})$"
+_FEWEST_BELOW = 3
 _WITH_UNIT = r"^[+-]?\d[\d.,]*\s?([A-Za-z\u00b0\u00b5/]+[\u00b2\u00b3]?)$"
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
@@ -148,7 +151,7 @@ def read_columns(table: Table, plan: Plan) -> Data:
     if not kinds:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise BadTable(place, f"no column is left to predict {shown(plan.target[0])} from{why}")
-    targets = [_target(frame[name], plan, rows, place, is_text=table.is_text) for name in plan.target]
+    targets = [_target(frame[name], plan, rows, place, is_text=table.is_text, notes=notes) for name in plan.target]
     task = plan.task or _task(targets, plan)
     classes, y = _learned_target(targets, task, place)
     if plan.task is None and task == "multiclass" and targets[0].dtype.is_numeric():
@@ -178,9 +181,9 @@ def read_batch(batch: pl.DataFrame, first: int, data: Data, plan: Plan, *, is_te
         BadTable: a value is of another kind than its column was in the sample, or is infinite.
     """
     rows = pl.Series(range(first, first + batch.height))
-    is_lost = batch.select(pl.any_horizontal(_is_missing(name, batch.schema[name]) for name in data.targets))
-    if is_lost.to_series().any():
-        batch, rows = batch.filter(~is_lost.to_series()), rows.filter(~is_lost.to_series())
+    is_lost = _has_no_target(batch, plan)
+    if is_lost.any():
+        batch, rows = batch.filter(~is_lost), rows.filter(~is_lost)
     typed = []
     for name, dtype in data.frame.schema.items():
         wanted = plan.table.kinds.get(name)
@@ -249,16 +252,29 @@ def _check_plan_columns(table: Table, plan: Plan) -> None:
 def _rows_with_target(table: Table, plan: Plan, notes: list[str]) -> tuple[pl.DataFrame, pl.Series]:
     """The rows whose targets are all there, and their numbers in the table."""
     frame, rows = table.frame, pl.Series(range(1, table.frame.height + 1))
-    is_lost = frame.select(pl.any_horizontal(_is_missing(name, frame.schema[name]) for name in plan.target)).to_series()
+    is_lost = _has_no_target(frame, plan)
     is_blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()  # an empty line is no row
     lost = rows.filter(is_lost & ~is_blank)
     if len(lost):
         names = " or ".join(shown(name) for name in plan.target)
         notes.append(f"{len(lost)} of {frame.height} rows have no {names} and are left out (first: row {lost[0]})")
+    for name, kind in plan.table.kinds.items():
+        if name in plan.target and frame.schema[name] in _TEXTS and kind != "category":
+            _from_texts(_stripped(frame[name]), kind, rows, table.source, notes)  # says which texts are none
     kept = frame.filter(~is_lost)
     if kept.height < 2:
         raise BadTable(table.source, f"{kept.height} of {frame.height} rows have a target; training needs at least 10")
     return kept, rows.filter(~is_lost)
+
+
+def _has_no_target(frame: pl.DataFrame, plan: Plan) -> pl.Series:
+    """Whether a row lacks a target, or has a text where the plan says that targets are numbers or booleans."""
+    lost = frame.select(pl.any_horizontal(_is_missing(name, frame.schema[name]) for name in plan.target)).to_series()
+    for name in plan.target:
+        kind = plan.table.kinds.get(name)
+        if kind in ("number", "boolean") and frame.schema[name] in _TEXTS:
+            lost |= _TOLD[kind](_stripped(frame[name])).is_null()
+    return lost
 
 
 def _is_missing(name: str, dtype: pl.DataType) -> pl.Expr:
@@ -297,6 +313,8 @@ def _typed(
         if wanted == "number" or (wanted is None and is_text):
             numbers = _plain_numbers(texts, is_certain=wanted is not None)
             if numbers is not None:
+                if wanted is None:
+                    _refuse_thousands(texts, rows, place)
                 return "number", _finite(numbers, rows, place)
         kind = wanted or ("category" if not is_text else None)
         if wanted is None and not is_text and _plain_numbers(texts, is_certain=False) is not None:
@@ -305,9 +323,11 @@ def _typed(
                 f"{kind_option(column.name, 'number')} takes them as numbers"
             )
         if kind != "category":
-            texts = texts.str.strip_chars()
-            texts = texts.set(texts == "", None)
-            kind = kind or _inferred(texts, rows, place)
+            texts = _stripped(texts)
+            if kind is None:
+                kind = _inferred(texts, rows, place)
+                if kind == "number":
+                    _refuse_thousands(texts, rows, place)
         if kind == "category":
             return kind, _category_texts(texts, is_text=is_text)
         return kind, _from_texts(texts, kind, rows, place, notes)
@@ -372,6 +392,29 @@ def _refuse_other_forms(texts: pl.Series, values: pl.Series, rows: pl.Series, pl
             )
 
 
+def _refuse_thousands(texts: pl.Series, rows: pl.Series, place: str) -> None:
+    """Numbers like 1.250 and 3.400 beside 998, which are read as little more than one beside a thousand.
+
+    Programs that write decimals leave out their last zeros, or else write whole numbers with them: 1.25 beside 998, or
+    1.250 beside 998.000.
+    """
+    for part in (texts.head(1000), texts):
+        cells = _without_spelled_missing(_stripped(part))
+        is_below, is_above = (cells.str.contains(one).fill_null(value=False) for one in (_BELOW_A_THOUSAND, _THOUSANDS))
+        if not (is_below | is_above | cells.is_null()).all():
+            return
+    below, above = cells.filter(is_below), cells.filter(is_above)
+    if below.n_unique() < _FEWEST_BELOW or not above.str.ends_with("0").any():
+        return
+    written = cells[first := int(is_above.arg_max() or 0)]
+    raise BadTable(
+        place,
+        f"column {shown(texts.name)} holds numbers with a point between thousands, as {shown(written)} in row "
+        f"{rows[first]} beside {shown(below[0])}; write them like {written.replace('.', '')}, or say that they are "
+        f"decimals: {kind_option(texts.name, 'number')}",
+    )
+
+
 def _is_mostly(form: str, values: pl.Series) -> bool:
     is_so = values.str.contains(form)
     if is_so.sum() < SOME * values.len():
@@ -403,7 +446,7 @@ def _as_category(name: str) -> str:
 
 def _from_texts(texts: pl.Series, kind: Kind, rows: pl.Series, place: str, notes: list[str]) -> pl.Series:
     cells = _without_spelled_missing(texts)
-    values = _READERS[kind](cells)
+    values = _TOLD[kind](cells)
     lost = values.null_count() - cells.null_count()
     if lost:
         first = (cells.is_not_null() & values.is_null()).arg_max()
@@ -420,6 +463,13 @@ def _from_values(column: pl.Series, kind: Kind, rows: pl.Series, place: str) -> 
         column = column.cast(pl.Float64)  # so that 1.00 is the category of the 1 that a request sends
     if kind == "category":
         return of_distinct(column, lambda values: [category_text(_plain(value)) for value in values], pl.String)
+    is_moment = isinstance(column.dtype, pl.Date | pl.Datetime)
+    if (kind == "datetime" and not (is_moment or column.dtype == pl.Null)) or (
+        kind == "number" and column.dtype.is_temporal()
+    ):  # a cast would take whole numbers for microseconds and dates for days, which no request can send
+        instead = "moments in a column of datetimes" if kind == "datetime" else "them as numbers, like days or hours"
+        dtype = column.dtype.base_type()
+        raise BadTable(place, f"column {shown(column.name)} is of type {dtype} and cannot be a {kind}; write {instead}")
     try:
         if kind == "datetime":
             column = column.cast(pl.Datetime("us")) if column.dtype == pl.Date else column
@@ -454,6 +504,12 @@ def _kind_of_dtype(column: pl.Series, place: str) -> Kind:
 def _is_compound(dtype: pl.DataType) -> bool:
     """Whether no kind makes one value of it."""
     return dtype.is_nested() or dtype in (pl.Binary, pl.Object)
+
+
+def _stripped(column: pl.Series) -> pl.Series:
+    """Its texts without blanks around them, null where nothing is left."""
+    texts = column.cast(pl.String).str.strip_chars()
+    return texts.set(texts == "", None)
 
 
 def _without_spelled_missing(texts: pl.Series) -> pl.Series:
@@ -492,6 +548,14 @@ def _read_booleans(texts: pl.Series) -> pl.Series:
     lower = texts.str.to_lowercase()
     known = lower.is_in(["true", "false"])
     return (lower == "true").set(~known, None)
+
+
+def _read_told_booleans(texts: pl.Series) -> pl.Series:
+    """The same where it is known that they are booleans: then 1 and 0 are, too, as in requests."""
+    digits = texts.replace_strict(
+        {"1": True, "0": False, "1.0": True, "0.0": False}, default=None, return_dtype=pl.Boolean
+    )
+    return _read_booleans(texts).fill_null(digits)
 
 
 def _read_datetimes(texts: pl.Series) -> pl.Series:
@@ -540,6 +604,7 @@ _READERS: dict[Kind, Callable[[pl.Series], pl.Series]] = {
     "number": _read_numbers,
     "datetime": _read_datetimes,
 }
+_TOLD = _READERS | {"boolean": _read_told_booleans}
 
 
 def _finite(values: pl.Series, rows: pl.Series, place: str) -> pl.Series:
@@ -562,9 +627,11 @@ def _finite(values: pl.Series, rows: pl.Series, place: str) -> pl.Series:
 # ------------------------------------------------------------------------------------------------ the target
 
 
-def _target(column: pl.Series, plan: Plan, rows: pl.Series, place: str, *, is_text: bool) -> pl.Series:
+def _target(
+    column: pl.Series, plan: Plan, rows: pl.Series, place: str, *, is_text: bool, notes: list[str]
+) -> pl.Series:
     wanted = plan.table.kinds.get(column.name)
-    kind, values = _typed(column, wanted, rows, place, is_text=is_text, notes=[])
+    kind, values = _typed(column, wanted, rows, place, is_text=is_text, notes=notes)
     if kind == "datetime":
         raise BadTable(place, f"target {shown(column.name)} holds datetimes; make it a number, such as days until then")
     if values.dtype.is_float() and (is_far := values.abs() > LARGEST_TARGET).any():
@@ -613,9 +680,10 @@ def _learned_target(
     if task == "binary" and len(labels) != 2:
         raise BadTable(place, f"target {name} has {len(labels)} classes; a binary classification has 2")
     if len(labels) > MOST_CLASSES or 2 * len(labels) > values.len():
-        raise BadTable(
-            place, f"target {name} has {len(labels)} distinct values in {values.len()} rows; too many classes"
-        )
+        told = f"target {name} has {len(labels)} distinct values in {values.len()} rows; too many classes"
+        if values.dtype == pl.String and _plain_numbers(values, is_certain=False) is not None:
+            told += f"; {kind_option(values.name, 'number')} takes these texts as numbers"
+        raise BadTable(place, told)
     return tuple(labels), _codes(values, labels)
 
 

@@ -35,6 +35,7 @@ _NOTHING_LEFT = 1e-6  # of the variance: what rounding leaves of a sum, and no m
 _STANDS_FOR_MISSING = r"-?9{2,}"
 _FEWEST_FAR = 3
 _MOST_SPELLINGS = 50  # categories of a feature beyond which they may well be codes, whose capitals mean something
+_YES_AND_NO = dict.fromkeys(("yes", "y", "true", "t", "1"), "yes") | dict.fromkeys(("no", "n", "false", "f", "0"), "no")
 _ID = r"(?i:(^|[\s_.-])(id|uid|uuid|guid)$)|[a-z]I[dD]$"
 
 
@@ -151,7 +152,7 @@ def _far_values(data: Data) -> Iterator[str]:
 
 
 def _two_spellings(data: Data) -> Iterator[str]:
-    """Texts that differ in nothing but capitals, as yes and Yes do."""
+    """Texts that differ in nothing but capitals, as yes and Yes do, or that all say yes or no, as TRUE, 1 and y do."""
     columns: dict[str, Sequence[object]] = {f"target {shown(data.targets[0])}": data.classes or ()}
     columns |= {
         f"feature {shown(name)}": data.frame[name].drop_nulls().unique().sort().to_list()
@@ -160,8 +161,12 @@ def _two_spellings(data: Data) -> Iterator[str]:
     }
     for column, texts in columns.items():
         before: dict[str, str] = {}
+        meant = _YES_AND_NO if {str(text).lower() for text in texts} <= _YES_AND_NO.keys() else {}
         for text in texts:
-            if isinstance(text, str) and (other := before.setdefault(text.lower(), text)) != text:
+            if not isinstance(text, str):
+                continue
+            lower = text.lower()
+            if (other := before.setdefault(meant.get(lower, lower), text)) != text:
                 yield f"{column} has {shown(other)} and {shown(text)}, which are two; write one of them if they are not"
                 break
 
