@@ -17,6 +17,7 @@ from service.batching.lanes import LANES_PER_WORKER, Lanes
 from service.processes.scheduling import FullShare
 from service.workers import worker
 from service.workers.engine import Engine, NothingToServe
+from tests.server.conftest import until
 from tests.service import tiny
 
 PAIR_ROW = np.array([[5, 2]], dtype=np.float32)
@@ -181,13 +182,6 @@ def serving(root, sockets, end):
     end.tell()
     thread.join(60)
     assert not thread.is_alive()
-
-
-def until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_batch_goes_to_a_worker_and_back(serving, versions):
