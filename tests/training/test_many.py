@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from training.network.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
 from training.publishing.publish import digest_weights
 
+ROOT = Path(__file__).parents[2]
 MSE = objective_of("mse")
 COSLOG = FitPlan(epochs=15, batch=5, schedule="coslog4", learning_rate=0.01)
 pytestmark = pytest.mark.skipif(
@@ -244,3 +247,31 @@ def test_what_work_elsewhere_raises_is_raised_at_the_end_of_the_block(tmp_path: 
 
 def test_what_is_imported_later_is_there():
     assert all(__import__(name) for name in NEEDED_LATER)
+
+
+def test_a_small_table_is_fitted_before_anything_else_is_imported(tmp_path: Path):
+    """Not a line of it is solved first: to import what solves takes as long as the fits."""
+    x = np.random.default_rng(0).normal(size=(60, 2)).round(3)
+    np.savetxt(tmp_path / "t.csv", np.c_[x, x.sum(1)], delimiter=",", header="a,b,y", comments="")
+    said = subprocess.run(
+        [sys.executable, "-c", FITTED_FIRST, str(tmp_path / "t.csv")],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.split() == ["False", "True"]
+
+
+FITTED_FIRST = """
+import sys
+from training import recipe
+from training.plan import Plan
+
+seen = []
+fit = {"epochs": 1, "folds": 2}
+plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": sys.argv[1]}, "fit": fit}, "test")
+recipe.train(plan, lambda event: isinstance(event, recipe.Step) and seen.append("sklearn" in sys.modules))
+print(seen[0], "sklearn" in sys.modules)
+"""
