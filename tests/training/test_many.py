@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.server.groups import control_group
 from training.fitting.checkpoint import FOLDER, Checkpoint
 from training.fitting.fit import Diverged, Epoch, Job, Member
 from training.fitting.loops import Loop
 from training.fitting.losses import objective_of
 from training.fitting.many import WORTH_S, fit_all
-from training.fitting.processes import LostProcess, Workers, beside, elsewhere, most_processes
+from training.fitting.processes import LostProcess, Workers, beside, cores, elsewhere, most_processes
 from training.later import NEEDED_LATER
 from training.network.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
@@ -226,7 +227,19 @@ def test_one_thread_is_one_process_and_no_more_than_there_are_cores():
     torch.set_num_threads(1)
     assert most_processes() == 1
     torch.set_num_threads(1000)
-    assert most_processes() == len(os.sched_getaffinity(0))
+    assert most_processes() == cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(("quota_us", "expected"), [(90_000, 1), (200_000, 2)])
+def test_a_container_that_is_given_a_part_of_the_cores_uses_no_more(quota_us, expected):
+    """As with `docker run --cpus 0.9` and Kubernetes' limits, on a machine of more cores."""
+    count = "import torch; import training.__main__ as m; print(torch.get_num_threads(), m.cores())"
+    named = {name: value for name, value in os.environ.items() if name not in {"OMP_NUM_THREADS", "POLARS_MAX_THREADS"}}
+    with control_group("cpu", "cpu.cfs_quota_us", "cpu.max") as group:
+        group.most.write_text(str(quota_us) if "quota" in group.most.name else f"{quota_us} 100000")
+        words = [*group.before, sys.executable, "-c", count]
+        said = subprocess.run(words, cwd=ROOT, env=named, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [str(expected)] * 2
 
 
 def test_work_elsewhere_leaves_its_files_by_the_end_of_the_block(tmp_path: Path):
