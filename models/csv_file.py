@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.errors import RowcastError
+from models.errors import AtPlace
 
 DELIMITERS = ",;\t|"
 _CHUNK = 1 << 24  # bytes looked at together; also the longest line that is read
@@ -30,22 +30,10 @@ _OTHER_FILES = {
 """What a file that was only renamed begins with."""
 
 
-class BadTable(RowcastError):  # noqa: N818 - it names the thing that is bad, as callers say it
-    """A table can be neither trained on nor predicted.
-
-    Attributes:
-        place: the file or dataset.
-        reason: what is wrong, where, and what to do about it.
-    """
+class BadTable(AtPlace):
+    """A table can be neither trained on nor predicted."""
 
     code = "bad_table"
-
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(place, reason)
-        self.place, self.reason = place, reason
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
 
 
 def read_header(path: Path) -> tuple[list[str], str]:

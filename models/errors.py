@@ -1,19 +1,43 @@
 """What can go wrong at the contract, each with its facts, one sentence and a stable code."""
 
 import json
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, dataclass_transform
 
 
+@dataclass_transform(eq_default=False)
 class RowcastError(Exception):
     """An error whose sentence may be shown to whoever caused it.
 
-    `code` is stable: clients and dashboards may rely on it.
+    Each kind is a dataclass of the facts that its sentence is made of, and is named after what it says; a kind with a
+    single fact may have that as its sentence. `code` is stable: clients and dashboards may rely on it.
     """
 
     code: ClassVar[str] = "internal"
 
+    def __init_subclass__(cls) -> None:
+        dataclass(eq=False)(cls)
 
-class BadRow(RowcastError):  # noqa: N818 - it names the thing that is bad, as callers say it
+    def __post_init__(self) -> None:
+        super().__init__(*vars(self).values())  # pickle makes an error again of these
+
+
+class AtPlace(RowcastError):
+    """Something is wrong at a place.
+
+    Attributes:
+        place: a file, a folder, a dataset, or a version as `<model>/<version>`.
+        reason: what is wrong, and what to do about it.
+    """
+
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+class BadRow(RowcastError):
     """A row cannot be encoded.
 
     Attributes:
@@ -24,10 +48,10 @@ class BadRow(RowcastError):  # noqa: N818 - it names the thing that is bad, as c
     """
 
     code = "bad_row"
-
-    def __init__(self, row: int | None, feature: str | None, expected: str, got: str = "") -> None:
-        super().__init__(row, feature, expected, got)
-        self.row, self.feature, self.expected, self.got = row, feature, expected, got
+    row: int | None
+    feature: str | None
+    expected: str
+    got: str = ""
 
     def __str__(self) -> str:
         place = "" if self.row is None else f"row {self.row}: "
@@ -35,25 +59,13 @@ class BadRow(RowcastError):  # noqa: N818 - it names the thing that is bad, as c
         return f"{place}{subject}{self.expected}" + (f", got {self.got}" if self.got else "")
 
 
-class BadVersion(RowcastError):  # noqa: N818
-    """A folder is not a version that can be trusted.
-
-    Attributes:
-        place: the version, as `<model>/<version>` or the folder's path.
-        reason: what is wrong and what to do about it.
-    """
+class BadVersion(AtPlace):
+    """A folder is not a version that can be trusted."""
 
     code = "bad_version"
 
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(place, reason)
-        self.place, self.reason = place, reason
 
-    def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
-
-
-class BadName(RowcastError):  # noqa: N818
+class BadName(RowcastError):
     """A name cannot be used for a model or a label.
 
     Attributes:
@@ -63,31 +75,18 @@ class BadName(RowcastError):  # noqa: N818
     """
 
     code = "bad_name"
-
-    def __init__(self, kind: str, name: str, rule: str) -> None:
-        super().__init__(kind, name, rule)
-        self.kind, self.name, self.rule = kind, name, rule
+    kind: str
+    name: str
+    rule: str
 
     def __str__(self) -> str:
         return f"{shown(self.name)} cannot name a {self.kind}: {self.rule}"
 
 
-class BadChange(RowcastError):  # noqa: N818
-    """A repository cannot be changed in this way; it is as it was.
-
-    Attributes:
-        place: the model, or the version as `<model>/<version>`.
-        reason: why not, and what to do instead.
-    """
+class BadChange(AtPlace):
+    """A repository cannot be changed in this way; it is as it was."""
 
     code = "bad_change"
-
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(place, reason)
-        self.place, self.reason = place, reason
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
 
 
 def shown(value: object, limit: int = 60) -> str:

@@ -16,7 +16,7 @@ from service.problems import BadBody, UnknownVersion
 from service.settings import Settings
 from service.wire import certainty, forms, oip, oip_answer, oip_matrix, plain, scoring
 from service.wire.forms import Form
-from service.wire.row_forms import OipManyRows
+from service.wire.turn_forms import OipManyRows
 
 ASIDE_BYTES = 500_000
 """From this size on a body is read and encoded in a thread. Measured beside a client that sends 10 MB bodies: the

@@ -45,11 +45,11 @@ class ClientError(Exception):
         self.request_id = details.get("request_id")
 
 
-class Unreachable(ClientError):  # noqa: N818 - each is named after what its sentence says
+class Unreachable(ClientError):
     """Nobody answered, or the connection broke, for as long as the client was patient."""
 
 
-class BadRequest(ClientError):  # noqa: N818
+class BadRequest(ClientError):
     """The rows, or how they are sent, are wrong: asking again will not help."""
 
     @property
@@ -72,15 +72,15 @@ class NotServed(BadRequest):
     """The model, version or label is not live."""
 
 
-class Overloaded(ClientError):  # noqa: N818
+class Overloaded(ClientError):
     """The server could not take the request, for as long as the client was patient."""
 
 
-class DeadlinePassed(ClientError):  # noqa: N818
+class DeadlinePassed(ClientError):
     """The server did not answer within its own deadline."""
 
 
-class ServerFailed(ClientError):  # noqa: N818
+class ServerFailed(ClientError):
     """The server or the network failed on these rows; the request's id is in its log."""
 
 

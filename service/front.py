@@ -71,6 +71,11 @@ class Front:
     turn_batches: TurnBatches = field(init=False)
     spinning: Spinning = field(init=False)
 
+    @property
+    def changes(self) -> int:
+        """How often keys, or versions and labels, have changed: who was admitted before is to be looked at again."""
+        return self.gate.looks + self.catalog.changes
+
     def not_ready(self) -> str | None:
         """Why this process cannot predict now, in one sentence; None when it can."""
         return self.cannot_compute() or self.catalog.why_not_ready()

@@ -6,7 +6,7 @@
 import difflib
 import http
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import orjson
@@ -58,7 +58,7 @@ _NOT_READY_RETRY_S = 1.0
 _HOLDS_ENOUGH = "the bodies of requests that are not answered yet take all the memory that they may"
 
 
-class UnknownModel(RowcastError):  # noqa: N818 - each class here is named after what its sentence says
+class UnknownModel(RowcastError):
     """No version of a model is live under this name.
 
     Attributes:
@@ -67,11 +67,8 @@ class UnknownModel(RowcastError):  # noqa: N818 - each class here is named after
     """
 
     code = "unknown_model"
-
-    def __init__(self, name: str | None, known: Iterable[str] = ()) -> None:
-        known = tuple(known)
-        super().__init__(name, known)
-        self.name, self.known = name, known
+    name: str | None
+    known: Sequence[str] = ()
 
     def __str__(self) -> str:
         if self.name is None:
@@ -79,7 +76,7 @@ class UnknownModel(RowcastError):  # noqa: N818 - each class here is named after
         return f"model {shown(self.name)} is not served here; {_nearest(self.name, 'models', self.known)}"
 
 
-class UnknownVersion(RowcastError):  # noqa: N818
+class UnknownVersion(RowcastError):
     """A live model has no such live version.
 
     Attributes:
@@ -89,17 +86,15 @@ class UnknownVersion(RowcastError):  # noqa: N818
     """
 
     code = "unknown_version"
-
-    def __init__(self, name: str, number: int | str, known: Iterable[int] = ()) -> None:
-        known = tuple(known)
-        super().__init__(name, number, known)
-        self.name, self.number, self.known = name, number, known
+    name: str
+    number: int | str
+    known: Sequence[int] = ()
 
     def __str__(self) -> str:
         return f"model {shown(self.name)} has no live version {shown(self.number)}; {_known('versions', self.known)}"
 
 
-class UnknownLabel(RowcastError):  # noqa: N818
+class UnknownLabel(RowcastError):
     """A live model has no such label.
 
     Attributes:
@@ -109,18 +104,16 @@ class UnknownLabel(RowcastError):  # noqa: N818
     """
 
     code = "unknown_label"
-
-    def __init__(self, name: str, label: str, known: Iterable[str] = ()) -> None:
-        known = tuple(known)
-        super().__init__(name, label, known)
-        self.name, self.label, self.known = name, label, known
+    name: str
+    label: str
+    known: Sequence[str] = ()
 
     def __str__(self) -> str:
         near = _nearest(self.label, "labels", self.known)
         return f"model {shown(self.name)} has no label {shown(self.label)}; {near}"
 
 
-class NotReady(RowcastError):  # noqa: N818
+class NotReady(RowcastError):
     """The server, or this model, cannot answer yet or any more.
 
     Attributes:
@@ -129,16 +122,10 @@ class NotReady(RowcastError):  # noqa: N818
 
     code = "not_ready"
     retry_after_s: ClassVar[float] = _NOT_READY_RETRY_S
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
+    reason: str
 
 
-class Overloaded(RowcastError):  # noqa: N818
+class Overloaded(RowcastError):
     """The queue is full, or the memory for bodies.
 
     Attributes:
@@ -147,17 +134,15 @@ class Overloaded(RowcastError):  # noqa: N818
     """
 
     code = "overloaded"
-
-    def __init__(self, rows_waiting: int, retry_after_s: float = 1.0) -> None:
-        super().__init__(rows_waiting, retry_after_s)
-        self.rows_waiting, self.retry_after_s = rows_waiting, retry_after_s
+    rows_waiting: int
+    retry_after_s: float = 1.0
 
     def __str__(self) -> str:
         full = f"the queue is full, {self.rows_waiting} rows are waiting" if self.rows_waiting else _HOLDS_ENOUGH
         return f"{full}; try again in {_whole(self.retry_after_s)} s"
 
 
-class DeadlinePassed(RowcastError):  # noqa: N818
+class DeadlinePassed(RowcastError):
     """The answer was not there in time.
 
     Attributes:
@@ -165,16 +150,13 @@ class DeadlinePassed(RowcastError):  # noqa: N818
     """
 
     code = "deadline_passed"
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
+    seconds: float
 
     def __str__(self) -> str:
         return f"no answer within {self.seconds:g} s, the deadline of this request"
 
 
-class ModelFailed(RowcastError):  # noqa: N818
+class ModelFailed(RowcastError):
     """The model did not give an answer that can be sent.
 
     Attributes:
@@ -184,16 +166,15 @@ class ModelFailed(RowcastError):  # noqa: N818
     """
 
     code = "model_failed"
-
-    def __init__(self, place: str, reason: str = "it could not compute an answer", row: int | None = None) -> None:
-        super().__init__(place, reason, row)
-        self.place, self.reason, self.row = place, reason, row
+    place: str
+    reason: str = "it could not compute an answer"
+    row: int | None = None
 
     def __str__(self) -> str:
         return f"{self.place}: " + ("" if self.row is None else f"row {self.row}: ") + self.reason
 
 
-class NotComputable(RowcastError):  # noqa: N818
+class NotComputable(RowcastError):
     """A row has a value so far from those of the training rows that the network computes no finite number of it.
 
     Attributes:
@@ -205,10 +186,11 @@ class NotComputable(RowcastError):  # noqa: N818
     """
 
     code = "not_computable"
-
-    def __init__(self, place: str, row: int, feature: str, got: str, usual: str) -> None:
-        super().__init__(place, row, feature, got, usual)
-        self.place, self.row, self.feature, self.got, self.usual = place, row, feature, got, usual
+    place: str
+    row: int
+    feature: str
+    got: str
+    usual: str
 
     def __str__(self) -> str:
         return (
@@ -217,7 +199,7 @@ class NotComputable(RowcastError):  # noqa: N818
         )
 
 
-class TooManyConnections(RowcastError):  # noqa: N818
+class TooManyConnections(RowcastError):
     """The process that accepted the connection has as many as it may have.
 
     Attributes:
@@ -226,16 +208,13 @@ class TooManyConnections(RowcastError):  # noqa: N818
 
     code = "too_many_connections"
     retry_after_s: ClassVar[float] = 1.0
-
-    def __init__(self, most: int) -> None:
-        super().__init__(most)
-        self.most = most
+    most: int
 
     def __str__(self) -> str:
         return f"{self.most} connections are open, which is the most; use fewer and keep them, or try again"
 
 
-class BadHttp(RowcastError):  # noqa: N818
+class BadHttp(RowcastError):
     """What came is no HTTP, or is used in a way that is not taken.
 
     Attributes:
@@ -243,16 +222,10 @@ class BadHttp(RowcastError):  # noqa: N818
     """
 
     code = "bad_http"
-
-    def __init__(self, reason: str = "what came is not a request of HTTP/1.1") -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
+    reason: str = "what came is not a request of HTTP/1.1"
 
 
-class HeadTooLarge(RowcastError):  # noqa: N818
+class HeadTooLarge(RowcastError):
     """The request's line and headers, or what follows a chunked body, are too many.
 
     Attributes:
@@ -261,16 +234,14 @@ class HeadTooLarge(RowcastError):  # noqa: N818
     """
 
     code = "head_too_large"
-
-    def __init__(self, most: int, unit: Literal["bytes", "headers"]) -> None:
-        super().__init__(most, unit)
-        self.most, self.unit = most, unit
+    most: int
+    unit: Literal["bytes", "headers"]
 
     def __str__(self) -> str:
         return f"the line and headers of a request may have at most {self.most} {self.unit}"
 
 
-class BadBody(RowcastError):  # noqa: N818
+class BadBody(RowcastError):
     """The body is not a request.
 
     Attributes:
@@ -279,16 +250,14 @@ class BadBody(RowcastError):  # noqa: N818
     """
 
     code = "bad_body"
-
-    def __init__(self, expected: str, got: str = "") -> None:
-        super().__init__(expected, got)
-        self.expected, self.got = expected, got
+    expected: str
+    got: str = ""
 
     def __str__(self) -> str:
         return self.expected + (f", got {self.got}" if self.got else "")
 
 
-class NotOffered(RowcastError):  # noqa: N818
+class NotOffered(RowcastError):
     """A version was published without what the request asks for beside the prediction.
 
     Attributes:
@@ -298,16 +267,15 @@ class NotOffered(RowcastError):  # noqa: N818
     """
 
     code = "not_offered"
-
-    def __init__(self, place: str, what: str, reason: str) -> None:
-        super().__init__(place, what, reason)
-        self.place, self.what, self.reason = place, what, reason
+    place: str
+    what: str
+    reason: str
 
     def __str__(self) -> str:
         return f"{self.place} has no {self.what}: {self.reason}"
 
 
-class TooLarge(RowcastError):  # noqa: N818
+class TooLarge(RowcastError):
     """The request is larger than this server takes.
 
     Attributes:
@@ -317,19 +285,16 @@ class TooLarge(RowcastError):  # noqa: N818
     """
 
     code = "too_large"
-
-    def __init__(
-        self, limit: int, size: int | None, unit: Literal["bytes", "rows", "values", "lists and objects"]
-    ) -> None:
-        super().__init__(limit, size, unit)
-        self.limit, self.size, self.unit = limit, size, unit
+    limit: int
+    size: int | None
+    unit: Literal["bytes", "rows", "values", "lists and objects"]
 
     def __str__(self) -> str:
         got = "more" if self.size is None else str(self.size)
         return f"a request may have at most {self.limit} {self.unit}, got {got}; send several smaller ones"
 
 
-class Unauthorized(RowcastError):  # noqa: N818
+class Unauthorized(RowcastError):
     """The request carries no key, or another one."""
 
     code = "unauthorized"
@@ -338,7 +303,7 @@ class Unauthorized(RowcastError):  # noqa: N818
         return "send a key of this server as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'"
 
 
-class KeyExpired(RowcastError):  # noqa: N818
+class KeyExpired(RowcastError):
     """The key was a client's, and is no more.
 
     Attributes:
@@ -346,16 +311,13 @@ class KeyExpired(RowcastError):  # noqa: N818
     """
 
     code = "key_expired"
-
-    def __init__(self, since: str) -> None:
-        super().__init__(since)
-        self.since = since
+    since: str
 
     def __str__(self) -> str:
         return f"this key expired at {self.since}; ask for another one"
 
 
-class Forbidden(RowcastError):  # noqa: N818
+class Forbidden(RowcastError):
     """The key is a client's, and not for this.
 
     Attributes:
@@ -364,16 +326,14 @@ class Forbidden(RowcastError):  # noqa: N818
     """
 
     code = "forbidden"
-
-    def __init__(self, what: Literal["scope", "model"], name: str) -> None:
-        super().__init__(what, name)
-        self.what, self.name = what, name
+    what: Literal["scope", "model"]
+    name: str
 
     def __str__(self) -> str:
         return f"this key does not have the {self.what} {shown(self.name)}"
 
 
-class RateLimited(RowcastError):  # noqa: N818
+class RateLimited(RowcastError):
     """The client asks faster than it may.
 
     Attributes:
@@ -382,16 +342,14 @@ class RateLimited(RowcastError):  # noqa: N818
     """
 
     code = "rate_limited"
-
-    def __init__(self, retry_after_s: float, policy: str) -> None:
-        super().__init__(retry_after_s, policy)
-        self.retry_after_s, self.policy = retry_after_s, policy
+    retry_after_s: float
+    policy: str
 
     def __str__(self) -> str:
         return f"too many requests from this client; try again in {_whole(self.retry_after_s)} s"
 
 
-class UnsupportedEncoding(RowcastError):  # noqa: N818
+class UnsupportedEncoding(RowcastError):
     """The body is compressed in a way that is not known here.
 
     Attributes:
@@ -399,16 +357,13 @@ class UnsupportedEncoding(RowcastError):  # noqa: N818
     """
 
     code = "unsupported_encoding"
-
-    def __init__(self, encoding: str) -> None:
-        super().__init__(encoding)
-        self.encoding = encoding
+    encoding: str
 
     def __str__(self) -> str:
         return f"Content-Encoding {shown(self.encoding)} is not taken; use gzip or deflate, or send the body as it is"
 
 
-class ControlOff(RowcastError):  # noqa: N818
+class ControlOff(RowcastError):
     """Models are not loaded, unloaded or labelled by request: the repository alone says what is live."""
 
     code = "control_off"
@@ -419,7 +374,7 @@ class ControlOff(RowcastError):  # noqa: N818
         )
 
 
-class NotFound(RowcastError):  # noqa: N818
+class NotFound(RowcastError):
     """Nothing is at this path.
 
     Attributes:
@@ -427,16 +382,13 @@ class NotFound(RowcastError):  # noqa: N818
     """
 
     code = "not_found"
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
+    path: str
 
     def __str__(self) -> str:
         return f"nothing is at {shown(self.path)}; GET / lists what there is"
 
 
-class MethodNotAllowed(RowcastError):  # noqa: N818
+class MethodNotAllowed(RowcastError):
     """The path exists, for other methods.
 
     Attributes:
@@ -445,18 +397,15 @@ class MethodNotAllowed(RowcastError):  # noqa: N818
     """
 
     code = "method_not_allowed"
-
-    def __init__(self, method: str, allowed: Sequence[str] = ()) -> None:
-        allowed = tuple(allowed)
-        super().__init__(method, allowed)
-        self.method, self.allowed = method, allowed
+    method: str
+    allowed: Sequence[str] = ()
 
     def __str__(self) -> str:
         hint = f"; use {' or '.join(self.allowed)}" if self.allowed else ""
         return f"{shown(self.method)} is not answered here{hint}"
 
 
-class ClientGone(RowcastError):  # noqa: N818
+class ClientGone(RowcastError):
     """The client closed the connection before it had its answer."""
 
     code = "client_gone"
@@ -465,7 +414,7 @@ class ClientGone(RowcastError):  # noqa: N818
         return "the client closed the connection before it had its answer"
 
 
-class TooSlow(RowcastError):  # noqa: N818
+class TooSlow(RowcastError):
     """The headers or the body were not whole in time.
 
     Attributes:
@@ -473,16 +422,13 @@ class TooSlow(RowcastError):  # noqa: N818
     """
 
     code = "too_slow"
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
+    seconds: float
 
     def __str__(self) -> str:
         return f"the request was not whole within {self.seconds:g} s, the time that a client has to send it"
 
 
-class Refused(RowcastError):  # noqa: N818
+class Refused(RowcastError):
     """The framework refused the request with a status that no other class here stands for.
 
     Attributes:
@@ -490,10 +436,7 @@ class Refused(RowcastError):  # noqa: N818
     """
 
     code = "refused"
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
+    status: int
 
     def __str__(self) -> str:
         try:
@@ -502,7 +445,7 @@ class Refused(RowcastError):  # noqa: N818
             return f"refused with status {self.status}"
 
 
-class Internal(RowcastError):  # noqa: N818
+class Internal(RowcastError):
     """Something nobody foresaw. What it was stands in the log beside the request's id, never in the answer."""
 
     code = "internal"

@@ -20,7 +20,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class BadSettings(RowcastError):  # noqa: N818 - it names the thing that is bad, as models.errors does
+class BadSettings(RowcastError):
     """The environment does not say how to serve.
 
     Attributes:
@@ -28,13 +28,7 @@ class BadSettings(RowcastError):  # noqa: N818 - it names the thing that is bad,
     """
 
     code = "bad_settings"
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
+    reason: str
 
 
 class Settings(BaseSettings):

@@ -8,7 +8,7 @@ import torch
 from models.errors import RowcastError
 
 
-class OutOfMemory(RowcastError):  # noqa: N818 - it says what happened
+class OutOfMemory(RowcastError):
     """There is not enough memory.
 
     Attributes:
@@ -16,10 +16,7 @@ class OutOfMemory(RowcastError):  # noqa: N818 - it says what happened
     """
 
     code = "out_of_memory"
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    reason: str
 
     def __str__(self) -> str:
         return (
@@ -28,7 +25,7 @@ class OutOfMemory(RowcastError):  # noqa: N818 - it says what happened
         )
 
 
-class DiskFailed(RowcastError):  # noqa: N818
+class DiskFailed(RowcastError):
     """A file could not be written.
 
     Attributes:
@@ -37,10 +34,8 @@ class DiskFailed(RowcastError):  # noqa: N818
     """
 
     code = "disk_failed"
-
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(place, reason)
-        self.place, self.reason = place, reason
+    place: str
+    reason: str
 
     def __str__(self) -> str:
         return f"{self.place} could not be written: {self.reason}; nothing was published"

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from models.errors import RowcastError, shown
+from models.errors import AtPlace, shown
 from models.manifest import Task, check_name
 
 PLANS = Path(__file__).parent / "plans"
@@ -32,22 +32,10 @@ Loss = Literal["mse", "l1", "cross_entropy", "binary_cross_entropy", "probabilit
 Optimizer = Literal["sgd", "adam", "adamw"]
 
 
-class BadPlan(RowcastError):  # noqa: N818 - it names the thing that is bad, as callers say it
-    """A plan cannot be followed.
-
-    Attributes:
-        place: the file, and the key in it.
-        reason: what is wrong, and the nearest thing that would be right.
-    """
+class BadPlan(AtPlace):
+    """A plan cannot be followed; its place is the file and the key in it."""
 
     code = "bad_plan"
-
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(place, reason)
-        self.place, self.reason = place, reason
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
 
 
 class _Section(BaseModel):

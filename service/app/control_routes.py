@@ -98,7 +98,7 @@ class ControlRoutes:
 
         def remove() -> None:
             if not _repository(front).remove_label(name, label):
-                raise UnknownLabel(name, label, _repository(front).routes(name))
+                raise UnknownLabel(name, label, sorted(_repository(front).routes(name)))
 
         await _written(remove)
         return await self._labels(front, name)

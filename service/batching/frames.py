@@ -68,7 +68,7 @@ class Reply:
     answers: Answers | None = None
 
 
-class BadFrame(Exception):  # noqa: N818 - it names the thing that is bad
+class BadFrame(Exception):
     """The bytes are no frame; the connection is closed."""
 
 

@@ -30,10 +30,11 @@ FEWEST = 1000
 _PERCENTILES = (50, 90, 99, 99.9)
 
 
-class CannotMeasure(RowcastError):  # noqa: N818 - it says what is so
+class CannotMeasure(RowcastError):
     """The figures would not be the server's; the sentence says whose, and what to change."""
 
     code = "cannot_measure"
+    sentence: str
 
 
 @dataclass

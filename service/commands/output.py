@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from models.errors import RowcastError
+from models.errors import AtPlace, RowcastError
 from models.repository import Repository, Version
 from service.settings import Settings
 
@@ -21,23 +21,16 @@ Where = Annotated[
 ]
 
 
-class NotWell(RowcastError):  # noqa: N818 - it says what is so
+class NotWell(RowcastError):
     """The command was carried out, and what it found is not well; the sentence is empty when it was told already."""
 
     code = "not_well"
 
 
-class BadCommand(RowcastError):  # noqa: N818
-    """The command asks for what is not there. `place` is what it names, `reason` what to do."""
+class BadCommand(AtPlace):
+    """The command asks for what is not there; its place is what it names."""
 
     code = "bad_command"
-
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(place, reason)
-        self.place, self.reason = place, reason
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
 
 
 def repository_at(where: Path | None) -> Repository:

@@ -36,7 +36,7 @@ class Exchange(Job, Ledger):
     """One request that the fast lane answers: the coalescer's job, its own ledger, and in uvicorn's eyes a cycle.
 
     Attributes:
-        lane: the connection it came on.
+        connection: the one it came on.
         response_complete, disconnected, message_event, keep_alive: what uvicorn looks at.
         give_up: at the deadline of its body, if that did not come at once.
         question: what it asks; None for one plain row, which is its `line`.
@@ -55,8 +55,8 @@ class Exchange(Job, Ledger):
     oip_id = ""
     stands_for: Job | None = None
 
-    def __init__(self, lane: "FastLane", head: Head, request_id: str, started: float) -> None:
-        self.lane, self.head, self.keep_alive = lane, head, head.keep_alive
+    def __init__(self, connection: "FastLane", head: Head, request_id: str, started: float) -> None:
+        self.connection, self.head, self.keep_alive = connection, head, head.keep_alive
         self.id, self.started, self.path = request_id, started, head.target.text
 
     def ask(self, front: Front, body: bytes) -> None:
@@ -133,14 +133,14 @@ class Exchange(Job, Ledger):
             if self.oip_id:
                 body = oip_row.with_id(batch.version, body, self.oip_id)
         except ModelFailed as error:
-            self.lane.refuse(self, blamed(error, batch.version, own_matrix(self)))
+            self.connection.refuse(self, blamed(error, batch.version, own_matrix(self)))
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets a problem
-            self.lane.refuse(self, error)
+            self.connection.refuse(self, error)
         else:
-            self.lane.answer(self, headers, body)
+            self.connection.answer(self, headers, body)
             if self.question is not None:
-                self.lane.tell_shadows(self, batch.answers_of(start, self.rows))
+                self.connection.tell_shadows(self, batch.answers_of(start, self.rows))
 
     def refused(self, problem: RowcastError) -> None:
         """Write the problem."""
-        self.lane.refuse(self, problem)
+        self.connection.refuse(self, problem)

@@ -4,8 +4,8 @@ Most clients send one row after the other, each behind the very same head. For t
 more than the prediction. So a connection whose last request was such a row puts the next one here, and once all that
 has come is read, the rows become one matrix, one run of the session in this process, and one write each.
 
-Where a worker computes them, each of the rows becomes a job of the coalescer, and those that come back in one batch are
-written at once (service/http/turn_job.py).
+Where a worker computes them, each of the rows becomes a job of the coalescer (`TurnJob`), and those that come back in
+one batch are written at once.
 
 Only what goes right is answered here. Whatever else a request may be or meet, it is given back and read again by the
 fast lane, which has a place for everything; so nothing here tells one error from another.
@@ -15,8 +15,9 @@ import logging
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import orjson
 
@@ -25,12 +26,13 @@ from models.repository import Version
 from models.schema import Matrix
 from service.batching.batches import Batch, Job
 from service.batching.inline import Inline, InlineSession
+from service.http.openings import Opening
 from service.http.request_ids import MOST_OF_A_BLOCK
-from service.http.turn_job import TurnJob
-from service.wire.row_forms import MOST_FEW_ROWS, PlainFewRows, RowForm, form_of
+from service.wire.turn_forms import LastRequest, TurnForm
 
 if TYPE_CHECKING:
     from service.front import Front
+    from service.http.exchange import Exchange
     from service.http.fast_lane import FastLane
 
 _log = logging.getLogger(__name__)
@@ -65,11 +67,12 @@ class _Nobody:
 NOBODY = _Nobody()
 
 
+@dataclass(slots=True, eq=False)
 class Pending:
     """A connection's request that this turn answers, in uvicorn's eyes a cycle; one object for all that it sends.
 
     Attributes:
-        lane: the connection.
+        connection: whose request it is.
         write: writes to it.
         batch: of the next request, or of that which waits; None where the next one may not be answered so.
         head, body: of the request that waits; no head where none does.
@@ -79,15 +82,17 @@ class Pending:
         disconnected, message_event, keep_alive, response_complete: what uvicorn looks at.
     """
 
-    __slots__ = ("answered", "batch", "body", "disconnected", "head", "job", "keep_alive", "lane", "started", "write")
-    message_event = NOBODY
-    write: Callable[[bytes], None]
-
-    def __init__(self, lane: "FastLane") -> None:
-        self.lane, self.head, self.body, self.started, self.answered = lane, b"", b"", 0.0, 0.0
-        self.batch: TurnBatch | None = None
-        self.job: TurnJob | None = None
-        self.disconnected, self.keep_alive = False, True
+    connection: "FastLane"
+    write: Callable[[bytes], None] = field(init=False)
+    batch: "TurnBatch | None" = None
+    head: bytes = b""
+    body: bytes = b""
+    job: "TurnJob | None" = None
+    started: float = 0.0
+    answered: float = 0.0
+    disconnected: bool = False
+    keep_alive: bool = True
+    message_event: ClassVar = NOBODY
 
     @property
     def response_complete(self) -> bool:
@@ -97,7 +102,7 @@ class Pending:
     def take(self, head: bytes, data: bytes) -> bool:
         """Have a request answered before the event loop looks at its sockets again; False where that may not be."""
         batch = self.batch
-        if batch is None or not (batch.waiting or batch.begin(self.lane.loop)):
+        if batch is None or not (batch.waiting or batch.begin(self.connection.loop)):
             return False
         self.head, self.body, self.started = head, data[len(head) :], batch.started
         batch.waiting.append(self)
@@ -118,41 +123,29 @@ class TurnBatches:
         self._batches: dict[tuple[str, Any], TurnBatch] = {}
         self._made_at = 0
 
-    def is_all(self) -> bool:
-        """Whether nothing is to be done beside answering."""
-        return not (self._front.observers or self._front.catalog.has_shadows)
+    def is_watched(self) -> bool:
+        """Whether somebody is to see each request: a log, a trace, a shadow."""
+        return bool(self._front.observers) or self._front.catalog.has_shadows
 
     def session(self, version: Version) -> InlineSession | None:
         """What computes requests in their turn; None where a worker does."""
         return self._inline.session(version)
 
-    def of(
-        self, version: Version, body: bytes, rows: int, *, is_oip: bool, oip_length: str | None, begin: int | None
-    ) -> "TurnBatch | None":
-        """That of requests to a live version which are like this one; None where there is none.
-
-        `begin` is where its numbers begin, if it is many rows in JSON of the Open Inference Protocol.
-        """
+    def of(self, last: LastRequest) -> "TurnBatch | None":
+        """That of requests to a live version which are like the last one; None where there is none."""
         if self._made_at != self._front.catalog.changes:  # versions may be gone
             self._batches, self._made_at = {}, self._front.catalog.changes
-        if not self.is_all():
+        if self.is_watched():
             return None
-        end = begin if oip_length is None else int(oip_length)
-        key: tuple[str, Any] = version.key, is_oip if end is None else body[:end]
-        if rows > 1 and not is_oip:
-            key = version.key, (rows, PlainFewRows.around(body) if rows <= MOST_FEW_ROWS else None)
+        key = last.key()
         batch = self._batches.get(key)
         if batch is None or not batch.is_admitted():
-            form: RowForm | None
-            if batch is None:
-                form = form_of(version, body, rows, is_oip=is_oip, oip_length=oip_length, begin=begin)
-            else:
-                form = batch.form
+            form = last.form() if batch is None else batch.form
             if form is None:
                 return None
             if len(self._batches) >= _MOST_BATCHES:
                 del self._batches[next(iter(self._batches))]
-            batch = self._batches[key] = TurnBatch(self._front, self, version, form)
+            batch = self._batches[key] = TurnBatch(self._front, self, last.version, form)
         return batch
 
 
@@ -165,79 +158,98 @@ class TurnBatch:
         started: when that began, by `time.perf_counter`: all that a turn brings has been there since.
     """
 
-    __slots__ = (
-        *("_admitted_at", "_batches", "_front", "_left", "_opening", "_opening_has", "_version"),
-        *("form", "started", "waiting"),
-    )
+    __slots__ = ("_admitted_at", "_batches", "_front", "_late", "_opening", "_version", "form", "started", "waiting")
 
-    def __init__(self, front: "Front", batches: TurnBatches, version: Version, form: RowForm) -> None:
+    def __init__(self, front: "Front", batches: TurnBatches, version: Version, form: TurnForm) -> None:
         """Hold no request yet."""
         self._front, self._batches, self._version, self.form = front, batches, version, form
-        self._admitted_at = front.gate.looks + front.catalog.changes
+        self._admitted_at = front.changes
         self.waiting: list[Pending] = []
         self.started = 0.0
-        self._left: list[Pending] = []  # by the turn before this one
-        self._opening, self._opening_has = b"", [(b"", b"")]
+        self._late: list[Pending] = []  # for whom the turn before this one had no room
+        self._opening = Opening(form.headers + b"x-request-id: ")
 
     def is_admitted(self) -> bool:
         """Whether those who were admitted still are."""
-        return self._admitted_at == self._front.gate.looks + self._front.catalog.changes
+        return self._admitted_at == self._front.changes
 
     def begin(self, loop: AbstractEventLoop) -> bool:
         """Wait for requests of this turn, which will all be answered in the next; False where they may not be."""
         if not self.is_admitted():
             return False
         self.started = time.perf_counter()
-        if not self._left:
+        if not self._late:
             loop.call_soon(self.answer)
         return True
 
     def remove(self, pending: Pending) -> None:
         """Leave it to somebody else."""
-        (self._left if pending in self._left else self.waiting).remove(pending)
+        (self._late if pending in self._late else self.waiting).remove(pending)
 
     def answer(self) -> None:
-        """Answer all that are here."""
-        waiting = [*self._left, *self.waiting]
-        self._left, self.waiting = [], []
-        if not waiting:
-            return
-        if not self._batches.is_all():
-            left: Sequence[Pending] = waiting
-        else:
+        """Answer all that are here, or have a worker compute them; the fast lane reads the others again."""
+        waiting = [*self._late, *self.waiting]
+        self._late, self.waiting = [], []
+        others: Sequence[Pending] = waiting
+        if waiting and not self._batches.is_watched():
             session = self._batches.session(self._version)
             if session is None or session.most_rows < self.form.rows:
-                left = self._send(waiting)
+                others = self._send(waiting)
             else:
-                left = self._answer(session, waiting)
-        for pending in left:
-            pending.lane.read_again(pending)
+                others = self._answer(session, waiting)
+        for pending in others:
+            pending.connection.read_again(pending)
+
+    def _answer(self, session: InlineSession, waiting: list[Pending]) -> Sequence[Pending]:
+        """Compute requests here and answer them; return those that are not answered."""
+        front, form, settings = self._front, self.form, self._front.settings
+        most = min(min(session.together_rows, settings.max_batch_rows) // form.rows, MOST_OF_A_BLOCK)
+        first, began = waiting[0], time.perf_counter()
+        if not most or began - first.started > min(settings.deadline_s / 2, settings.max_wait_s):
+            return waiting  # somebody must be refused, or a worker asked
+        if len(waiting) > most:
+            self._late, waiting = waiting[most:], waiting[:most]
+            first.connection.loop.call_soon(self.answer)  # after the event loop has looked at its sockets once more
+        try:
+            taken, oip_ids, matrix, others = self._read(waiting)
+            if matrix is None:
+                return others
+            encoded = time.perf_counter()
+            answers = session.run(matrix)
+            computed = time.perf_counter()
+            if any(len(values) != len(matrix) for values in answers.values()):
+                return waiting
+            texts = form.write(answers)
+        except Exception:  # noqa: BLE001 - the coalescer finds out what it is, and whose
+            return waiting
+        self._write(taken, oip_ids, texts)
+        front.spinning.answered(first.started, first.connection)
+        front.drift.sample(self._version, matrix, answers)
+        self._count(taken, began, encoded, computed)
+        return others
 
     def _send(self, waiting: list[Pending]) -> Sequence[Pending]:
-        """Have a worker compute requests; return those that could not be read."""
+        """Have a worker compute requests, see `answered`; return those that could not be read."""
         front, began = self._front, time.perf_counter()
-        taken: Sequence[Pending] = waiting
-        left: Sequence[Pending] = ()
-        oip_ids: Sequence[str] = [""] * len(waiting)
         try:
-            matrix = self.form.together([pending.body for pending in waiting])
-            if matrix is None:
-                taken, oip_ids, matrix, left = self._one_by_one(waiting)
-                if matrix is None:
-                    return left
+            taken, oip_ids, matrix, others = self._read(waiting)
         except Exception:  # noqa: BLE001 - whoever reads it again finds out what it is, and whose
             return waiting
+        if matrix is None:
+            return others
         now, rows, deadline_s = time.perf_counter(), self.form.rows, front.settings.deadline_s
         encode_s = (now - began) / len(taken)
-        for place, (pending, oip_id) in enumerate(zip(taken, oip_ids, strict=True)):
+        for place, pending in enumerate(taken):
             job = pending.job = TurnJob(self, pending, matrix[place * rows : (place + 1) * rows], self._version)
-            job.oip_id, job.encode_s, job.arrived = oip_id, encode_s, now
+            job.encode_s, job.arrived = encode_s, now
             job.within_s, job.deadline = deadline_s, pending.started + deadline_s
+            if oip_ids:
+                job.oip_id = oip_ids[place]
             try:
                 front.coalescer.submit(job)
             except RowcastError as error:
                 job.refused(error)
-        return left
+        return others
 
     def answered(self, batch: Batch, told: Sequence[tuple[Job, int]]) -> None:
         """Answer requests that a worker has computed."""
@@ -252,10 +264,7 @@ class TurnBatch:
             for job, start in told:
                 job.answered(batch, start)
             return
-        texts = [
-            self.form.with_id(text, job.oip_id) if job.oip_id else text for text, job in zip(texts, jobs, strict=True)
-        ]
-        self._write([job.pending for job in jobs], texts)
+        self._write([job.pending for job in jobs], [job.oip_id for job in jobs], texts)
         now = time.perf_counter()
         for job in jobs:
             job.pending.job = None
@@ -263,62 +272,34 @@ class TurnBatch:
         encode_s, write_s = sum(job.encode_s for job in jobs), len(jobs) * (now - batch.computed)
         self._front.metrics.answered_together(self._version, len(jobs) * self.form.rows, seconds, encode_s, write_s)
 
-    def _answer(self, session: InlineSession, waiting: list[Pending]) -> Sequence[Pending]:
-        """Answer requests; return those that are not answered."""
-        front, form, settings = self._front, self.form, self._front.settings
-        most_rows = session.together_rows if form.rows <= session.most_rows else 0
-        most = min(min(most_rows, settings.max_batch_rows) // form.rows, MOST_OF_A_BLOCK)
-        first, began = waiting[0], time.perf_counter()
-        if not most or began - first.started > min(settings.deadline_s / 2, settings.max_wait_s):
-            return waiting  # somebody must be refused, or a worker asked
-        if len(waiting) > most:
-            self._left, waiting = waiting[most:], waiting[:most]
-            first.lane.loop.call_soon(self.answer)  # after the event loop has looked at its sockets once more
-        taken: Sequence[Pending] = waiting
-        left: Sequence[Pending] = ()
-        oip_ids: Sequence[str] = ()
-        try:
-            matrix = form.together([pending.body for pending in waiting])
-            if matrix is None:
-                taken, oip_ids, matrix, left = self._one_by_one(waiting)
-                if matrix is None:
-                    return left
-            encoded = time.perf_counter()
-            answers = session.run(matrix)
-            computed = time.perf_counter()
-            if any(len(values) != len(matrix) for values in answers.values()):
-                return waiting
-            texts = form.write(answers)
-        except Exception:  # noqa: BLE001 - the coalescer finds out what it is, and whose
-            return waiting
-        if any(oip_ids):
-            texts = [form.with_id(text, one) if one else text for text, one in zip(texts, oip_ids, strict=True)]
-        self._write(taken, texts)
-        front.spinning.answered(first.started, first.lane)
-        front.drift.sample(self._version, matrix, answers)
-        self._count(taken, began, encoded, computed)
-        return left
-
-    def _one_by_one(self, waiting: Sequence[Pending]) -> tuple[list[Pending], list[str], Matrix | None, list[Pending]]:
-        """Those that could be read, their ids, their matrix, and those that could not."""
-        taken, oip_ids, lines, left = [], [], [], []
+    def _read(
+        self, waiting: Sequence[Pending]
+    ) -> tuple[Sequence[Pending], Sequence[str], Matrix | None, Sequence[Pending]]:
+        """The requests that could be read, their ids, none if none has one, their matrix, and those that could not."""
+        matrix = self.form.together([pending.body for pending in waiting])
+        if matrix is not None:
+            return waiting, (), matrix, ()
+        taken, oip_ids, lines, others = [], [], [], []
         for pending in waiting:
             try:
                 found = self.form.read(pending.body)
             except orjson.JSONDecodeError:
                 found = None
             if found is None:
-                left.append(pending)
+                others.append(pending)
             else:
                 taken.append(pending)
                 lines.append(found[0])
                 oip_ids.append(found[1])
-        return taken, oip_ids, self.form.matrix(lines) if lines else None, left
+        return taken, oip_ids, self.form.matrix(lines) if lines else None, others
 
-    def _write(self, taken: Sequence[Pending], texts: Sequence[bytes]) -> None:
-        lane = taken[0].lane
-        opening = self._opening_of(lane) + self._front.ids.block().encode()
-        now = lane.loop.time()
+    def _write(self, taken: Sequence[Pending], oip_ids: Sequence[str], texts: Sequence[bytes]) -> None:
+        if any(oip_ids):
+            with_id = self.form.with_id
+            texts = [with_id(text, one) if one else text for text, one in zip(texts, oip_ids, strict=True)]
+        connection = taken[0].connection
+        opening = self._opening.text(connection.server_state.default_headers) + self._front.ids.block().encode()
+        now = connection.loop.time()
         for pending, end, text in zip(taken, _ENDS, texts, strict=False):
             try:
                 pending.write(b"".join((opening, end, _LENGTHS[len(text)], text)))
@@ -326,14 +307,7 @@ class TurnBatch:
                 _log.exception("an answer could not be written")
             pending.head = b""
             pending.answered = now
-        lane.server_state.total_requests += len(taken)
-
-    def _opening_of(self, lane: "FastLane") -> bytes:
-        headers = lane.server_state.default_headers
-        if headers is not self._opening_has:  # uvicorn makes them anew every second
-            self._opening_has = headers
-            self._opening = lane.opening(self.form.headers + b"x-request-id: ")
-        return self._opening
+        connection.server_state.total_requests += len(taken)
 
     def _count(self, taken: Sequence[Pending], began: float, encoded: float, computed: float) -> None:
         """Count what was answered: a request waited while others were read, and until all of them were written."""
@@ -348,3 +322,37 @@ class TurnBatch:
         outside_s = now - encoded + encode_s / requests
         waited_s = [(one - outside_s, times) for one, times in seconds]
         metrics.batch_together(self._version, rows, computed - encoded, waited_s)
+
+
+class TurnJob(Job):
+    """A request that was read with the others of its turn, and is computed by a worker.
+
+    What answers it with others is `together`, a `TurnBatch`. Whatever else becomes of it is an exchange's part, which
+    then stands in for it.
+
+    Attributes:
+        pending: where it waits.
+        started: when its turn began, by `time.perf_counter`.
+        encode_s: its part of the time that it took to read its turn.
+        oip_id: the id that comes back with its answer; empty where there is none.
+    """
+
+    stand_in: "Exchange | None" = None
+    oip_id = ""
+    encode_s = 0.0
+
+    def __init__(self, together: TurnBatch, pending: Pending, matrix: Matrix, version: Version) -> None:
+        """A request whose rows are the matrix [N, F]."""
+        self.together, self.pending, self.started = together, pending, pending.started
+        self.matrix, self.rows, self.version = matrix, len(matrix), version
+
+    def answered(self, batch: Batch, start: int) -> None:
+        """Have its own part of the batch's answers written."""
+        self._exchange().answered(batch, start)
+
+    def refused(self, problem: RowcastError) -> None:
+        """Have the problem written."""
+        self._exchange().refused(problem)
+
+    def _exchange(self) -> "Exchange":
+        return self.stand_in or self.pending.connection.take_out(self)

@@ -28,7 +28,7 @@ class Spinning:
         self._answered = 0.0
         self._is_on = False
 
-    def answered(self, came: float, lane: "Connection") -> None:
+    def answered(self, came: float, connection: "Connection") -> None:
         """Requests were answered in one turn, of which the first came then, by `time.perf_counter`."""
         if not self._longest_s:
             return
@@ -36,12 +36,12 @@ class Spinning:
         self._answered = time.perf_counter()
         if self._is_on or self._short_gaps < _SHORT_GAPS:
             return
-        if len(lane.server_state.connections) <= _MOST_CONNECTIONS:
+        if len(connection.server_state.connections) <= _MOST_CONNECTIONS:
             self._is_on = True
-            lane.loop.call_soon(self._spin, lane)
+            connection.loop.call_soon(self._spin, connection)
 
-    def _spin(self, lane: "Connection") -> None:
+    def _spin(self, connection: "Connection") -> None:
         if time.perf_counter() - self._answered < self._longest_s:
-            lane.loop.call_soon(self._spin, lane)  # the event loop looks at its sockets in between
+            connection.loop.call_soon(self._spin, connection)  # the event loop looks at its sockets in between
         else:
             self._is_on, self._short_gaps = False, 0

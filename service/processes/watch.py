@@ -24,6 +24,7 @@ _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 15.0
 _LOOK_S = 1.0  # how often processes are looked at that may hang
 _LOOK_AGAIN_S = 0.05  # and where one is stopped, which it may be for a moment
+_OVERSLEPT_S = 2.0  # who sleeps for so much longer than he meant to was stopped himself
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Child:
         busy: the file in which it says since when it does what, see service/processes/busy.py; None for one that does
             not.
         stopped: since when it has been seen to be stopped, by the monotonic clock; None while it runs.
+        counts_from: what it did before, by the monotonic clock, is not held against it.
     """
 
     name: str
@@ -51,9 +53,10 @@ class Child:
     due: float | None = None
     busy: Path | None = None
     stopped: float | None = None
+    counts_from: float = -math.inf
 
 
-class CannotServe(Exception):  # noqa: N818 - it says what the matter is
+class CannotServe(Exception):
     """The server cannot start; the sentence is empty when a process has logged it already."""
 
 
@@ -76,7 +79,8 @@ def _hear_nothing() -> None:
 def watch(children: list[Child], heard: socket.socket, end: socket.socket, served: Path, hang_s: float) -> None:
     """Keep the children alive until `end` is readable; `heard` is readable when something has happened to one.
 
-    A child that computes one thing for longer than `hang_s`, or is stopped for a fiftieth of it, is killed.
+    A child that computes one thing for longer than `hang_s`, or is stopped for a fiftieth of it, is killed. Time in
+    which this process was stopped itself does not count: a paused container, or machine, stops all of them.
 
     Raises:
         CannotServe: a child died before anything was served, which is when `served` exists.
@@ -160,7 +164,12 @@ def _sleep_until_something_happens(
     due = min((child.due for child in children if child.due is not None), default=math.inf)
     is_stopped = any(child.stopped is not None for child in children)
     patience = min(longest_s, _LOOK_AGAIN_S if is_stopped else _LOOK_S, max(0.0, due - time.monotonic()))
-    return connection.wait([*others, *alive], patience)
+    began = time.monotonic()
+    happened = connection.wait([*others, *alive], patience)
+    if (now := time.monotonic()) - began > patience + _OVERSLEPT_S:
+        for child in children:
+            child.stopped, child.counts_from = None, now
+    return happened
 
 
 def _why_it_hangs(child: Child, hang_s: float) -> str | None:
@@ -171,7 +180,7 @@ def _why_it_hangs(child: Child, hang_s: float) -> str | None:
         child.stopped = time.monotonic()
     elif time.monotonic() - child.stopped > hang_s / 50:  # a stopped process is one for sure, a slow one may be slow
         return "is stopped"
-    seconds = longest_s(child.busy) if child.busy is not None else 0.0
+    seconds = min(longest_s(child.busy), time.monotonic() - child.counts_from) if child.busy is not None else 0.0
     return f"has been at one thing for {seconds:.1f} s" if seconds > hang_s else None
 
 

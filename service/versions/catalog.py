@@ -95,7 +95,7 @@ class Catalog:
             raise self._nothing_live_of(name)
         if number is not None:
             if number not in model.live:
-                raise UnknownVersion(name, number, model.live)
+                raise UnknownVersion(name, number, sorted(model.live))
             return model.live[number]
         if label is None:
             answering = model.drawn(name, key) if model.shares and key is not None else model.default

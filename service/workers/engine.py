@@ -22,7 +22,7 @@ _UNUSED_S = 60.0  # how long a version that is live no longer is kept for reques
 log = logging.getLogger(__name__)
 
 
-class NothingToServe(RowcastError):  # noqa: N818 - a class here is named after what its sentence says
+class NothingToServe(RowcastError):
     """There are versions, and not one of them can be served.
 
     Attributes:
@@ -31,10 +31,8 @@ class NothingToServe(RowcastError):  # noqa: N818 - a class here is named after 
     """
 
     code = "nothing_to_serve"
-
-    def __init__(self, root: str, refused: tuple[str, ...]) -> None:
-        super().__init__(root, refused)
-        self.root, self.refused = root, refused
+    root: str
+    refused: tuple[str, ...]
 
     def __str__(self) -> str:
         more = f" (and {len(self.refused) - 1} more)" if len(self.refused) > 1 else ""

@@ -161,7 +161,7 @@ class Statuses(Mapping[str, str]):
         return len(self._places)
 
 
-class BadDevice(Exception):  # noqa: N818 - it names the thing that is bad
+class BadDevice(Exception):
     """The device or the backend that was asked for is not there."""
 
 

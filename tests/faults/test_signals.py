@@ -92,3 +92,22 @@ def test_an_api_process_that_is_stopped_for_seconds_breaks_its_connections_alone
     assert (load.books.wrong, load.books.refused) == ([], {})
     assert load.books.broken.total() <= 20  # each connection once
     assert load.books.p(0.99) < 1
+
+
+def test_a_server_that_is_paused_whole_goes_on_with_the_same_processes(start):
+    """As by `docker pause`, or with the machine that it runs on; before, whoever was busy then was taken to hang."""
+    server = start(api_processes=2, workers=2, inline_s=0, hang_s=4)
+    before = {one.pid for one in server.family()}
+    with Load(server) as load:
+        time.sleep(0.5)
+        for pid in (server.pid, server.main, *server.workers, *server.apis):
+            os.kill(pid, signal.SIGSTOP)
+        stopped = [one.pid for one in server.family() if one.state == "T"]
+        time.sleep(8)
+        for pid in reversed(stopped):
+            os.kill(pid, signal.SIGCONT)
+        until(server.answers, START_S)
+        time.sleep(1.5)
+    print(f"\n{load.books}")
+    assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+    assert {one.pid for one in server.family()} == before, server.said()

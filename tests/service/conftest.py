@@ -16,14 +16,13 @@ from service.access.limits import Limits
 from service.app.routes import add_routes
 from service.batching.batches import Batch
 from service.batching.inline import Inline
+from service.front import Front
 from service.http.connections import Connections
-from service.http.request_ids import RequestIds
 from service.http.same_turn import TurnBatches
 from service.http.spinning import Spinning
 from service.observing import metrics
 from service.observing.count_files import value_class
 from service.observing.drift import Drift
-from service.observing.tracing import read_trace
 from service.observing.vitals import Vitals
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
 from service.settings import Settings
@@ -63,14 +62,14 @@ class Shelf:
     def find(self, name, number=None, label=None, key=None):  # noqa: ARG002 - no shares here
         name = "line" if name is None else name
         if name not in self.versions:
-            raise UnknownModel(name, self.versions)
+            raise UnknownModel(name, sorted(self.versions))
         if label is not None:
             if label not in self.labels(name):
-                raise UnknownLabel(name, label, self.labels(name))
+                raise UnknownLabel(name, label, sorted(self.labels(name)))
             number = self.labels(name)[label]
         number = max(self.versions[name]) if number is None else number
         if number not in self.versions[name]:
-            raise UnknownVersion(name, number, self.versions[name])
+            raise UnknownVersion(name, number, sorted(self.versions[name]))
         return self.versions[name][number]
 
 
@@ -178,23 +177,22 @@ def front(root, counts, limits):
         default_model=None,
         control=False,
     )
-    front = SimpleNamespace(
-        settings=settings,
-        connections=Connections(settings),
-        ids=RequestIds(),
+    front = Front(
+        settings,
         catalog=Shelf(root),
         coalescer=Answering(),
+        lanes=None,
         metrics=metrics.Metrics(),
+        shadows=None,
+        runtime=None,
         drift=Drift(counts, "api-0", 0),
         vitals=Vitals(1000, []),
         gate=Gate(Settings(), limits),
-        open_trace=read_trace,
-        observers=[],
-        not_ready=lambda: None,
-        cannot_compute=lambda: None,
-        open_requests=0,
+        connections=Connections(settings),
+        inline=Inline(None, 0.0),
     )
-    front.turn_batches = TurnBatches(front, Inline(None, 0.0))
+    front.not_ready = front.cannot_compute = lambda: None
+    front.turn_batches = TurnBatches(front, front.inline)
     front.spinning = Spinning(0.0)
     return front
 

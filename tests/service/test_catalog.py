@@ -109,7 +109,7 @@ def test_what_is_not_there_is_refused_with_what_is(tmp_path, look):
         look().find("lime")
     with pytest.raises(UnknownVersion) as version:
         look().find("line", 7)
-    assert (model.value.known, version.value.known) == (("line",), (1,))
+    assert (model.value.known, version.value.known) == (["line"], [1])
 
 
 def test_a_bad_version_is_refused_in_one_sentence_and_the_others_serve_on(tmp_path, look, workers):

@@ -1,4 +1,5 @@
 import contextlib
+import math
 import multiprocessing
 import os
 import re
@@ -11,7 +12,17 @@ import pytest
 
 from service.processes import process
 from service.processes.busy import Busy, longest_s
-from service.processes.watch import CannotServe, Child, _why_it_hangs, end_all, hear_of_children, watch
+from service.processes.watch import (
+    _LOOK_S,
+    _OVERSLEPT_S,
+    CannotServe,
+    Child,
+    _sleep_until_something_happens,
+    _why_it_hangs,
+    end_all,
+    hear_of_children,
+    watch,
+)
 
 HANG_S = 1.0
 PATIENCE_S = 60.0  # for what comes at once on a machine that does nothing else
@@ -170,6 +181,33 @@ def test_a_child_that_is_stopped_again_and_again_is_not_one_that_stays_so(sleepi
     until(lambda: _why_it_hangs(sleeping, hang_s) or sleeping.stopped)
     sleeping.stopped -= 1100
     assert _why_it_hangs(sleeping, hang_s) == "is stopped"
+
+
+def test_time_in_which_the_watch_was_stopped_as_well_is_held_against_nobody(tmp_path):
+    """A container that is paused and goes on, or a virtual machine: nobody in it has hung."""
+    hang_s = 500.0  # less than all of this seems to take, and more than it does
+    busy = Busy(tmp_path / "busy")
+    with busy.place() as place, place:
+        busy._since[busy._since > 0] -= 2 * hang_s
+        looking = started(_look_until_it_was_stopped, tmp_path / "busy", hang_s)
+        while looking.exitcode is None:
+            time.sleep(0.5)  # it sleeps in between, which is when it has to be stopped
+            os.kill(looking.pid, signal.SIGSTOP)
+            time.sleep(_LOOK_S + _OVERSLEPT_S + 0.5)
+            os.kill(looking.pid, signal.SIGCONT)
+            looking.join(0.5)
+    assert looking.exitcode == 0
+
+
+def _look_until_it_was_stopped(busy, hang_s):
+    child = Child("inference worker 0", started(time.sleep, 60), lambda: None, busy.with_name("up"), busy=busy)
+    child.stopped = -math.inf
+    hung = _why_it_hangs(child, hang_s) is not None
+    while child.counts_from == -math.inf:
+        child.stopped = -math.inf
+        _sleep_until_something_happens([child], [])
+    child.process.kill()
+    os._exit(0 if hung and child.stopped is None and _why_it_hangs(child, hang_s) is None else 1)
 
 
 def test_many_short_batches_are_not_a_long_one(tmp_path):

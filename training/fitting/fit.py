@@ -33,7 +33,7 @@ WORTH_A_GPU_S = 5.0
 """Seconds of one core for a candidate's fits from which a GPU is quicker than a few cores (docs/decisions/0062)."""
 
 
-class Diverged(RowcastError):  # noqa: N818 - it says what the fit did
+class Diverged(RowcastError):
     """A loss is no longer a number.
 
     Attributes:
@@ -42,10 +42,8 @@ class Diverged(RowcastError):  # noqa: N818 - it says what the fit did
     """
 
     code = "fit_diverged"
-
-    def __init__(self, epoch: int, loss: str) -> None:
-        super().__init__(epoch, loss)
-        self.epoch, self.loss = epoch, loss
+    epoch: int
+    loss: str
 
     def __str__(self) -> str:
         return f"the fit diverged: the {self.loss} in epoch {self.epoch}; lower fit.learning_rate or scale the targets"

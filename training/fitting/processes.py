@@ -29,7 +29,7 @@ _Answer = TypeVar("_Answer")
 _PR_SET_PDEATHSIG = 1
 
 
-class LostProcess(RowcastError):  # noqa: N818 - it says what happened
+class LostProcess(RowcastError):
     """A child ended before it had answered.
 
     Attributes:
@@ -37,10 +37,7 @@ class LostProcess(RowcastError):  # noqa: N818 - it says what happened
     """
 
     code = "process_lost"
-
-    def __init__(self, exitcode: int) -> None:
-        super().__init__(exitcode)
-        self.exitcode = exitcode
+    exitcode: int
 
     def __str__(self) -> str:
         how = f"ended with status {self.exitcode}"

@@ -45,7 +45,7 @@ TOLERANCE = 1e-5
 _DATATYPES: dict[str, Datatype | str] = {"tensor(float)": "FP32", "tensor(double)": "FP64", "tensor(int64)": "INT64"}
 
 
-class NoParity(RowcastError):  # noqa: N818 - it says what is lacking
+class NoParity(RowcastError):
     """A file does not answer as the network does.
 
     Attributes:
@@ -54,10 +54,8 @@ class NoParity(RowcastError):  # noqa: N818 - it says what is lacking
     """
 
     code = "no_parity"
-
-    def __init__(self, file: str, reason: str) -> None:
-        super().__init__(file, reason)
-        self.file, self.reason = file, reason
+    file: str
+    reason: str
 
     def __str__(self) -> str:
         return f"{self.file} does not answer as the network does: {self.reason}; nothing was published"

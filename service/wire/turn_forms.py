@@ -1,11 +1,11 @@
-"""The forms in which small requests are read and answered many at once, see service/http/same_turn.py.
+"""The forms in which requests of one turn of the event loop are read and answered at once: service/http/same_turn.py.
 
 What a form does not read, or may not, is no error here: the request is read again by what reads everything.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -29,8 +29,8 @@ _DATA = re.compile(rb'"data"\s*:\s*\[\Z')
 _DATA_LIST = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[')
 
 
-class RowForm:
-    """How rows come and answers go.
+class TurnForm:
+    """How rows come and answers go, of requests that are alike.
 
     Attributes:
         headers: of an answer, those that say what it is.
@@ -73,7 +73,7 @@ class RowForm:
         raise NotImplementedError
 
 
-class _Numbers(RowForm):
+class _Numbers(TurnForm):
     """Rows in JSON. Around their numbers stands the same in request after request, so these are read all at once."""
 
     def __init__(self, version: Version, rows: int = 1, between_rows: bytes = b"") -> None:
@@ -198,7 +198,7 @@ class PlainFewRows(_Numbers):
         return plain.write_few(self._version, answers, self.rows)
 
 
-class PlainManyRows(RowForm):
+class PlainManyRows(TurnForm):
     """The same, of more rows."""
 
     def __init__(self, version: Version, rows: int) -> None:
@@ -242,7 +242,7 @@ class OipRows(_OneRow):
         return oip_row.with_id(self._version, text, request_id)
 
 
-class OipBinaryRows(RowForm):
+class OipBinaryRows(TurnForm):
     """Rows of the Open Inference Protocol as raw bytes, behind a JSON that is always the same."""
 
     def __init__(self, version: Version, asked: oip.Request, rows: int, head: bytes, wanted: Sequence[str]) -> None:
@@ -297,7 +297,7 @@ class OipBinaryRows(RowForm):
         return texts
 
 
-class OipManyRows(RowForm):
+class OipManyRows(TurnForm):
     """Rows of the Open Inference Protocol in JSON: a flat list of numbers, and around it always the same."""
 
     def __init__(self, version: Version, asked: oip.Request, before: bytes, after: bytes) -> None:
@@ -350,14 +350,38 @@ def _zeros(version: Version, rows: int) -> Answers:
     return {"probabilities": probabilities, "label": np.zeros(rows, np.int64)}
 
 
-def form_of(
-    version: Version, body: bytes, rows: int, *, is_oip: bool, oip_length: str | None, begin: int | None
-) -> RowForm | None:
-    """The form of requests like this one, which was read; None where there is none. `begin`: see `OipManyRows`."""
-    if rows > 1 and not is_oip:
-        return (PlainFewRows if rows <= MOST_FEW_ROWS else PlainManyRows).of(version, body, rows)
-    if begin is not None:
-        return OipManyRows.of(version, body, begin)
-    if oip_length is None:
-        return OipRows(version) if is_oip else PlainRows(version)
-    return OipBinaryRows.of(version, body, int(oip_length))
+@dataclass(frozen=True, slots=True)
+class LastRequest:
+    """What is known of a connection's last request, as far as it says in which form the next one may come.
+
+    Attributes:
+        rows: how many it has.
+        is_oip: it is one of the Open Inference Protocol, else a plain one.
+        oip_length: how many bytes of its body are JSON, as its header says, if raw bytes follow.
+        begin: where its numbers begin, if it is many rows in JSON of the Open Inference Protocol, see `OipManyRows`.
+    """
+
+    version: Version
+    body: bytes
+    rows: int
+    is_oip: bool
+    oip_length: str | None
+    begin: int | None
+
+    def key(self) -> tuple[str, Any]:
+        """The same for all that come in one form."""
+        if self.rows > 1 and not self.is_oip:
+            return self.version.key, (self.rows, PlainFewRows.around(self.body) if self.rows <= MOST_FEW_ROWS else None)
+        end = self.begin if self.oip_length is None else int(self.oip_length)
+        return self.version.key, self.is_oip if end is None else self.body[:end]
+
+    def form(self) -> TurnForm | None:
+        """That form; None where there is none."""
+        version, body = self.version, self.body
+        if self.rows > 1 and not self.is_oip:
+            return (PlainFewRows if self.rows <= MOST_FEW_ROWS else PlainManyRows).of(version, body, self.rows)
+        if self.begin is not None:
+            return OipManyRows.of(version, body, self.begin)
+        if self.oip_length is None:
+            return OipRows(version) if self.is_oip else PlainRows(version)
+        return OipBinaryRows.of(version, body, int(self.oip_length))
