@@ -16,10 +16,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 with uncollected():
     # first: it looks through all modules that are there, several times; 0.25 s less than after the others
-    import torch  # noqa: F401
+    import torch
 
     from training.command import main
+    from training.fitting.processes import cores
 
+torch.set_num_threads(min(torch.get_num_threads(), cores()))  # of a machine's cores a container may have a part
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, _interrupted)
     gc.freeze()  # what is imported is not looked through again

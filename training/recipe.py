@@ -33,7 +33,7 @@ from training.fitting.distributed import is_team, team
 from training.fitting.fit import Epoch, Member, choose_device, device_name
 from training.fitting.problem import Problem, pose
 from training.fitting.units import fit_units, linear_unit
-from training.judging.evaluate import Targets, make_baselines, score, score_parts
+from training.judging.evaluate import Targets, doubts, make_baselines, score, score_parts
 from training.judging.findings import Findings, examine
 from training.judging.leaks import find_leaks
 from training.large import fit_large
@@ -188,6 +188,8 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
         answers = problem.published(held_out, net, parts["validation"].matrix, split.validation)
         metrics = score(data.task, parts["validation"].y, answers)
         scores["validation"] = scores["validation"].model_copy(update={"metrics": metrics})
+    for warning in doubts(scores):
+        report(f"look at this: {warning}")
     return Fitted(
         plan=plan,
         data=data,
@@ -204,7 +206,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
         notes=notes,
         device=device_name(problem.x.device),
         seconds=time.perf_counter() - start,
-        warnings=warnings,
+        warnings=(*warnings, *doubts(scores)),
     )
 
 
@@ -226,6 +228,9 @@ def _train_in_pieces(plan: Plan, report: Report, checkpoint: Checkpoint) -> Fitt
     rows: dict[Part, Rows] = {"train": split.train, "validation": split.validation, "test": split.test}
     parts = {part: PartRows(data.frame[kept], matrix[kept], data.y[kept]) for part, kept in rows.items() if len(kept)}
     baselines = make_baselines(large.net, large.linear, parts["train"].y)
+    scores = score_parts(large.net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()})
+    for warning in doubts(scores):
+        report(f"look at this: {warning}")
     return Fitted(
         plan=plan,
         data=data,
@@ -237,12 +242,12 @@ def _train_in_pieces(plan: Plan, report: Report, checkpoint: Checkpoint) -> Fitt
         weights=[1 / len(large.chosen)] * len(large.chosen),
         held_out=answers_of(large.net, parts["validation"].matrix),
         held_out_y=parts["validation"].y,
-        scores=score_parts(large.net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()}),
+        scores=scores,
         calibration=large.calibration,
         notes=sampled.notes,
         device=device_name(choose_device()),
         seconds=time.perf_counter() - start,
-        warnings=warnings,
+        warnings=(*warnings, *doubts(scores)),
     )
 
 

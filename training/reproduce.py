@@ -9,7 +9,6 @@ For the published figure is one draw too: of a table and weights that are not ou
 and have to pass their bar, `bar_of`, measured on rows that neither trained nor chose anything (`yields` has none).
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from models.manifest import Part, Scores
 from training import plan as plans
 from training import recipe
 from training.fitting.fit import Diverged
+from training.fitting.processes import cores
 from training.judging.evaluate import MAIN
 from training.plan import PLANS, Plan, Published
 from training.recipe import Fitted
@@ -180,7 +180,7 @@ def reproduce(names: Sequence[str] = (), pool: Executor | None = None) -> int:
     start = time.perf_counter()
     chosen = [Plan.read(PLANS / f"{name}.toml") for name in names or plans.names()]
     jobs = {job.model_dump_json(): job for plan in chosen for job in _jobs(plan)}  # the same fit is run once
-    with pool or ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as workers:
+    with pool or ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as workers:
         ours = {plan.name: workers.submit(train_ours, plan) for plan in chosen}
         scores = {key: workers.submit(_scores, job) for key, job in jobs.items()}
         results = [

@@ -151,10 +151,13 @@ def _scan(path: Path) -> "pl.LazyFrame":
         case _:
             names, mark = read_header(path)  # what it refuses, polars would fill up or rename
             for number, name in enumerate(names):
-                if name in names[:number]:
+                if name and name in names[:number]:
                     raise BadCommand(str(path), f"has two columns named {shown(name)}; rename one")
+            unnamed = [f"{_ROW}{number}" for number, name in enumerate(names) if not name]  # left out, as in training
+            names = [name or f"{_ROW}{number}" for number, name in enumerate(names)]
             _, _, blank = check_lines(path, mark, len(names))
             table = pl.scan_csv(path, separator=mark, infer_schema=False, row_index_name=_ROW, new_columns=names)
+            table = table.drop(unnamed)
             if len(names) == 1 or not blank:  # of one column a missing value is a blank line
                 return table
             return table.filter(~pl.col(_ROW).is_in([line - 1 for line in blank]))

@@ -44,6 +44,8 @@ def encode(raw: bytes, schema: Schema, most_rows: int, *, header: bool | None = 
             cell is of the wrong kind; it names the row, from 0 below the header.
     """
     lines = _lines(raw, most_rows + 1)
+    if lines and len(lines[0]) == 1 and len(schema.names) > 1 and (mark := re.search(r"[;\t|]", lines[0][0])):
+        raise BadBody("the body must be CSV separated by commas", f"lines separated by {shown(mark[0])}")
     if header is None:
         known = set(schema.names)
         header = bool(lines) and sum(cell.strip() in known for cell in lines[0]) * 2 > len(lines[0])

@@ -18,6 +18,7 @@ from pathlib import Path
 from service.batching.frames import LENGTH, BadFrame, Request, What, read_request, reply_bytes
 from service.processes.busy import Busy, Place, busy_path
 from service.processes.scheduling import FullShare, Share
+from service.processes.yielding import resting
 from service.workers.engine import Engine
 
 _MOST_BYTES = 1 << 33  # of one frame; far above what the limits of an API process let through
@@ -132,7 +133,8 @@ class _Talks:
                 others = share.next_share
             case What.OPEN:
                 share.opens()
-                reply, others = self._engine.answer(request), None
+                with resting():
+                    reply, others = self._engine.answer(request), None
             case What.GREET:
                 reply, others = self._engine.answer(request), None
         connection.sendall(reply_bytes(reply))

@@ -210,7 +210,7 @@ def test_the_requests_shown_are_requests(tab, model, tmp_path):
 
 
 def upload(page, text):
-    file = {"name": "rows.csv", "mimeType": "text/csv", "buffer": text.encode()}
+    file = {"name": "rows.csv", "mimeType": "text/csv", "buffer": text if isinstance(text, bytes) else text.encode()}
     page.get_by_label("Choose a CSV file").set_input_files(file)
 
 
@@ -244,9 +244,17 @@ def test_a_row_of_one_missing_value_is_a_row(tab):
     expect(page.locator("td.predicted")).to_have_text(["3", "1"])
 
 
+@pytest.mark.parametrize("text", ["note| x ||\na|1||\n", '"a,b";" x";;\r\n1;1;;\r\n'])
+def test_a_table_is_read_as_the_trainer_reads_it(tab, text):
+    page = tab.open("/#/models/line?tab=table")
+    upload(page, text)
+    expect(page.locator("td.predicted")).to_have_text(["3"])
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("x,stra\u00dfe\n1,a\n".encode("latin-1"), "The file is not UTF-8; save it as CSV in UTF-8"),
         ("x\n1\nfour\n", "Row 2 of the file, column 'x': must be a number, got 'four'"),
         ("y\n1\n", "The file has no column 'x'; it has 'y'"),
         ("x,x\n1,2\n", "The file has two columns called 'x'"),

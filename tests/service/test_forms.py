@@ -155,6 +155,12 @@ def test_what_is_no_csv_is_refused(raw):
         csv_text.encode(raw, PAIR, 10)
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_a_csv_that_other_marks_separate_is_refused_as_such(mark):
+    with pytest.raises(BadBody, match="must be CSV separated by commas, got lines separated by"):
+        csv_text.encode(f"a{mark}b\n1{mark}2\n".encode(), PAIR, 10)
+
+
 def test_too_many_lines_are_refused():
     assert len(csv_text.encode(b"a,b\n" + b"1,2\n" * 10, PAIR, 10)) == 10
     for raw in (b"a,b\n" + b"1,2\n" * 11, b"1,2\n" * 11, b"1,2\n" * 100):

@@ -124,6 +124,13 @@ def test_a_csv_is_separated_as_the_trainer_lets_it_be(tmp_path, run, text):
     assert out.read_text() == "prediction_sum,prediction_difference\n3.0,-1.0\n"
 
 
+def test_columns_without_a_name_are_left_out_as_in_training(tmp_path, run):
+    rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+    rows.write_text("a;b;;\n1;2;;\n3;4;x;\n")
+    assert run("predict", "pair/1", rows, out)[2] == ""
+    assert out.read_text() == "a,b,prediction_sum,prediction_difference\n1,2,3.0,-1.0\n3,4,7.0,-1.0\n"
+
+
 def test_a_name_with_quotes_is_found(tmp_path, run):
     rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
     rows.write_text('x,"say ""hi"""\n1,2\n')

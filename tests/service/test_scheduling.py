@@ -3,6 +3,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import resource
 import signal
 import struct
 import threading
@@ -13,6 +14,7 @@ import pytest
 from service.processes import yielding
 from service.processes.scheduling import FullShare, Hunger, Share, take_short_slices
 from service.processes.yielding import InlineRate
+from tests.server.conftest import START_S
 
 
 def in_a_thread(do):
@@ -173,11 +175,11 @@ def test_slices_are_short_where_the_kernel_has_them():
         assert slice_ns == 100_000
 
 
-def signalled(threads_own):
-    """Whether the timer of `yielding` signals the thread that calls, while `threads_own` lasts."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {yielding._SIGNAL})
+def signalled(threads_own, number=yielding._YIELD):
+    """Whether a timer of service/processes/yielding.py signals the thread that calls, while `threads_own` lasts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     with threads_own:
-        came = signal.sigtimedwait({yielding._SIGNAL}, 0.3)
+        came = signal.sigtimedwait({number}, 0.3)
     return came is not None
 
 
@@ -209,6 +211,21 @@ def test_it_yields_no_longer_once_its_batch_is_computed_and_no_other_thread_does
     assert not in_a_thread(compute)
     other.join()
     assert others == [False]
+
+
+def test_a_thread_that_opens_versions_rests_again_and_again_whatever_it_computes():
+    def slept_while_computing(resting, seconds=START_S):
+        before, until = slept(), time.monotonic() + seconds
+        with resting:
+            while slept() < before + 10 and time.monotonic() < until:
+                pass
+        return slept() - before
+
+    def slept():
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw  # how often it gave its core away before its time
+
+    assert in_a_thread(lambda: slept_while_computing(yielding.resting())) >= 10
+    assert in_a_thread(lambda: slept_while_computing(contextlib.nullcontext(), 0.1)) < 10
 
 
 @contextlib.contextmanager

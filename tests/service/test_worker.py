@@ -15,10 +15,12 @@ from models.repository import Repository
 from service.batching.frames import LENGTH, Reply, Request, Status, What, read_reply, reply_bytes, request_bytes
 from service.batching.lanes import LANES_PER_WORKER, Lanes
 from service.processes.scheduling import FullShare
+from service.processes.yielding import _REST
 from service.workers import worker
 from service.workers.engine import Engine, NothingToServe
 from tests.server.conftest import until
 from tests.service import tiny
+from tests.service.test_scheduling import signalled
 
 PAIR_ROW = np.array([[5, 2]], dtype=np.float32)
 
@@ -410,6 +412,17 @@ def test_each_of_several_versions_hears_what_any_worker_says_of_it(root, sockets
     pair, coin = said_by(engines, sockets, [versions["pair"], versions["coin"]])
     assert pair is None
     assert coin.startswith("coin/1: the proof does not come out")
+
+
+def test_who_opens_a_version_rests_meanwhile(root, sockets, versions):
+    rested = []
+
+    def open_session(version):
+        rested.append(signalled(contextlib.nullcontext(), _REST))
+        return Honest(version)
+
+    assert said_by([Engine(Repository(root), open_session)], sockets, [versions["pair"]]) == [None]
+    assert rested == [True]
 
 
 def test_a_worker_that_cannot_look_at_versions_says_nothing_of_them(root, sockets, versions):

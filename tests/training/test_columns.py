@@ -189,6 +189,13 @@ def test_texts_in_a_target_that_is_told_to_be_a_number_are_rows_without_one(targ
     assert batch.height == 20
 
 
+def test_numbers_that_a_leading_zero_makes_a_category_are_said_to_be():
+    told = "column 'x' has a number with a leading zero ('05.3' in row 4) and counts as codes, a category; "
+    data = data_of({"x": ["1.5", "12", "120", "05.3", "7"] * 4, "y": TWENTY})
+    assert (data.kinds, data.notes) == ({"x": "category"}, (told + "--kind x=number takes them as numbers",))
+    assert data_of({"x": ["01234", "10115"] * 10, "y": TWENTY}).notes == ()
+
+
 def test_digits_are_booleans_where_that_is_said():
     data = data_of({"x": ["1", "0", "1.0", "0.0", "NA"] * 4, "y": TWENTY}, kinds={"x": "boolean"})
     assert data.frame["x"].head(5).to_list() == [True, False, True, False, None]
@@ -351,6 +358,7 @@ def test_what_is_done_once_for_each_distinct_value_is_done_for_all_rows():
     [
         ("0,5", "numbers with a decimal comma or marks between thousands"),
         ("1,234", "numbers with a decimal comma or marks between thousands"),
+        ("1,5E+03", "numbers with a decimal comma or marks between thousands"),
         ("1.234.567,89", "numbers with a decimal comma or marks between thousands"),
         ("-1 234 567", "numbers with a decimal comma or marks between thousands"),
         ("12.50-", "negative numbers with another sign"),

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from models.manifest import Scores
 from training.fitting.calibrate import fit_temperature
-from training.judging.evaluate import score
+from training.judging.evaluate import doubts, score
 
 
 def test_the_metrics_of_a_regression_are_those_of_a_page_of_arithmetic():
@@ -32,6 +33,45 @@ def test_what_is_undefined_is_none():
 def test_the_auc_of_many_classes_is_the_mean_over_those_present():
     p = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.5, 0.4, 0.1]])
     assert score("multiclass", np.array([0, 1, 0]), {"probabilities": p})["roc_auc"] == 1.0
+
+
+def scores_of(task, y, answers, constant):
+    name = "mean" if task == "regression" else "majority"
+    one = Scores(rows=len(y), metrics=score(task, y, answers), baselines={name: score(task, y, constant)})
+    return {"validation": one, "test": one}
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([1.1, 2.2, 2.9], ()),
+        ([3.0, 2.0, 1.0], ("no better than always the mean of training (r2 -3.000)",)),
+        ([2.0, 2.0, 2.0], ("no better than always the mean of training (r2 0.000)",)),
+    ],
+)
+def test_a_regression_that_is_no_better_than_the_mean_is_said_to_be(answers, told):
+    y, constant = np.array([[1.0], [2.0], [3.0]]), {"prediction": np.full((3, 1), 2.0)}
+    said = doubts(scores_of("regression", y, {"prediction": np.array(answers)[:, None]}, constant))
+    assert len(said) == len(told)
+    assert all(part in sentence for part, sentence in zip(told, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ([0.1, 0.2, 0.3, 0.8], ()),
+        (
+            [0.1, 0.2, 0.1, 0.4],
+            ("the likeliest class is the most frequent one in every test row; judge by roc_auc (1",),
+        ),
+        ([0.4, 0.3, 0.4, 0.1], ("on the test rows the probabilities are no better than always the shares",)),
+    ],
+)
+def test_a_classification_that_is_no_better_than_the_majority_is_said_to_be(second, told):
+    y, shares = np.array([0, 0, 0, 1]), {"probabilities": np.tile([0.75, 0.25], (4, 1))}
+    said = doubts(scores_of("binary", y, {"probabilities": np.array([[1 - p, p] for p in second])}, shares))
+    assert len(said) == len(told)
+    assert all(sentence.startswith(start) for start, sentence in zip(told, said, strict=True))
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])

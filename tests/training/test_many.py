@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +13,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.server.groups import control_group
 from training.fitting.checkpoint import FOLDER, Checkpoint
 from training.fitting.fit import Diverged, Epoch, Job, Member
 from training.fitting.loops import Loop
 from training.fitting.losses import objective_of
 from training.fitting.many import WORTH_S, fit_all
-from training.fitting.processes import LostProcess, Workers, beside, elsewhere, most_processes
+from training.fitting.processes import LostProcess, Workers, beside, cores, elsewhere, most_processes
 from training.later import NEEDED_LATER
 from training.network.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
 from training.publishing.publish import digest_weights
 
+ROOT = Path(__file__).parents[2]
 MSE = objective_of("mse")
 COSLOG = FitPlan(epochs=15, batch=5, schedule="coslog4", learning_rate=0.01)
 pytestmark = pytest.mark.skipif(
@@ -223,7 +227,19 @@ def test_one_thread_is_one_process_and_no_more_than_there_are_cores():
     torch.set_num_threads(1)
     assert most_processes() == 1
     torch.set_num_threads(1000)
-    assert most_processes() == len(os.sched_getaffinity(0))
+    assert most_processes() == cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(("quota_us", "expected"), [(90_000, 1), (200_000, 2)])
+def test_a_container_that_is_given_a_part_of_the_cores_uses_no_more(quota_us, expected):
+    """As with `docker run --cpus 0.9` and Kubernetes' limits, on a machine of more cores."""
+    count = "import torch; import training.__main__ as m; print(torch.get_num_threads(), m.cores())"
+    named = {name: value for name, value in os.environ.items() if name not in {"OMP_NUM_THREADS", "POLARS_MAX_THREADS"}}
+    with control_group("cpu", "cpu.cfs_quota_us", "cpu.max") as group:
+        group.most.write_text(str(quota_us) if "quota" in group.most.name else f"{quota_us} 100000")
+        words = [*group.before, sys.executable, "-c", count]
+        said = subprocess.run(words, cwd=ROOT, env=named, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [str(expected)] * 2
 
 
 def test_work_elsewhere_leaves_its_files_by_the_end_of_the_block(tmp_path: Path):
@@ -244,3 +260,31 @@ def test_what_work_elsewhere_raises_is_raised_at_the_end_of_the_block(tmp_path: 
 
 def test_what_is_imported_later_is_there():
     assert all(__import__(name) for name in NEEDED_LATER)
+
+
+def test_a_small_table_is_fitted_before_anything_else_is_imported(tmp_path: Path):
+    """Not a line of it is solved first: to import what solves takes as long as the fits."""
+    x = np.random.default_rng(0).normal(size=(60, 2)).round(3)
+    np.savetxt(tmp_path / "t.csv", np.c_[x, x.sum(1)], delimiter=",", header="a,b,y", comments="")
+    said = subprocess.run(
+        [sys.executable, "-c", FITTED_FIRST, str(tmp_path / "t.csv")],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.split() == ["False", "True"]
+
+
+FITTED_FIRST = """
+import sys
+from training import recipe
+from training.plan import Plan
+
+seen = []
+fit = {"epochs": 1, "folds": 2}
+plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": sys.argv[1]}, "fit": fit}, "test")
+recipe.train(plan, lambda event: isinstance(event, recipe.Step) and seen.append("sklearn" in sys.modules))
+print(seen[0], "sklearn" in sys.modules)
+"""

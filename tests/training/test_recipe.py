@@ -8,7 +8,7 @@ from models.csv_file import BadTable
 from models.proof import prove
 from models.repository import Repository
 from training import recipe
-from training.plan import BadPlan, Plan
+from training.plan import FEW_ROWS, BadPlan, Plan
 from training.publishing.export import ONNX, OnnxSession
 from training.publishing.publish import digest_weights
 from training.recipe import Step
@@ -107,10 +107,14 @@ def test_a_sum_of_numbers_with_heavy_tails_is_within_reach(tmp_path: Path):
     assert fitted.scores["test"].metrics["r2"] > 0.999
 
 
-def test_networks_bend_a_line_that_goes_on_where_they_level_off(tmp_path: Path):
-    """What a number adds goes on in a line beyond the rows that were seen, and bends within them."""
+@pytest.mark.parametrize("rows", [1000, 3 * FEW_ROWS])
+def test_networks_bend_a_line_that_goes_on_where_they_level_off(tmp_path: Path, rows):
+    """What a number adds goes on in a line beyond the rows that were seen, and bends within them.
+
+    Of many rows the line is known before the first fit, of few rows only after it.
+    """
     rng = np.random.default_rng(0)
-    x, z = np.exp(rng.normal(size=1000)).round(3), rng.uniform(-3, 3, 1000).round(3)
+    x, z = np.exp(rng.normal(size=rows)).round(3), rng.uniform(-3, 3, rows).round(3)
     pl.DataFrame({"x": x, "z": z, "y": 5 * x + np.sin(2 * z)}).write_csv(tmp_path / "t.csv")
     plan = {"name": "m", "target": ["y"], "table": {"path": str(tmp_path / "t.csv")}, "fit": {"folds": 2, "epochs": 20}}
     fitted = recipe.train(Plan.of(plan, "test"))

@@ -46,7 +46,7 @@ _MONEY = r"[$\u20ac\u00a3\u00a5]|USD|EUR|GBP|CHF|JPY"
 _DAY = r"(0?[1-9]|[12]\d|3[01])"
 _MONTH = r"(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?"
 _OTHER_FORMS = {
-    r"^[+-]?(\d{1,3}([ ,.'\u00a0\u2009\u202f]\d{3})+([.,]\d+)?|\d+,\d+)$": (
+    r"^[+-]?(\d{1,3}([ ,.'\u00a0\u2009\u202f]\d{3})+([.,]\d+)?|\d+,\d+([eE][+-]?\d+)?)$": (
         "numbers with a decimal comma or marks between thousands",
         "them like 1234.5",
     ),
@@ -97,7 +97,7 @@ def typed_column(
         if kind != "category":
             texts = without_blanks(texts)
             if kind is None:
-                kind = _inferred(texts, rows, place)
+                kind = _inferred(texts, rows, place, notes)
                 if kind == "number":
                     _refuse_thousands(texts, rows, place)
         if kind == "category":
@@ -120,7 +120,7 @@ def plain_numbers(texts: pl.Series, *, is_certain: bool) -> pl.Series | None:
     return numbers if numbers.null_count() == texts.null_count() else None
 
 
-def _inferred(texts: pl.Series, rows: pl.Series, place: str) -> Kind:
+def _inferred(texts: pl.Series, rows: pl.Series, place: str, notes: list[str]) -> Kind:
     values = without_spelled_missing(texts).drop_nulls()
     if values.len() == 0:
         return "category"
@@ -130,6 +130,14 @@ def _inferred(texts: pl.Series, rows: pl.Series, place: str) -> Kind:
             continue
         share = _share_read(read, values)
         if kind == "number" and share > 0 and values.str.contains(_CODE).any():
+            if share == 1 and values.str.len_chars().n_unique() > 1:  # most codes are of one length
+                first = texts.str.contains(_CODE).fill_null(value=False).arg_max()
+                assert first is not None
+                notes.append(
+                    f"column {shown(texts.name)} has a number with a leading zero ({shown(texts[first])} in row "
+                    f"{rows[first]}) and counts as codes, a category; {kind_option(texts.name, 'number')} takes them "
+                    "as numbers"
+                )
             return "category"
         if share == 1:
             return kind

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Self, TypeVar
 
+import polars as pl
 import torch
 
 from models.errors import RowcastError
@@ -49,7 +50,7 @@ class LostProcess(RowcastError):
 
 
 def most_processes() -> int:
-    """How many may compute at a time: as many as torch would use threads; 1 where a fork would not be safe.
+    """How many may compute at a time: as many as torch would use threads on our cores; 1 where a fork is not safe.
 
     That is elsewhere than on Linux, where system libraries start threads of their own; beside a GPU's context and among
     torchrun's processes, whose connections no fork takes along; and in a process of somebody's pool.
@@ -57,7 +58,15 @@ def most_processes() -> int:
     has_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     if sys.platform != "linux" or has_gpu or is_team() or multiprocessing.current_process().daemon:
         return 1
-    return min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+    return min(torch.get_num_threads(), cores())
+
+
+def cores() -> int:
+    """Cores that this process may run on, and no more than its control groups let it use at a time, rounded down.
+
+    Polars counts them for its own threads, where `POLARS_MAX_THREADS` says nothing else; torch asks nobody for quotas.
+    """
+    return pl.thread_pool_size()
 
 
 class Workers(Generic[_Task, _Told, _Answer]):

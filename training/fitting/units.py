@@ -70,13 +70,17 @@ def fit_units(
     """
     assert problem.plan.fit.members is not None
     members = range(problem.plan.fit.members)
-    halving = FEW if len(problem.folds[0].train) <= FEW_ROWS else MANY
+    is_small = len(problem.folds[0].train) <= FEW_ROWS
+    halving = FEW if is_small else MANY
     total = (len(candidates) + min(KEPT, len(candidates)) * (len(problem.folds) - 1)) * len(members)
     expansions = {candidate.name: _expansion(problem, candidate) for candidate in candidates}
-    lines = _lines(problem) if len(candidates) > 1 else {}  # a network that a plan names stands alone
+    lines: dict[int, _Line] = {}
+    begun = 0
     done: dict[tuple[str, int, int], Member] = {}  # of a candidate, a fold and a member
+    bad: list[Diverged] = []
 
     def fit_on(some: Sequence[Candidate], folds: Sequence[int]) -> None:
+        nonlocal begun
         keys = [(candidate, fold, member) for candidate, fold, member in product(some, folds, members)]
         jobs = [
             _job(
@@ -90,7 +94,7 @@ def fit_units(
             )
             for candidate, fold, member in keys
         ]
-        before = len(done)
+        before, begun = begun, begun + len(jobs)
         fitted = fit_all(
             jobs,
             problem.objective,
@@ -100,11 +104,10 @@ def fit_units(
             rungs=halving.rungs if folds == [0] else None,
             meanwhile=meanwhile,
         )
-        bad = [result for result in fitted if isinstance(result, Diverged)]
-        if len(bad) == len(fitted):
-            raise bad[0]
         for (candidate, fold, member), result in zip(keys, fitted, strict=True):
-            if isinstance(result, Member):
+            if isinstance(result, Diverged):
+                bad.append(result)
+            else:
                 done[candidate.name, fold, member] = _corrected(problem, result, fold, lines.get(fold))
 
     def until(candidate: Candidate) -> float:
@@ -115,7 +118,16 @@ def fit_units(
         found = [done[key] for member in members if (key := (candidate.name, fold, member)) in done]
         return sorted(found, key=lambda one: one.validation_loss)[: problem.plan.fit.averaged]
 
+    may_have_lines = len(candidates) > 1  # a network that a plan names stands alone
+    if may_have_lines and not is_small:
+        lines = _lines(problem)
     fit_on(candidates, [0])
+    # a small table is fitted sooner than the library is imported that solves for lines: that is done beside these fits,
+    # and where there are lines after all, as few tables have them, the fits are made once more
+    if may_have_lines and is_small and (lines := _lines(problem)):
+        done.clear()
+        total += begun
+        fit_on(candidates, [0])
     losses = {candidate.name: of(candidate, 0)[0].validation_loss for candidate in candidates if of(candidate, 0)}
     standing = sorted((one for one in candidates if one.name in losses), key=lambda one: losses[one.name])[:KEPT]
     standing = [one for one in standing if losses[one.name] <= halving.near * min(losses.values())]
@@ -127,7 +139,7 @@ def fit_units(
         if all(of(candidate, fold) for fold in range(len(problem.folds)))
     ]
     if not units:
-        raise Diverged(1, "training loss is nan")
+        raise bad[0]
     return units, list(done.values())
 
 
@@ -219,7 +231,7 @@ def _job(
         train if line is None else line.rest_of(train),
         held_out if line is None else line.rest_of(held_out),
         seed,
-        key=f"{candidate.name}-{fold}-{member}",
+        key=f"{candidate.name}-{fold}-{member}{'' if line is None else '-rest'}",
         until=until,
     )
 

@@ -19,6 +19,7 @@ Targets = npt.NDArray[Any]
 
 BINS = 15
 """Equal bins of confidence in the calibration error, as in Guo et al. 2017, section 4."""
+_MORE = "the columns say nothing of the target, or the rows are too few"
 MAIN: dict[Task, str] = {"regression": "r2", "binary": "accuracy", "multiclass": "accuracy"}
 """The metric that a task is summed up by."""
 
@@ -86,6 +87,28 @@ def _calibration_error(y: Targets, probabilities: npt.NDArray[np.float64]) -> fl
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     gaps = np.bincount(bins, right - confidence, minlength=BINS)
     return float(np.abs(gaps).sum() / len(y))
+
+
+def doubts(scores: Mapping[Part, Scores]) -> tuple[str, ...]:
+    """What a careful person would say of the scores on the rows that judge, a sentence; none of most networks."""
+    part: Part = "test" if "test" in scores else "validation"
+    got, (name, constant) = scores[part].metrics, next(iter(scores[part].baselines.items()))
+    if name == "mean":
+        r2, its = got["r2"], constant["r2"]
+        if r2 is None or its is None or r2 > its:
+            return ()
+        return (
+            f"on the {part} rows the answers are no better than always the mean of training (r2 {r2:.3f}); {_MORE}",
+        )
+    loss, its = got["log_loss"], constant["log_loss"]
+    if loss is not None and its is not None and loss >= its:
+        than = f"than always the shares of the classes (log loss {loss:.4f}, theirs {its:.4f})"
+        return (f"on the {part} rows the probabilities are no better {than}; {_MORE}",)
+    is_one_class = all(got[metric] == constant[metric] for metric in ("accuracy", "balanced_accuracy"))
+    if is_one_class and got["roc_auc"] is not None:
+        instead = f"judge by roc_auc ({got['roc_auc']:.3f}) and the probabilities, not by accuracy"
+        return (f"the likeliest class is the most frequent one in every {part} row; {instead}",)
+    return ()
 
 
 # ------------------------------------------------------------------------------------------------ baselines

@@ -12,7 +12,7 @@ import polars as pl
 
 from models.errors import shown
 from training.data.columns import Data
-from training.data.split import Split, row_hashes
+from training.data.split import Rows, Split, row_hashes
 from training.judging.evaluate import Targets
 from training.plan import SplitPlan, drop_option, listed
 
@@ -57,17 +57,17 @@ def find_leaks(data: Data, split: Split, plan: SplitPlan) -> tuple[str, ...]:
 
 def _features_that_predict_alone(data: Data, split: Split) -> Iterator[str]:
     """Each feature is cut into bins, and the training rows of a bin say the target of its judging rows."""
-    judging = split.test if len(split.test) else split.validation
-    train, judging = split.train[:_ROWS_LOOKED_AT], judging[:_ROWS_LOOKED_AT]
+    train, judging = _looked_at(split)
     if len(data.kinds) < 2 or len(train) < _FEWEST_ROWS or len(judging) < _FEWEST_ROWS // 5:
         return
+    looked_at = data.frame[np.concatenate([train, judging])]
     if data.classes is None:
         targets = {"of the variance": data.y, "of the variance of the target's ranks": _ranks(data.y)}
     else:
         targets = {"of what the most frequent class gets wrong": data.y}
     for name in data.kinds:
-        codes = _codes(data.frame[name], train)
-        shares = [_explained(codes[train], y[train], codes[judging], y[judging]) for y in targets.values()]
+        codes, judged = np.split(_codes(looked_at[name], len(train)), [len(train)])
+        shares = [_explained(codes, y[train], judged, y[judging]) for y in targets.values()]
         if (share := max(shares)) >= ALONE:
             said = list(targets)[shares.index(share)]
             yield (
@@ -76,17 +76,23 @@ def _features_that_predict_alone(data: Data, split: Split) -> Iterator[str]:
             )
 
 
+def _looked_at(split: Split) -> tuple[Rows, Rows]:
+    """So many rows as are enough to find what explains a target: training rows, and those that judge."""
+    judging = split.test if len(split.test) else split.validation
+    return split.train[:_ROWS_LOOKED_AT], judging[:_ROWS_LOOKED_AT]
+
+
 def _ranks(y: Targets) -> Targets:
     """Where each target stands among all; [N, K]. The last bin misses most variance of heavy tails."""
     return np.stack([pl.Series(values).rank().to_numpy() for values in y.T], axis=1)
 
 
-def _codes(column: pl.Series, train: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """A bin for every row, from 0: a category's own, or one of equally full bins of the training rows' numbers."""
+def _codes(column: pl.Series, train: int) -> npt.NDArray[np.int64]:
+    """A bin for every row, from 0: a category's own, or one of equally full bins of the first rows' numbers."""
     if column.dtype in (pl.String, pl.Boolean):
         return column.cast(pl.String).fill_null("").rank("dense").to_numpy().astype(np.int64) - 1
     values = column.cast(pl.Float64 if column.dtype.is_numeric() else pl.Int64).cast(pl.Float64).to_numpy()
-    present = values[train][~np.isnan(values[train])]
+    present = values[:train][~np.isnan(values[:train])]
     if not len(present):
         return np.zeros(len(values), np.int64)
     edges = np.unique(np.quantile(present, np.linspace(0, 1, min(_MOST_BINS, max(2, len(present) // 4)) + 1)[1:-1]))
@@ -173,23 +179,24 @@ def _two_spellings(data: Data) -> Iterator[str]:
 
 def _a_sum_or_product(data: Data, split: Split) -> Iterator[str]:
     """Numbers that add up to the target, as net and tax do to a price, or multiply to it, as price and number do."""
-    judging = split.test if len(split.test) else split.validation
-    train, judging = split.train[:_ROWS_LOOKED_AT], judging[:_ROWS_LOOKED_AT]
+    train, judging = _looked_at(split)
     names = [name for name, kind in data.kinds.items() if kind == "number"]
     if data.classes is not None or not 2 <= len(names) <= min(_MOST_TERMS, len(train) // 4):
         return
-    x = data.frame.select(pl.col(names).cast(pl.Float64).fill_null(0.0).fill_nan(0.0)).to_numpy()
+    looked_at = np.concatenate([train, judging])
+    is_train = np.arange(len(looked_at)) < len(train)
+    x = data.frame[looked_at].select(pl.col(names).cast(pl.Float64).fill_null(0.0).fill_nan(0.0)).to_numpy()
+    y = data.y[looked_at].astype(np.float64)
     has_logs = (x != 0).mean(0) > _MOSTLY_THERE
     with np.errstate(divide="ignore"):
-        logs, log_y = np.log(np.abs(x[:, has_logs])), np.log(np.abs(data.y))
+        logs, log_y = np.log(np.abs(x[:, has_logs])), np.log(np.abs(y))
     named = [name for name, has in zip(names, has_logs, strict=True) if has]
     for k, target in enumerate(data.targets):
         is_there = np.isfinite(logs).all(1) & np.isfinite(log_y[:, k])
-        among = [rows[is_there[rows]] for rows in (train, judging)]
-        terms = _terms(x, data.y[:, k].astype(np.float64), train, judging)
+        terms = _terms(x, y[:, k], is_train, ~is_train)
         if terms is not None:
             what, found = "a weighted sum", [names[term] for term in terms]
-        elif (terms := _terms(logs, log_y[:, k], *among)) is not None:
+        elif (terms := _terms(logs, log_y[:, k], is_train & is_there, ~is_train & is_there)) is not None:
             what, found = "a product of powers", [named[term] for term in terms]
         else:
             continue
@@ -202,15 +209,16 @@ def _a_sum_or_product(data: Data, split: Split) -> Iterator[str]:
 def _terms(
     x: npt.NDArray[np.float64],
     y: npt.NDArray[np.float64],
-    train: npt.NDArray[np.int64],
-    judging: npt.NDArray[np.int64],
+    train: npt.NDArray[np.bool_],
+    judging: npt.NDArray[np.bool_],
 ) -> list[int] | None:
     """The columns whose weighted sum is the target to the last digits; None where no sum is."""
-    if len(train) < 4 * max(1, x.shape[1]) or not len(judging):
+    if train.sum() < 4 * max(1, x.shape[1]) or not judging.any():
         return None
     mean, spread = x[train].mean(0), x[train].std(0)
     scaled = np.where(spread > 0, spread, 1.0)
-    train_x, judging_x = (np.column_stack([(x[rows] - mean) / scaled, np.ones(len(rows))]) for rows in (train, judging))
+    some = ((x[rows] - mean) / scaled for rows in (train, judging))
+    train_x, judging_x = (np.column_stack([matrix, np.ones(len(matrix))]) for matrix in some)
     weights = np.linalg.lstsq(train_x, y[train], rcond=None)[0]
     left = ((y[judging] - judging_x @ weights) ** 2).sum()
     if left >= _NOTHING_LEFT * ((y[judging] - y[train].mean()) ** 2).sum():

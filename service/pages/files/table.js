@@ -28,7 +28,7 @@ export function tablePanel(about, path, signal) {
     out.replaceChildren();
     said.className = "said-of-table";
     try {
-      const table = readTable(await file.text());
+      const table = readTable(textIn(await file.arrayBuffer()));
       const columns = columnsOf(about.features, table.header);
       const bar = el("progress", { max: table.rows.length, value: 0, "aria-label": "Rows answered" });
       out.replaceChildren(bar);
@@ -108,11 +108,21 @@ function preview(heads, lines, own) {
     el("tbody", {}, lines.slice(0, PREVIEW).map((cells) => el("tr", {}, cells.map((cell, place) => el("td", { class: place >= own ? "predicted" : "" }, name(place >= own && NUMBER.test(cell) ? show.number(Number(cell)) : cell))))))));
 }
 
-// CSV of RFC 4180, by commas, semicolons or tabs, whichever the header has most of.
+// A category whose letters were replaced would be one that nobody knows, answered without a word.
+function textIn(bytes) {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new Error("The file is not UTF-8; save it as CSV in UTF-8");
+  }
+}
+
+// CSV of RFC 4180, by commas, semicolons, tabs or bars, whichever the header has most of outside of quotes.
 export function readTable(text) {
   const clean = text.replace(/^\uFEFF/, "");
   const head = clean.slice(0, clean.search(/\r?\n|$/));
-  const separator = [",", ";", "\t"].map((mark) => [head.split(mark).length, mark]).sort((a, b) => b[0] - a[0])[0][1];
+  const bare = head.split('"').filter((_, place) => place % 2 === 0).join("");
+  const separator = [",", ";", "\t", "|"].map((mark) => [bare.split(mark).length, mark]).sort((a, b) => b[0] - a[0])[0][1];
   const lines = [];
   let cells = [], cell = "", isQuoted = false, wasQuoted = false;
   const endCell = () => { cells.push(cell); cell = ""; wasQuoted = false; };
@@ -129,11 +139,12 @@ export function readTable(text) {
   }
   if (isQuoted) throw new Error("The file ends within a quoted cell");
   endLine();
-  const [header, ...rows] = lines;
+  const [names, ...rows] = lines;
+  const header = names?.map((column) => column.trim());
   if (!header || rows.length === 0) throw new Error("The file has no rows below its header");
   const odd = rows.findIndex((row) => row.length !== header.length);
   if (odd >= 0) throw new Error(`Row ${odd + 1} of the file has ${show.count(rows[odd].length, "cell")}, its header ${header.length}`);
-  const twice = header.find((column, place) => header.indexOf(column) !== place);
+  const twice = header.find((column, place) => column && header.indexOf(column) !== place);
   if (twice !== undefined) throw new Error(`The file has two columns called '${twice}'`);
   return { header, rows };
 }
