@@ -23,6 +23,7 @@ from service.processes.watch import (
     hear_of_children,
     watch,
 )
+from tests.server.conftest import until
 
 HANG_S = 1.0
 PATIENCE_S = 60.0  # for what comes at once on a machine that does nothing else
@@ -75,9 +76,7 @@ def test_a_child_that_does_not_come_up_is_started_again_after_ever_longer_waits(
     began = time.monotonic()
     thread = threading.Thread(target=watch, args=([child], heard, end, tmp_path / "served", HANG_S))
     thread.start()
-    while len(times) < 2:
-        assert time.monotonic() < began + PATIENCE_S
-        time.sleep(0.01)
+    until(lambda: len(times) == 2)
     end_of(end)
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
@@ -128,13 +127,6 @@ def sleeping(tmp_path):
     )
     yield child
     end_all([child.process], 5)
-
-
-def until(condition):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_child_that_computes_one_batch_for_too_long_is_killed_and_replaced(sleeping, heard, end, tmp_path, caplog):
