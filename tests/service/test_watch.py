@@ -19,6 +19,7 @@ from service.processes.watch import (
     Child,
     _sleep_until_something_happens,
     _why_it_hangs,
+    drain,
     end_all,
     hear_of_children,
     watch,
@@ -108,6 +109,18 @@ def test_a_child_that_has_said_why_it_cannot_serve_is_not_talked_about(dying, he
     child, _ = dying(process.CANNOT_SERVE)
     with pytest.raises(CannotServe, match=r"^$"):
         watch([child], heard, end, tmp_path / "served", HANG_S)
+
+
+def test_a_worker_that_cannot_be_started_again_while_the_server_ends_is_told_of_once(dying, tmp_path, caplog):
+    """As where somebody has removed the temporary folder: it seems that nothing was ever served."""
+    child, times = dying(1)
+    child.process.join()
+    ignores = FORK.Event()
+    api = Child("API process 0", started(_ignore_sigterm, ignores), lambda: None, tmp_path / "api")
+    assert ignores.wait(PATIENCE_S)
+    drain([api], [child], tmp_path / "served", HANG_S, 2.0)
+    assert caplog.messages.count("inference worker 0 could not be started again") == 1
+    assert times == []
 
 
 def watching(child, heard, end, tmp_path):
