@@ -4,17 +4,16 @@ A session replays it before the version goes live, through the same `Schema.enco
 self-test and the warm-up.
 """
 
-import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from models.errors import BadRow, BadVersion, shown
 from models.manifest import Manifest
-from models.record import Record
+from models.record import RecordFile
 from models.schema import Matrix
 
 FILE = "proof.json"
@@ -37,7 +36,7 @@ class Session(Protocol):
         ...
 
 
-class Proof(Record):
+class Proof(RecordFile):
     """Rows and their right answers.
 
     Attributes:
@@ -46,27 +45,13 @@ class Proof(Record):
         rtol, atol: how far an answer may be off, relative and absolute, added up (as `numpy.allclose`).
     """
 
+    FILE = FILE
+    A_WHAT = "a proof"
+
     rows: Annotated[list[dict[str, JsonValue]], Field(min_length=1)]
     answers: dict[str, list[Any]]
     rtol: Annotated[float, Field(ge=0)] = 1e-4
     atol: Annotated[float, Field(ge=0)] = 1e-5
-
-    def to_json(self) -> bytes:
-        """The bytes of `proof.json`; floats come back exactly."""
-        return (json.dumps(self.model_dump(), ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-    @classmethod
-    def from_json(cls, raw: bytes, place: str) -> Self:
-        """Read the bytes of a `proof.json`; `place` names the version in errors.
-
-        Raises:
-            BadVersion: the bytes are no proof.
-        """
-        try:
-            return cls.model_validate_json(raw)
-        except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"][:300]
-            raise BadVersion(place, f"{FILE} is not a proof: {reason}; publish it again") from None
 
 
 def prove(manifest: Manifest, proof: Proof, session: Session) -> None:

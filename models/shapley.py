@@ -10,19 +10,17 @@ Nothing here knows what answers: `rows` says which rows to ask about, `share_out
 training asks the network, and the server its workers in batches like any other.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import comb
-from typing import Annotated, Self
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
-from models.errors import BadVersion
-from models.record import Record
+from models.record import RecordFile
 from models.schema import Matrix, Schema
 
 FILE = "background.json"
@@ -34,31 +32,17 @@ MOST_CELLS = 1 << 25
 Real = npt.NDArray[np.float64]
 
 
-class Background(Record):
+class Background(RecordFile):
     """Rows against which a row's answer is explained.
 
     Attributes:
         rows: JSON objects as a client would send them.
     """
 
+    FILE = FILE
+    A_WHAT = "a list of rows"
+
     rows: Annotated[list[dict[str, JsonValue]], Field(min_length=1)]
-
-    def to_json(self) -> bytes:
-        """The bytes of `background.json`."""
-        return (json.dumps(self.model_dump(), ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-    @classmethod
-    def from_json(cls, raw: bytes, place: str) -> Self:
-        """Read the bytes of a `background.json`; `place` names the version in errors.
-
-        Raises:
-            BadVersion: they are none.
-        """
-        try:
-            return cls.model_validate_json(raw)
-        except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"][:300]
-            raise BadVersion(place, f"{FILE} holds no rows: {reason}; publish it again") from None
 
 
 @dataclass(frozen=True)

@@ -140,8 +140,8 @@ class _Options:
     patience_s: float = 30.0
     rows_per_request: int = ROWS_PER_REQUEST
 
-    def transport(self) -> RetryTransport:
-        """Heeds Retry-After, else waits twice as long each time, with jitter."""
+    def for_httpx(self) -> dict[str, Any]:
+        """What its clients are made with; retries heed Retry-After, else wait longer each time, with jitter."""
         retry = Retry(
             total=50 if self.patience_s else 0,
             allowed_methods=("GET", "POST"),
@@ -151,10 +151,13 @@ class _Options:
             max_backoff_wait=5.0,
             total_timeout=self.patience_s or None,
         )
-        return RetryTransport(retry=retry)
-
-    def headers(self) -> dict[str, str]:
-        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+        return {
+            "base_url": self.url,
+            "headers": {"Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {self.key}"} if self.key else {}),
+            "timeout": self.timeout_s,
+            "transport": RetryTransport(retry=retry),
+        }
 
 
 class Client:
@@ -163,12 +166,7 @@ class Client:
     def __init__(self, url: str, **options: Any) -> None:
         """`options` are `key`, `timeout_s`, `patience_s` and `rows_per_request`, see `_Options`."""
         self._options = _Options(url, **options)
-        self._http = httpx.Client(
-            base_url=url,
-            headers=self._options.headers(),
-            timeout=self._options.timeout_s,
-            transport=self._options.transport(),
-        )
+        self._http = httpx.Client(**self._options.for_httpx())
 
     def predict(
         self,
@@ -224,12 +222,7 @@ class AsyncClient:
         """`at_once`: how many requests of one call are out together; `options` as for `Client`."""
         self._options = _Options(url, **options)
         self._at_once = asyncio.Semaphore(at_once)
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            headers=self._options.headers(),
-            timeout=self._options.timeout_s,
-            transport=self._options.transport(),
-        )
+        self._http = httpx.AsyncClient(**self._options.for_httpx())
 
     async def predict(
         self,

@@ -55,6 +55,7 @@ _HEADERS: Mapping[str, Mapping[str, str]] = {
 }
 _MOST_BYTES = {"error": 1500, "expected": 1000, "got": 400, "feature": 400}  # with the rest under 4 kB
 _NOT_READY_RETRY_S = 1.0
+_MOST_LISTED = 8
 _HOLDS_ENOUGH = "the bodies of requests that are not answered yet take all the memory that they may"
 
 
@@ -501,8 +502,8 @@ def _nearest(name: str, what: str, known: Sequence[str]) -> str:
     return f"did you mean {shown(near[0])}?" if near else _known(what, known)
 
 
-def _known(what: str, known: Sequence[object], most: int = 8) -> str:
+def _known(what: str, known: Sequence[object]) -> str:
     if not known:
         return f"no {what} are live" if what != "labels" else "it has none"
-    rest = len(known) - most
-    return f"{what}: {', '.join(shown(name) for name in known[:most])}" + (f" and {rest} more" * (rest > 0))
+    rest = len(known) - _MOST_LISTED
+    return f"{what}: {', '.join(shown(name) for name in known[:_MOST_LISTED])}" + (f" and {rest} more" * (rest > 0))

@@ -23,6 +23,7 @@ _MEAN_NOTHING = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}  # without a ha
 _GRACE_S = 3.0  # beyond drain_s, for the processes that hold no request
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 15.0
+_KILLED_S = 5.0  # what is left of a process that was killed
 _SETTLED_S = 60.0  # what has run for so long and dies has not died of its start
 
 log = logging.getLogger(__name__)
@@ -199,9 +200,9 @@ def _reap() -> list[tuple[int, int]]:
     return ended
 
 
-def _end_everything(patience_s: float = 5.0) -> None:
+def _end_everything() -> None:
     """Kill what is left below this process, and wait until it is gone."""
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + _KILLED_S
     while children := _children():
         for child in children:
             with contextlib.suppress(ProcessLookupError):

@@ -2,6 +2,8 @@
 
 import os
 
+import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
@@ -13,3 +15,10 @@ PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, H
 settings.register_profile("search", PATIENT)
 settings.register_profile("gate", PATIENT, derandomize=True, database=None)
 settings.load_profile("gate")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_whatever_ran_before(request, monkeypatch):
+    """A module's generator `RNG` begins anew with each test."""
+    if hasattr(request.module, "RNG"):
+        monkeypatch.setattr(request.module, "RNG", np.random.default_rng(0))

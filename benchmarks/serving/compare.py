@@ -1,6 +1,6 @@
 """Every kind of request against every server, all of them in turn within a round, because a machine drifts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class Comparison:
         self._tuned: dict[tuple[str, int, str], Choice] = {}
         self.rows: dict[tuple[str, int, str], dict[str, Any]] = {}
 
-    def tune(self, *, anew: bool, tell: Callable[[str], None] = print) -> None:
+    def tune(self, *, anew: bool) -> None:
         """Find for each peer and column the options that do best there, or take those of the last run."""
         if not anew:
             self._tuned = {tuple(key): choice for *key, choice in read_results().get("tuned", ())}
@@ -48,9 +48,9 @@ class Comparison:
                 self._tuned[key] = choices[int(np.argmax(rates))]
                 if len(choices) > 1:
                     update_results("tuned", [[*key, choice] for key, choice in self._tuned.items()])
-                    tell(f"tuned  {kind.name}  c={connections}  {server.name}: {self._tuned[key]} of {rates}")
+                    print(f"tuned  {kind.name}  c={connections}  {server.name}: {self._tuned[key]} of {rates}")
 
-    def round(self, tell: Callable[[str], None] = print) -> None:
+    def round(self) -> None:
         """Measure all once."""
         for kind, connections in self._columns:
             for server in self._servers:
@@ -58,11 +58,11 @@ class Comparison:
                     choice = self._tuned[kind.name, connections, server.name]
                     seen = self._measure(server, kind, connections, choice, self._seconds)
                     self._keep(kind, connections, server.name, choice, seen)
-                    tell(f"{kind.name}  c={connections}  {server.name}: {seen}")
+                    print(f"{kind.name}  c={connections}  {server.name}: {seen}")
             if kind.form == "binary" and kind.rows > 1:
                 seen = runs_alone(graph_of(kind.model), numbers(kind.rows), self._seconds, processes=2)
                 self._keep(kind, connections, ALONE, {}, seen | {"failed": 0})
-                tell(f"{kind.name}  {ALONE}: {seen}")
+                print(f"{kind.name}  {ALONE}: {seen}")
 
     def _keep(self, kind: Kind, connections: int, server: str, choice: Choice, seen: dict[str, Any]) -> None:
         row = {"kind": kind.name, "connections": connections, "server": server, "choice": dict(choice), "runs": []}

@@ -1,7 +1,6 @@
 """What a server costs that nobody asks: processor time and memory of all its processes, after it has answered some."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from benchmarks.serving import machine
@@ -14,7 +13,7 @@ _PATH = "/v1/models/bench:predict"
 _SETTLE_S = 10  # Python's own allocator and the sampling of drift need a moment after the load
 
 
-def measure_once(port: int, seconds: int, tell: Callable[[str], None] = print) -> dict[str, Any]:
+def measure_once(port: int, seconds: int) -> dict[str, Any]:
     """Share of a core and PSS in MB, process by process; two API processes and a worker."""
     row = with_key(plain_json(texts(numbers(1))))
     with rowcast(SERVED, port, _PATH, row) as server:
@@ -40,5 +39,5 @@ def measure_once(port: int, seconds: int, tell: Callable[[str], None] = print) -
         "processes": each,
     }
     for one in each:
-        tell(f"idle: {one['core']:.3%} of a core, {one['pss_mb']:.1f} MB, {one['command']}")
+        print(f"idle: {one['core']:.3%} of a core, {one['pss_mb']:.1f} MB, {one['command']}")
     return seen

@@ -1,7 +1,6 @@
 """Cost grows with rows and with nothing else: requests/s for 1 to 1000 models, 2 to 500 features, 1 to 100,000 rows."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,17 @@ _BEYOND = 100_001
 _CONNECTIONS = 16
 _START_S = 300.0
 
-Tell = Callable[[str], None]
 
-
-def measure_once(port: int, seconds: int, tell: Tell = print) -> dict[str, list[dict[str, Any]]]:
+def measure_once(port: int, seconds: int) -> dict[str, list[dict[str, Any]]]:
     """All three series."""
     return {
-        "models": [_of_models(models, port, seconds, tell) for models in MODELS],
-        "features": _of_features(port, seconds, tell),
-        "rows": _of_rows(port, seconds, tell),
+        "models": [_of_models(models, port, seconds) for models in MODELS],
+        "features": _of_features(port, seconds),
+        "rows": _of_rows(port, seconds),
     }
 
 
-def _of_models(models: int, port: int, seconds: int, tell: Tell) -> dict[str, Any]:
+def _of_models(models: int, port: int, seconds: int) -> dict[str, Any]:
     """One of so many models is asked, then all of them in turn."""
     row = with_key(plain_json(texts(numbers(1))))
     paths = [_path(tiny(place)) for place in range(models)]
@@ -42,11 +39,11 @@ def _of_models(models: int, port: int, seconds: int, tell: Tell) -> dict[str, An
             "one": measure(process, port, paths[:1], row, connections=_CONNECTIONS, seconds=seconds),
             "all": measure(process, port, paths, row, connections=_CONNECTIONS, seconds=seconds),
         }
-    tell(f"scaling: {seen}")
+    print(f"scaling: {seen}")
     return seen
 
 
-def _of_features(port: int, seconds: int, tell: Tell) -> list[dict[str, Any]]:
+def _of_features(port: int, seconds: int) -> list[dict[str, Any]]:
     series = []
     with _serving(WIDE, port, "wide-2") as process:
         for features in FEATURES:
@@ -54,11 +51,11 @@ def _of_features(port: int, seconds: int, tell: Tell) -> list[dict[str, Any]]:
             _must_answer(port, _path(f"wide-{features}"), row)
             seen = measure(process, port, [_path(f"wide-{features}")], row, connections=_CONNECTIONS, seconds=seconds)
             series.append({"features": features} | seen)
-            tell(f"scaling: {series[-1]}")
+            print(f"scaling: {series[-1]}")
     return series
 
 
-def _of_rows(port: int, seconds: int, tell: Tell) -> list[dict[str, Any]]:
+def _of_rows(port: int, seconds: int) -> list[dict[str, Any]]:
     """As JSON and as bytes; what is beyond the limit is refused by a sentence that says so."""
     series = []
     with _serving(SERVED, port, "bench") as process:
@@ -74,10 +71,10 @@ def _of_rows(port: int, seconds: int, tell: Tell) -> list[dict[str, Any]]:
                 _must_answer(port, path, body)
                 one[form] = measure(process, port, [path], body, connections=connections, seconds=lasting)
             series.append(one)
-            tell(f"scaling: {one}")
+            print(f"scaling: {one}")
         status, said = ask(port, _path("bench"), with_key(plain_json(texts(numbers(_BEYOND)))))
         series.append({"rows": _BEYOND, "status": status, "said": said.decode()[:300]})
-        tell(f"scaling: {series[-1]}")
+        print(f"scaling: {series[-1]}")
     return series
 
 

@@ -7,7 +7,6 @@ default a request must not wait for longer than 0.5 s, and 64 in batches of 8 ma
 """
 
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,18 +24,18 @@ BESIDE_CONNECTIONS = (1, 16)
 _SLOW, _SMALL = "/v1/models/slow:predict", "/v1/models/bench:predict"
 
 
-def measure_once(port: int, seconds: int, tell: Callable[[str], None] = print) -> dict[str, list[dict[str, Any]]]:
+def measure_once(port: int, seconds: int) -> dict[str, list[dict[str, Any]]]:
     """Throughput for each size of batch, and the small model's latency."""
     row = with_key(plain_json(texts(numbers(1))))
     batches, beside = [], []
     for most in BATCHES:
         with rowcast(BESIDE, port, _SLOW, row, workers=2, max_batch_rows=most, max_wait_s=10) as process:
             batches.append({"most_rows": most} | _throughput(process, port, most, 2 * seconds))
-            tell(f"slow, at most {most} rows: {batches[-1]}")
+            print(f"slow, at most {most} rows: {batches[-1]}")
             if most == BATCHES[-1]:
                 for connections in BESIDE_CONNECTIONS:
                     beside.append({"connections": connections} | _latency(process, port, connections, seconds))
-                    tell(f"small beside slow: {beside[-1]}")
+                    print(f"small beside slow: {beside[-1]}")
     return {"batches": batches, "beside": beside}
 
 

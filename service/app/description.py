@@ -75,6 +75,12 @@ def example_row(version: Version) -> Mapping[str, Any] | None:
     return max(rows, key=lambda row: sum(value is not None for value in row.values()))
 
 
+def report_of(version: Version) -> str | None:
+    """The HTML file of a version's report; None for one that was published without."""
+    pages = [path for path in version.manifest.files if path.startswith("report/") and path.endswith(".html")]
+    return "report/index.html" if "report/index.html" in pages else min(pages, default=None)
+
+
 def _certainty(version: Version) -> dict[str, Any] | None:
     """Which levels may be asked for, and how often they held on the test rows; None where there are none."""
     sure = version.manifest.intervals or version.manifest.prediction_sets

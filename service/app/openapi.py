@@ -6,10 +6,9 @@ from typing import Any
 
 from models import shapley
 from models.repository import Version
-from service.app.description import example_row
+from service.app.description import example_row, report_of
 from service.app.openapi_control import TEXT, control_paths, problem
 from service.app.openapi_schemas import schemas_of
-from service.pages.report import report_of
 from service.problems import NotReady
 from service.versions.catalog import Catalog
 from service.wire import scoring

@@ -29,7 +29,10 @@ def as_settings(environment: Mapping[str, str], *, is_serve: bool) -> dict[str, 
     for theirs, ours in _VERTEX.items():
         if environment.get(theirs):
             chosen[PREFIX + ours] = environment[theirs]
-    if environment.get("AIP_STORAGE_URI"):
+    storage = environment.get("AIP_STORAGE_URI", "")
+    if storage.startswith("/"):
+        chosen[f"{PREFIX}REPOSITORY"] = storage
+    elif storage:
         raise BadSettings(
             "AIP_STORAGE_URI is not read: leave the artifact URI of the Vertex model empty, and bake the repository "
             "into the image or mount it"

@@ -8,11 +8,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from service.app.answering import json_of
+from service.app.description import report_of
 from service.asking import find
 from service.front import Front
 from service.pages import assets
 from service.pages.overview import overview
-from service.pages.report import report_of
 from service.problems import NotFound
 
 _REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -109,6 +109,7 @@ def drain(apis: list[Child], workers: list[Child], served: Path, hang_s: float, 
                 _look_after(worker, served, hang_s)
             except CannotServe:  # there was one that could: the others may
                 log.warning("%s could not be started again", worker.name)
+                worker.due = math.inf
     return end_all([api.process for api in apis], max(0.0, deadline - time.monotonic()))
 
 

@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from tests.server.conftest import until
+
 CLIENTS = 20
 
 
@@ -35,6 +37,11 @@ class Books:
     def answered(self) -> int:
         return sum(self.right.values())
 
+    @property
+    def failed(self) -> tuple[Any, ...]:
+        """All that was not answered right; false where nothing was."""
+        return tuple(kind for kind in (self.refused, self.broken, self.wrong) if kind)
+
     def p(self, share: float) -> float:
         """How long so large a share of the answers took at most."""
         return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
@@ -53,7 +60,7 @@ class Load:
 
     def __init__(self, server, rate=200.0, shift=lambda _: 0, *, fresh=False) -> None:
         self.books = Books()
-        self._port, self._shift, self._fresh = server.port, shift, fresh
+        self._server, self._shift, self._fresh = server, shift, fresh
         self._every_s = CLIENTS / rate
         self._stop = threading.Event()
         self._writing = threading.Lock()
@@ -72,6 +79,17 @@ class Load:
             (self.books.refused + self.books.broken).values()
         )
 
+    def goes_on(self, version="1", count=50) -> None:
+        """Wait for so many more right answers of a version."""
+        enough = self.books.right[version] + count
+        until(lambda: self.books.right[version] >= enough, what=f"answers of version {version} under load")
+
+    def check_counts(self, more=0) -> None:
+        """Wait until the server counts as many right answers as were heard here, and so many more."""
+        heard = self.books.answered + more
+        name, what = "rowcast_requests_total", "the server counts as the client does"
+        until(lambda: self._server.metric(name, code="ok") == heard, what=what)
+
     def _ask_on(self, number: int) -> None:
         connection = self._connection()
         due = time.monotonic() + self._every_s * number / CLIENTS
@@ -87,7 +105,7 @@ class Load:
         connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        return http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=60)
 
     def _ask(self, connection: http.client.HTTPConnection, x: int) -> bool:
         """Whether the connection is good for another request."""

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +12,11 @@ import pytest
 
 from tests.faults.accounting import Load
 from tests.faults.conftest import RUNS
-from tests.server.conftest import START_S, until
+from tests.server.conftest import START_S, pid_namespace, takes_signals, until
 
 pytestmark = pytest.mark.faults
 
 GRACE_S = 3.0  # where nothing is slow
-PID_NAMESPACE = ("unshare", "--fork", "--pid", "--mount-proc", "--kill-child")
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 
 
@@ -39,8 +37,7 @@ def twice(server, number):
 
 
 def to_pid_1(server, number):
-    (inside,) = subprocess.check_output(["pgrep", "-P", str(server.pid)]).split()
-    os.kill(int(inside), number)
+    os.kill(server.pid_1, number)
 
 
 WAYS = {"main": to_main, "everybody": to_everybody, "twice": twice, "as PID 1": to_pid_1}
@@ -72,11 +69,7 @@ def shared_memory(server):
 
 
 def how_to_start(way):
-    if way != "as PID 1":
-        return ()
-    if subprocess.run([*PID_NAMESPACE, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("this machine makes no PID namespaces")
-    return PID_NAMESPACE
+    return pid_namespace() if way == "as PID 1" else ()
 
 
 @SIGNALS
@@ -107,28 +100,12 @@ def test_an_end_under_load_answers_who_was_accepted(start, folders, way, number)
 def test_an_end_during_the_start_leaves_nothing(start, folders, way, number):
     for run in range(2 * RUNS):
         server = start(wait=False, before=how_to_start(way))
-        until(lambda server=server: takes_signals(first(server, way)), START_S)
+        until(lambda server=server: takes_signals(server.pid_1 if way == "as PID 1" else server.pid), START_S)
         time.sleep(1.5 * run / RUNS)
         WAYS[way](server, number)
         assert server.ended(10) == 0, server.said()
         leaves_nothing(server, folders)
         server.close()
-
-
-def first(server, way):
-    """The process that takes signals; 0 before it is there."""
-    if way != "as PID 1":
-        return server.pid
-    found = subprocess.run(["pgrep", "-P", str(server.pid)], check=False, capture_output=True).stdout
-    return int(found or 0)
-
-
-def takes_signals(pid):
-    """Whether Python has come as far as our first line."""
-    if not pid:
-        return False
-    (blocked,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk:")]
-    return bool(int(blocked.split()[1], 16) & 1 << (signal.SIGTERM - 1))
 
 
 def test_an_end_after_processes_were_replaced_answers_who_was_accepted(start):

@@ -11,7 +11,6 @@ import pytest
 from tests.faults.accounting import Load
 from tests.faults.conftest import FAULT_S
 from tests.faults.measured import hit_every_two_seconds, living
-from tests.faults.test_processes_under_load import ok_counted
 from tests.server.conftest import START_S, until
 from tests.service import hostile, tiny
 
@@ -35,7 +34,7 @@ def test_whoever_asks_after_an_idle_worker_was_hit_is_answered(start, number):
         assert server.answers()
         longest = max(longest, time.monotonic() - began)
     print(f"\nan idle worker, {number.name}, 5 times: the next answer took {longest:.1f} s at most")
-    until(lambda: ok_counted(server) == 5, what="the server counts as the client does")
+    until(lambda: server.metric("rowcast_requests_total", code="ok") == 5)
 
 
 @SIGNALS
@@ -50,11 +49,11 @@ def test_a_busy_worker_that_is_hit_every_two_seconds_fails_no_request(start, tmp
             hit_every_two_seconds(server, number, 2, FAULT_S / 2)
         print(f"\nbusy workers, {number.name}: {load.books}")
         answered += load.books.answered
-        assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+        assert not load.books.failed
         if load.books.p(0.99) < 1 or not left:
             break
     assert load.books.p(0.99) < 1
-    until(lambda: ok_counted(server) == answered, what="the server counts as the client does")
+    until(lambda: server.metric("rowcast_requests_total", code="ok") == answered)
 
 
 def test_a_worker_that_cannot_start_is_tried_again_ever_later_and_the_other_serves_on(start, repository):
@@ -71,9 +70,9 @@ def test_a_worker_that_cannot_start_is_tried_again_ever_later_and_the_other_serv
         until(lambda: living(server) == 2, START_S, "it is back by itself")
         time.sleep(1)
     print(f"\na worker that cannot start, waits {waits(server)}: {load.books}")
-    assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+    assert not load.books.failed
     assert waits(server) == [0.0, 0.5, 1.0, 2.0]
-    until(lambda: ok_counted(server) == load.books.answered, what="the server counts as the client does")
+    load.check_counts()
 
 
 def waits(server):
@@ -95,6 +94,6 @@ def test_rows_on_which_the_session_raises_are_refused_and_nobody_beside_them_not
         guilty = list(clients.map(lambda _: server.ask(2e6), range(500)))
     print(f"\n500 rows on which the session raises: {load.books}")
     assert {(answer.status_code, answer.json()["code"]) for answer in guilty} == {(500, "model_failed")}
-    assert (load.books.wrong, load.books.refused, load.books.broken) == ([], {}, {})
+    assert not load.books.failed
     assert set(server.workers) == workers
-    until(lambda: ok_counted(server) == load.books.answered + 1, what="the server counts as the client does")
+    load.check_counts(more=1)

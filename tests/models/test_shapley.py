@@ -85,5 +85,5 @@ def test_the_cost_of_one_explanation_is_bounded(features, rows):
 def test_a_background_that_is_none_is_refused():
     assert Background.from_json(b'{"rows": [{"a": 1}]}', "m/1").rows == [{"a": 1}]
     for raw in (b"", b"{}", b'{"rows": []}', b'{"rows": [1]}'):
-        with pytest.raises(BadVersion, match=r"m/1: background.json holds no rows"):
+        with pytest.raises(BadVersion, match=r"m/1: background.json is not a list of rows"):
             Background.from_json(raw, "m/1")

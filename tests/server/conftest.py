@@ -98,6 +98,11 @@ class Server:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def pid_1(self) -> int:
+        """Who is PID 1 in the namespace that it was started in; 0 before it is there."""
+        return int(subprocess.run(["pgrep", "-P", str(self.pid)], check=False, capture_output=True).stdout or 0)
+
     def family(self) -> list[Process]:
         """Every process of this server that has not ended."""
         return [one for one in processes() if one.session == self.pid and one.state != "Z"]
@@ -153,9 +158,10 @@ class Server:
         with socket.socket() as client:
             return client.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric's values."""
-        lines = self.client.get("/metrics").text.splitlines()
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's values, of those with these labels."""
+        told = [f'{label}="{value}"' for label, value in labels.items()]
+        lines = [line for line in self.client.get("/metrics").text.splitlines() if all(one in line for one in told)]
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + " ", name + "{")))
 
     def ended(self, seconds: float = START_S) -> int:
@@ -175,6 +181,22 @@ class Server:
                     os.kill(one.pid, signal.SIGKILL)
             self.process.poll()
         self.process.wait()
+
+
+def takes_signals(pid: int) -> bool:
+    """Whether a server's first process, 0 for none, has come as far as its first line."""
+    if not pid:
+        return False
+    (blocked,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk:")]
+    return bool(int(blocked.split()[1], 16) & 1 << (signal.SIGTERM - 1))
+
+
+def pid_namespace() -> Sequence[str]:
+    """What starts a server as PID 1."""
+    command = ("unshare", "--fork", "--pid", "--mount-proc", "--kill-child")
+    if subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine makes no PID namespaces")
+    return command
 
 
 def free_port() -> int:

@@ -1,18 +1,15 @@
 """How a server starts, and how it ends."""
 
 import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.server.conftest import CHECKOUT, HELD, START_S, free_port, until
+from tests.server.conftest import HELD, START_S, pid_namespace, takes_signals, until
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
@@ -87,35 +84,11 @@ def test_a_signal_during_the_start_ends_it(start, processes):
     ends_clean(server)
 
 
-def takes_signals(pid):
-    """Whether Python has come as far as our first line."""
-    (blocked,) = re.findall(r"SigBlk:\s(\w+)", Path(f"/proc/{pid}/status").read_text())
-    return bool(int(blocked, 16) & 1 << (signal.SIGTERM - 1))
-
-
-def test_as_pid_1_a_signal_ends_it_as_well(repository):
+def test_as_pid_1_a_signal_ends_it_as_well(start):
     """Fact 1: as PID 1 of a container LitServe ignores SIGTERM."""
-    probe = subprocess.run(["unshare", "--fork", "--pid", "--mount-proc", "true"], check=False, capture_output=True)
-    if probe.returncode:
-        pytest.skip("this machine makes no PID namespaces")
-    port = free_port()
-    environment = os.environ | {"ROWCAST_REPOSITORY": str(repository), "ROWCAST_PORT": str(port)}
-    command = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", sys.executable, "-m", "service"]
-    with subprocess.Popen(command, cwd=CHECKOUT, env=environment, start_new_session=True) as process:
-        try:
-            until(lambda: is_ready(port))
-            (inside,) = subprocess.check_output(["pgrep", "-P", str(process.pid)]).split()
-            os.kill(int(inside), signal.SIGTERM)
-            assert process.wait(START_S) == 0
-        finally:
-            process.kill()  # --kill-child takes the rest with it
-
-
-def is_ready(port):
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
-    except httpx.TransportError:
-        return False
+    server = start(before=pid_namespace())
+    os.kill(server.pid_1, signal.SIGTERM)
+    assert server.ended() == 0, server.said()
 
 
 def test_an_empty_repository_is_served_live_not_ready_and_says_how_to_train(start, tmp_path):

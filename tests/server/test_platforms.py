@@ -1,4 +1,4 @@
-"""Unmodified clients of MLflow and Arrow, and the variables of SageMaker and Vertex AI, against real servers."""
+"""Unmodified clients of MLflow, SageMaker and Arrow, and the variables of platforms, against real servers."""
 
 import random
 
@@ -13,13 +13,14 @@ from tests.service import tiny
 
 pytestmark = pytest.mark.server
 
-PACKAGES = ["mlflow-skinny==3.17.2"]  # its client needs pandas, scipy and pyarrow, too
+PACKAGES = ["mlflow-skinny==3.17.2", "boto3==1.44.5"]  # MLflow's client needs pandas, scipy and pyarrow, too
+SETTINGS = {"default_model": "flowers", "predict_path": "/endpoints/flowers/invocations"}  # which boto3 asks for
 ARROW = {"content-type": MEDIA_TYPE}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    yield from serving(tmp_path_factory.mktemp("platforms"), "line", "pair", "flowers", default_model="flowers")
+    yield from serving(tmp_path_factory.mktemp("platforms"), "line", "pair", "flowers", **SETTINGS)
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +51,16 @@ def test_clients_of_mlflow_pandas_and_pyarrow_get_the_right_answers(server, pyth
     assert "error code 400" in got["refused"]
     assert "feature 'width' is absent" in got["refused"]
     assert got["cut off"] == "bad_body"
+
+
+def test_the_client_of_sagemaker_gets_the_right_answers(server, python_of_clients):
+    """`invoke_endpoint` of boto3, which asks /endpoints/<name>/invocations; the platform takes that to /invocations."""
+    assert said_by(python_of_clients, "sagemaker_client.py", server.port) == {
+        "json": ["application/json", '{"predictions":["rose","daisy"]}'],
+        "csv": ["text/csv", "rose\ndaisy\n"],
+        "lines": ["application/json", '{"predictions":["rose","daisy"]}'],
+        "refused": [400, "bad_row"],
+    }
 
 
 def test_a_hundred_thousand_rows_go_through_arrow_in_and_out(server):

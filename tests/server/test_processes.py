@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import socket
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,57 +14,25 @@ from pathlib import Path
 import pytest
 
 from models.repository import Repository
+from tests.faults.accounting import Load
 from tests.server.conftest import CHECKOUT, HELD, until
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
 
 
-class Load:
-    """A few clients that ask and check every answer until told to stop."""
-
-    def __init__(self, server, clients=4) -> None:
-        self.server, self.right, self.wrong = server, 0, []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
-
-    def _ask(self):
-        while not self._stop.is_set():
-            x = float(self.right % 100)
-            answer = self.server.ask(x)
-            if answer.status_code == 200 and answer.json()["predictions"] == [2 * x + 1]:
-                self.right += 1
-            else:
-                self.wrong.append(answer.text)
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def goes_on(self, count=50):
-        """Wait for so many more right answers."""
-        before = self.right
-        until(lambda: self.right >= before + count, what="answers under load")
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killing_workers_under_load_fails_no_request(start, workers):
     """Facts 2, 3, 20: LitServe loses the requests of a dead worker, and the next one too."""
     server = start(workers=workers, inline_s=0)
-    with Load(server) as load:
+    with Load(server, rate=1_000_000) as load:
         for _ in range(2):
             load.goes_on()
             before = server.workers
             os.kill(before[0], signal.SIGKILL)
             load.goes_on()
             until(lambda before=before: len(server.workers) == workers and before[0] not in server.workers)
-    assert load.wrong == []
+    assert not load.books.failed
     assert re.search(r"inference worker \d died by signal 9; it is started again in 0.0 s", server.said())
 
 

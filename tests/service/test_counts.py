@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.parser import text_string_to_metric_families
 
 from service.observing import counts as read
 from service.observing.count_files import value_class
 from service.observing.metrics import Metrics, counts_folder
+from tests.service.test_metrics import samples
 
 
 @pytest.fixture
@@ -27,14 +27,6 @@ def used(counts, versions, monkeypatch):
         metrics.failed(None, 'odd "\\\n', 0.1, model="line")
         metrics.rows_in_flight(2 + number)
     return metrics
-
-
-def samples(page):
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(page.decode())
-        for sample in family.samples
-    }
 
 
 def of(versions, *names):
@@ -65,14 +57,14 @@ def test_the_page_is_the_same_once_versions_were_given_up(counts, used, versions
     MultiProcessCollector(registry)
     after = samples(reader.page(of(versions, "line", "pair", "coin")))
     assert after == samples(generate_latest(registry))
-    left = {one for one in before if dict(one[1]).get("model") != "pair"}
+    left = {one for one in before if dict(one[1:]).get("model") != "pair"}
     assert {one: after[one] for one in left} == {one: before[one] for one in left}
     used.answered(versions["flowers"], 1, 0.01)
     assert samples(reader.page(of(versions, "flowers"))) == samples(generate_latest(registry))
 
 
 def models_on(page):
-    return Counter(dict(labels)["model"] for _, labels in samples(page) if "model" in dict(labels))
+    return Counter(dict(labels)["model"] for _, *labels in samples(page) if "model" in dict(labels))
 
 
 def test_a_version_that_is_gone_leaves_the_page_and_goes_on_when_it_comes_back(counts, used, versions):
@@ -90,7 +82,7 @@ def test_a_version_that_is_gone_leaves_the_page_and_goes_on_when_it_comes_back(c
     assert samples(reader.page(everything)) == samples(full)
     used.answered(versions["coin"], 1, 0.01)
     labels = (("code", "ok"), ("model", "coin"), ("version", "1"))
-    assert samples(reader.page(everything))["rowcast_requests_total", labels] == 3
+    assert samples(reader.page(everything))["rowcast_requests_total", *labels] == 3
     now += 1
     assert models_on(reader.page(rest))["coin"]  # and it leaves no sooner than the first time
 
@@ -101,5 +93,5 @@ def test_what_counts_for_no_version_is_there_as_long_as_its_model(counts, used, 
     reader = read.WrittenCounts(counts, lambda: now)
     reader.page(of(versions, "line"))
     now = 2 * read.STAYS_S
-    left = {labels for name, labels in samples(reader.page(of(versions, "pair"))) if name == "rowcast_requests_total"}
+    left = [labels for name, *labels in samples(reader.page(of(versions, "pair"))) if name == "rowcast_requests_total"]
     assert {dict(one)["model"] for one in left} == {"pair", ""}

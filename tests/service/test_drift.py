@@ -13,15 +13,10 @@ from service.observing.drift import Drift
 from tests.models import sample
 from tests.service.test_metrics import samples
 
-RANDOM = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def _same_numbers_whatever_ran_before(monkeypatch):
-    monkeypatch.setitem(globals(), "RANDOM", np.random.default_rng(0))
-
-
-TRAINED = RANDOM.normal(size=50_000)
+TRAINED = RNG.normal(size=50_000)
 QUANTILES = tuple(np.quantile(TRAINED, np.linspace(0, 1, 21)).tolist())
 MANIFEST = sample.manifest(
     input=Schema(
@@ -47,9 +42,9 @@ VERSION = version_of(MANIFEST)
 def rows(count, *, width=0.0, unknown=0.0):
     """Rows as those of the training, but `width` further right, and a share of them of an unknown color."""
     matrix = np.zeros((count, 8), dtype=np.float32)
-    matrix[:, 0] = np.where(RANDOM.random(count) < 0.1, np.nan, RANDOM.normal(size=count) + width)
-    matrix[:, 5] = np.where(RANDOM.random(count) < unknown, 2, RANDOM.random(count) < 0.25)
-    matrix[:, 6] = RANDOM.random(count) < 0.5
+    matrix[:, 0] = np.where(RNG.random(count) < 0.1, np.nan, RNG.normal(size=count) + width)
+    matrix[:, 5] = np.where(RNG.random(count) < unknown, 2, RNG.random(count) < 0.25)
+    matrix[:, 6] = RNG.random(count) < 0.5
     return matrix
 
 
@@ -57,7 +52,7 @@ def ask(measured, matrix, answered=0.0, version=VERSION):
     """Have rows sampled, however many, in batches of 200."""
     for start in range(0, len(matrix), 200):
         part = matrix[start : start + 200]
-        measured.sample(version, part, {"prediction": RANDOM.normal(size=(len(part), 1)) + answered})
+        measured.sample(version, part, {"prediction": RNG.normal(size=(len(part), 1)) + answered})
         for sampled in measured._versions.values():
             sampled.may = drift.BURST_ROWS
     measured.fold()
@@ -100,8 +95,8 @@ def test_what_was_long_ago_is_forgotten(tmp_path):
 
 
 def test_a_number_whose_values_repeat_does_not_drift_for_that():
-    zeros = np.where(RANDOM.random(20_000) < 0.001, RANDOM.random(20_000), 0.0)
-    counts = RANDOM.poisson(3.0, 20_000).astype(float)
+    zeros = np.where(RNG.random(20_000) < 0.001, RNG.random(20_000), 0.0)
+    counts = RNG.poisson(3.0, 20_000).astype(float)
     for values in (zeros, counts, np.full(100, 7.0)):
         quantiles = np.quantile(values, np.linspace(0, 1, 21)).tolist()
         bins = bins_of_number(quantiles, 0.0, np.float32)
@@ -110,7 +105,7 @@ def test_a_number_whose_values_repeat_does_not_drift_for_that():
 
 
 def test_float32_rows_fall_on_the_same_side_of_an_edge_as_those_of_the_training():
-    values = RANDOM.choice([0.1, 0.2, 0.3], 10_000)
+    values = RNG.choice([0.1, 0.2, 0.3], 10_000)
     bins = bins_of_number(np.quantile(values, np.linspace(0, 1, 21)).tolist(), 0.0, np.float32)
     assert bins.psi(bins.count(values.astype(np.float32))) < 0.01
 

@@ -17,7 +17,7 @@ from service.problems import BadBody, ModelFailed, TooLarge
 from service.wire import csv_text, forms, json_lines, scoring
 from tests.service import tiny
 from tests.service.test_plain import ANYTHING
-from training.data.columns import MISSING
+from training.data.cells import MISSING
 
 PAIR, FLOWERS, LINE = tiny.SCHEMAS["pair"], tiny.SCHEMAS["flowers"], tiny.SCHEMAS["line"]
 ARROW = "application/vnd.apache.arrow.stream"

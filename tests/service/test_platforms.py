@@ -27,6 +27,7 @@ VERTEX = {
     [
         ({}, [], {}),
         ({"SAGEMAKER_BIND_TO_PORT": "9000", "AIP_STORAGE_URI": "", "AIP_HTTP_PORT": ""}, [], {}),
+        ({"AIP_STORAGE_URI": "/tmp_cpr_local_model"}, [], {"ROWCAST_REPOSITORY": "/tmp_cpr_local_model"}),
         ({"ROWCAST_PORT": "8000"}, ["serve"], {"ROWCAST_PORT": "8080"}),
         ({"SAGEMAKER_BIND_TO_PORT": "9000"}, ["serve"], {"ROWCAST_PORT": "9000"}),
         (

@@ -19,10 +19,12 @@ from service.processes.watch import (
     Child,
     _sleep_until_something_happens,
     _why_it_hangs,
+    drain,
     end_all,
     hear_of_children,
     watch,
 )
+from tests.server.conftest import until
 
 HANG_S = 1.0
 PATIENCE_S = 60.0  # for what comes at once on a machine that does nothing else
@@ -75,9 +77,7 @@ def test_a_child_that_does_not_come_up_is_started_again_after_ever_longer_waits(
     began = time.monotonic()
     thread = threading.Thread(target=watch, args=([child], heard, end, tmp_path / "served", HANG_S))
     thread.start()
-    while len(times) < 2:
-        assert time.monotonic() < began + PATIENCE_S
-        time.sleep(0.01)
+    until(lambda: len(times) == 2)
     end_of(end)
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
@@ -111,6 +111,18 @@ def test_a_child_that_has_said_why_it_cannot_serve_is_not_talked_about(dying, he
         watch([child], heard, end, tmp_path / "served", HANG_S)
 
 
+def test_a_worker_that_cannot_be_started_again_while_the_server_ends_is_told_of_once(dying, tmp_path, caplog):
+    """As where somebody has removed the temporary folder: it seems that nothing was ever served."""
+    child, times = dying(1)
+    child.process.join()
+    ignores = FORK.Event()
+    api = Child("API process 0", started(_ignore_sigterm, ignores), lambda: None, tmp_path / "api")
+    assert ignores.wait(PATIENCE_S)
+    drain([api], [child], tmp_path / "served", HANG_S, 2.0)
+    assert caplog.messages.count("inference worker 0 could not be started again") == 1
+    assert times == []
+
+
 def watching(child, heard, end, tmp_path):
     (tmp_path / "served").touch()
     child.up.touch()
@@ -128,13 +140,6 @@ def sleeping(tmp_path):
     )
     yield child
     end_all([child.process], 5)
-
-
-def until(condition):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_child_that_computes_one_batch_for_too_long_is_killed_and_replaced(sleeping, heard, end, tmp_path, caplog):

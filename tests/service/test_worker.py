@@ -18,6 +18,7 @@ from service.processes.scheduling import FullShare
 from service.processes.yielding import _REST
 from service.workers import worker
 from service.workers.engine import Engine, NothingToServe
+from tests.server.conftest import until
 from tests.service import tiny
 from tests.service.test_scheduling import signalled
 
@@ -183,13 +184,6 @@ def serving(root, sockets, end):
     end.tell()
     thread.join(60)
     assert not thread.is_alive()
-
-
-def until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_batch_goes_to_a_worker_and_back(serving, versions):

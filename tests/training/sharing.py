@@ -8,13 +8,26 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import optuna
+import polars as pl
+import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from training.plan import Plan
 from training.search import _opened, write_plan
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """Of a small table and a short fit."""
+    x = np.random.default_rng(0).normal(size=(200, 2)).round(3)
+    path = tmp_path / "t.csv"
+    pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": (x[:, 0] * x[:, 1]).round(3)}).write_csv(path)
+    fit = {"epochs": 3, "members": 1}
+    return Plan.of({"name": "m", "target": ["y"], "table": {"path": str(path)}, "fit": fit}, "test")
 
 
 def trials_in(storage: str) -> list[FrozenTrial]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.csv_file import BadTable
 from models.schema import DatetimeFeature
-from training.data import columns
+from training.data import cells
 from training.data.columns import Data, read_batch, read_columns
 from training.data.distinct import of_distinct
 from training.data.table import Table
@@ -338,9 +338,9 @@ def test_columns_of_no_kind_are_refused_together(kinds):
     ],
 )
 def test_moments_of_one_form_are_read_as_among_other_forms(texts):
-    alone = columns._read_datetimes(pl.Series(texts)).to_list()
+    alone = cells._read_datetimes(pl.Series(texts)).to_list()
     assert alone[0] is not None
-    assert columns._read_datetimes(pl.Series([*texts, "2020-01-01T01:01Z"])).to_list()[:-1] == alone
+    assert cells._read_datetimes(pl.Series([*texts, "2020-01-01T01:01Z"])).to_list()[:-1] == alone
 
 
 def test_what_is_done_once_for_each_distinct_value_is_done_for_all_rows():

@@ -21,11 +21,6 @@ ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def _same_numbers_whatever_ran_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
-
-
 def plan_of(frame: pl.DataFrame, folder: Path, **fields: object) -> Plan:
     path = folder / "t.parquet"
     frame.write_parquet(path)

@@ -15,11 +15,6 @@ from training.plan import Plan
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def _same_numbers_whatever_ran_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
-
-
 N = 400
 HONEST = {"x": RNG.normal(size=N), "z": RNG.normal(size=N), "c": RNG.choice(list("pqr"), N)}
 PRICE = 2 * HONEST["x"] + HONEST["z"] + RNG.normal(0, 0.5, N)

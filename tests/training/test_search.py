@@ -2,28 +2,16 @@
 
 from pathlib import Path
 
-import numpy as np
 import optuna
-import polars as pl
 import pytest
 from optuna.trial import TrialState
 
 from models.csv_file import BadTable
-from tests.training.sharing import check_that_killing_one_of_two_loses_its_trial_alone, trials_in
+from tests.training.sharing import check_that_killing_one_of_two_loses_its_trial_alone, plan, trials_in
 from training.plan import BadPlan, Plan
 from training.search import plan_of, search, write_plan
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(200, 2)).round(3)
-    path = tmp_path / "t.csv"
-    pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": (x[:, 0] * x[:, 1]).round(3)}).write_csv(path)
-    fit = {"epochs": 3, "members": 1}
-    return Plan.of({"name": "m", "target": ["y"], "table": {"path": str(path)}, "fit": fit}, "test")
+__all__ = ["plan"]
 
 
 @pytest.mark.parametrize("kind", ["journal", "database"])

@@ -12,16 +12,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import optuna
-import polars as pl
 import pytest
 from optuna.trial import TrialState
 
 from tests.server.conftest import START_S, free_port
-from tests.training.sharing import ROOT, check_that_killing_one_of_two_loses_its_trial_alone, trials_in
+from tests.training.sharing import ROOT, check_that_killing_one_of_two_loses_its_trial_alone, plan, trials_in
 from training.plan import BadPlan, Plan
 from training.search import _opened, search
+
+__all__ = ["plan"]
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg, the driver of PostgreSQL, is not installed")
 
@@ -91,15 +91,6 @@ def storage(server: str, request: pytest.FixtureRequest) -> str:
     with psycopg.connect(_parts(int(server.split(":")[1])), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return f"postgresql+psycopg://rowcast:{IN_A_URL}@{server}/{name}"
-
-
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    x = np.random.default_rng(0).normal(size=(200, 2)).round(3)
-    path = tmp_path / "t.csv"
-    pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": (x[:, 0] * x[:, 1]).round(3)}).write_csv(path)
-    fit = {"epochs": 3, "members": 1}
-    return Plan.of({"name": "m", "target": ["y"], "table": {"path": str(path)}, "fit": fit}, "test")
 
 
 def test_two_processes_share_a_study_and_killing_one_loses_its_trial_alone(plan: Plan, tmp_path: Path, storage: str):

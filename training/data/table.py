@@ -1,6 +1,6 @@
 """A file becomes a table: CSV and Parquet, read whole or refused with one sentence.
 
-A CSV is looked at byte by byte (`models/csv_file.py`) before polars reads it. Its cells stay texts here; `columns.py`
+A CSV is looked at byte by byte (`models/csv_file.py`) before polars reads it. Its cells stay texts here; `kinds.py`
 says what they mean.
 """
 

@@ -78,14 +78,14 @@ def panel(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def panels(count: int, width: float = 9.0, height: float = 3.8) -> tuple[Figure, list[Axes]]:
+def panels(count: int, height: float = 3.8) -> tuple[Figure, list[Axes]]:
     """Up to four plots in a row of two or in one column of pairs."""
     count = min(count, 4)
     if count == 1:
         figure, axes = panel(4.8, 3.6)
         return figure, [axes]
     rows = (count + 1) // 2
-    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    figure = Figure(figsize=(9.0, height * rows), layout="constrained")
     return figure, [figure.add_subplot(rows, 2, place + 1) for place in range(count)]
 
 
