@@ -67,11 +67,12 @@ class Line:
             machine does only adds to one. While all have about as many rows, it is what was known before.
     """
 
-    __slots__ = ("_batches", "mean_rows", "most_rows", "row_s", "seconds")
+    __slots__ = ("_batches", "_least", "mean_rows", "most_rows", "row_s", "seconds")
 
     def __init__(self) -> None:
         self._batches: deque[tuple[int, float]] = deque(maxlen=_BATCHES)
         self.most_rows, self.mean_rows, self.seconds, self.row_s = 0, 0.0, 0.0, math.inf
+        self._least = 0.0, 0  # seconds of the shortest batch of the least rows, and these
 
     def learn(self, rows: int, seconds: float) -> None:
         """A batch of so many rows took so long."""
@@ -84,9 +85,15 @@ class Line:
         for each_rows, each_s in self._batches:
             size = each_rows.bit_length()
             shortest[size] = min(shortest.get(size, (math.inf, 0)), (each_s, each_rows))
+        self._least = few_s, few = shortest[min(shortest)]
         if len(shortest) > 1:
-            (few_s, few), (many_s, many) = shortest[min(shortest)], shortest[max(shortest)]
+            many_s, many = shortest[max(shortest)]
             self.row_s = (many_s - few_s) / (many - few)
+
+    def least_s(self, rows: int) -> float:
+        """What so many rows take where nothing holds them up; 0 before the first batch."""
+        few_s, few = self._least
+        return few_s if math.isinf(self.row_s) else max(0.0, few_s + self.row_s * (rows - few))
 
     @property
     def is_flat(self) -> bool:

@@ -14,6 +14,7 @@ from models.repository import Repository, Version
 from models.schema import Matrix
 from service.batching.frames import Reply, Request, Status, What
 from service.workers.merging import Merging
+from service.workers.turns import Turns
 
 OpenSession = Callable[[Version], Session]
 _NOBODYS = contextlib.nullcontext()
@@ -59,12 +60,14 @@ class Engine:
         expect: Callable[[Sequence[Version]], None] = lambda _: None,
         *,
         max_batch_rows: int = 1,
+        turns: Turns | None = None,
     ) -> None:
         """Hold no session yet.
 
         `check` raises BadVersion for what must not even be opened in this process; `expect` hears of many that it will
         be asked about, soon. `start_shadow` has another process serve what shadows are asked, if there is none.
-        Batches of a version that are computed together have `max_batch_rows` at most.
+        Batches of a version that are computed together have `max_batch_rows` at most; `turns` says how many long ones
+        are computed at once.
         """
         self._repository = repository
         self._open_session = open_session
@@ -72,6 +75,7 @@ class Engine:
         self._start_shadow = start_shadow
         self._expect = expect
         self._max_batch_rows = max_batch_rows
+        self._turns = turns or Turns()
         self._opened: dict[str, _Opened] = {}
         self._opening = threading.Lock()  # one at a time: an opening may take much memory
         self._retired: set[str] = set()
@@ -162,11 +166,11 @@ class Engine:
         session = self._open_session(version)
         prove(version.manifest, version.proof(), session)
         key = version.key
-        self._opened[key] = _Opened(version, session, time.monotonic(), Merging(self._max_batch_rows))
+        self._opened[key] = _Opened(version, session, time.monotonic(), Merging(self._max_batch_rows, self._turns))
         return key
 
     def run(self, key: str, matrix: Matrix, share: AbstractContextManager[None] = _NOBODYS) -> tuple[Answers, float]:
-        """The answers for a matrix [N, F], and how long the session ran, in seconds.
+        """The answers for a matrix [N, F], and how long the session ran, in seconds, with the wait for its turn.
 
         A number that is not finite is refused where its request is answered. `share` is entered where this thread
         computes; another one may, see service/workers/merging.py.

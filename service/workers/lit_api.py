@@ -5,6 +5,7 @@ turns every request into a 500.
 """
 
 import logging
+import math
 import mmap
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from litserve.utils import WorkerSetupStatus
 from models.proof import Session
 from models.repository import Repository, Version
 from service.processes import process
+from service.processes.cores import cores
 from service.processes.scheduling import FullShare, Hunger, Share
 from service.processes.yielding import InlineRate
 from service.settings import Settings
@@ -29,6 +31,7 @@ from service.versions.control import Unloaded
 from service.workers import worker
 from service.workers.checking import Checker
 from service.workers.engine import Engine, NothingToServe, OpenSession
+from service.workers.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +112,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
                 checker.start_shadow,
                 checker.expect,
                 max_batch_rows=self.settings.max_batch_rows,
+                turns=Turns(math.ceil(cores() / self.settings.workers) if self.is_on_cpu else math.inf),
             )
             self.engine.open_all(self.settings.keep_versions, Unloaded(self.runtime)())
             checker.give_way()

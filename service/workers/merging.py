@@ -15,6 +15,7 @@ import numpy as np
 from models.proof import Answers
 from models.schema import Matrix
 from service.batching.gathering import LONGEST_S, Line
+from service.workers.turns import Turns
 
 _WAIT_SHARE = 0.1
 """Of a run's time, that it waits for those who were just answered: an API process waits half as long for its own
@@ -44,9 +45,9 @@ class _Part:
 class Merging:
     """The batches of one version in one worker. Its methods may be called from several threads."""
 
-    def __init__(self, most_rows: int, longest_s: float = LONGEST_S) -> None:
+    def __init__(self, most_rows: int, turns: Turns, longest_s: float = LONGEST_S) -> None:
         """A run of several batches has `most_rows` at most; nobody waits for runs that take longer than `longest_s`."""
-        self._most_rows, self._longest_s = most_rows, longest_s
+        self._most_rows, self._turns, self._longest_s = most_rows, turns, longest_s
         self._line = Line()
         self._changed = threading.Condition()
         self._waiting: list[_Part] = []
@@ -55,7 +56,7 @@ class Merging:
         self._returned = 0.0
 
     def run(self, matrix: Matrix, run: Run) -> tuple[Answers, float]:
-        """The answers for a matrix [N, F], and how long they were computed, in seconds.
+        """The answers for a matrix [N, F], and how long they took, in seconds: to wait for their turn, and to compute.
 
         Either `run` is called here, or it was in the thread of another batch.
         """
@@ -69,15 +70,18 @@ class Merging:
             if part.answers is not None:
                 return part.answers, part.seconds
             parts = self._take(part)
-        rows, started = sum(len(one.matrix) for one in parts), time.perf_counter()
-        answers, seconds = None, 0.0
+            rows = sum(len(one.matrix) for one in parts)
+            least_s = self._line.least_s(rows)
+        answers, waited_s, computed_s = None, 0.0, 0.0
         try:
-            answers = run(np.concatenate([one.matrix for one in parts]) if len(parts) > 1 else matrix)
-            seconds = time.perf_counter() - started
+            with self._turns.turn(least_s) as waited_s:
+                started = time.perf_counter()
+                answers = run(np.concatenate([one.matrix for one in parts]) if len(parts) > 1 else matrix)
+                computed_s = time.perf_counter() - started
         finally:  # those who went along compute by themselves where it failed
             with self._changed:
-                self._end(parts, rows, seconds, answers)
-        return _of(answers, 0, len(matrix)), seconds
+                self._end(parts, rows, waited_s, computed_s, answers)
+        return _of(answers, 0, len(matrix)), waited_s + computed_s
 
     def _wait_s(self, part: _Part) -> float:
         """How long a batch waits for others; it goes with all that wait, the first of them as soon as it need not."""
@@ -107,17 +111,17 @@ class Merging:
         self._rows_out += rows
         return parts
 
-    def _end(self, parts: list[_Part], rows: int, seconds: float, answers: Answers | None) -> None:
+    def _end(self, parts: list[_Part], rows: int, waited_s: float, computed_s: float, answers: Answers | None) -> None:
         self._out -= 1
         self._rows_out -= rows
         start = 0
         for one in parts:
             if answers is not None:
-                one.answers, one.seconds = _of(answers, start, len(one.matrix)), seconds
+                one.answers, one.seconds = _of(answers, start, len(one.matrix)), waited_s + computed_s
             one.is_out = False
             start += len(one.matrix)
         if answers is not None:
-            self._line.learn(rows, seconds)
+            self._line.learn(rows, computed_s)
         self._returned = time.perf_counter()
         self._expected_rows = min(self._most_rows, rows + sum(len(one.matrix) for one in self._waiting))
         self._changed.notify_all()

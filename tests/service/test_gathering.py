@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from service.batching.frames import Reply, Status
-from service.batching.gathering import Gathering
+from service.batching.gathering import Gathering, Line
 from tests.service.own_time import run_in_own_time
 from tests.service.test_coalescer import Doubling, coalescer_of, rows, start, turns
 
@@ -120,3 +120,22 @@ def test_a_batch_that_is_out_for_too_long_keeps_nobody(versions, monkeypatch):
         await asyncio.gather(*jobs)
 
     run_in_own_time(ask(), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("batches", "rows", "seconds"),
+    [
+        ([], 1, 0.0),
+        ([(8, 0.05), (8, 0.4)], 1, 0.05),
+        ([(1, 0.01), (31, 0.31), (1, 0.5)], 1, 0.01),
+        ([(1, 0.01), (31, 0.31), (1, 0.5)], 11, 0.11),
+        ([(1, 0.01), (31, 0.31), *[(31, 0.31)] * 16], 1, 0.01),
+        ([(1, 0.3), (31, 0.1)], 100, 0.0),
+    ],
+    ids=["nothing is known", "one was held up", "a row", "some rows", "as was known before", "rows save time"],
+)
+def test_what_so_many_rows_take_is_read_off_the_batches_that_nothing_held_up(batches, rows, seconds):
+    line = Line()
+    for each in batches:
+        line.learn(*each)
+    assert line.least_s(rows) == pytest.approx(seconds)

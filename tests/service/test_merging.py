@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from service.workers.merging import Merging
+from service.workers.turns import Turns
 
 ROWS = [np.full((rows, 1), rows, np.float32) for rows in (1, 2, 3)]
 
@@ -30,9 +31,9 @@ def session():
     return Session()
 
 
-def merging(most_rows=4096, batches=((1, 30.0), (64, 30.0)), longest_s=60.0):
+def merging(most_rows=4096, batches=((1, 30.0), (64, 30.0)), longest_s=60.0, turns=None):
     """What a worker knows after batches of so many rows and seconds."""
-    known = Merging(most_rows, longest_s)
+    known = Merging(most_rows, turns or Turns(), longest_s)
     for rows, seconds in batches:
         known._line.learn(rows, seconds)
     return known
@@ -115,3 +116,33 @@ def test_who_was_just_answered_is_waited_for():
     for thread in threads:
         thread.join(60)
     assert took == [5]
+
+
+def test_long_runs_of_several_versions_take_turns(session):
+    turns = Turns(1, 1e6)
+    versions, done = [merging(batches=[(1, 0.05)], turns=turns) for _ in range(2)], {}
+
+    def ask(number):
+        done[number] = versions[number].run(ROWS[0], session.run)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(2)]
+    threads[0].start()
+    assert session.begun.acquire(timeout=60)
+    threads[1].start()
+    while not versions[1]._out:
+        time.sleep(0.001)
+    assert len(session.took) == 1
+    session.goes.set()
+    for thread in threads:
+        thread.join(60)
+    assert session.took == [1, 1]
+
+
+def test_what_a_run_waits_is_not_what_its_rows_take(session):
+    turns = Turns(1, 0.2)
+    known = merging(batches=[(1, 0.05)], turns=turns)
+    session.goes.set()
+    with turns.turn(0.05):
+        _, seconds = known.run(ROWS[0], session.run)
+    _, computed_s = known._line._batches[-1]
+    assert seconds - computed_s >= 0.0099
