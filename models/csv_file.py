@@ -16,6 +16,10 @@ import numpy as np
 from models.errors import AtPlace
 
 DELIMITERS = ",;\t|"
+MISSING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "?"})
+"""What says, in small letters, that a value is missing where no category is expected."""
+BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+"""What a cell says, in small letters, where it is known to be a boolean."""
 _CHUNK = 1 << 24  # bytes looked at together; also the longest line that is read
 _BOM = codecs.BOM_UTF8
 _OTHER_FILES = {

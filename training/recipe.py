@@ -188,7 +188,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
         answers = problem.published(held_out, net, parts["validation"].matrix, split.validation)
         metrics = score(data.task, parts["validation"].y, answers)
         scores["validation"] = scores["validation"].model_copy(update={"metrics": metrics})
-    for warning in doubts(scores):
+    for warning in (doubted := doubts(scores)):
         report(f"look at this: {warning}")
     return Fitted(
         plan=plan,
@@ -206,7 +206,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
         notes=notes,
         device=device_name(problem.x.device),
         seconds=time.perf_counter() - start,
-        warnings=(*warnings, *doubts(scores)),
+        warnings=(*warnings, *doubted),
     )
 
 
@@ -229,7 +229,7 @@ def _train_in_pieces(plan: Plan, report: Report, checkpoint: Checkpoint) -> Fitt
     parts = {part: PartRows(data.frame[kept], matrix[kept], data.y[kept]) for part, kept in rows.items() if len(kept)}
     baselines = make_baselines(large.net, large.linear, parts["train"].y)
     scores = score_parts(large.net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()})
-    for warning in doubts(scores):
+    for warning in (doubted := doubts(scores)):
         report(f"look at this: {warning}")
     return Fitted(
         plan=plan,
@@ -247,7 +247,7 @@ def _train_in_pieces(plan: Plan, report: Report, checkpoint: Checkpoint) -> Fitt
         notes=sampled.notes,
         device=device_name(choose_device()),
         seconds=time.perf_counter() - start,
-        warnings=(*warnings, *doubts(scores)),
+        warnings=(*warnings, *doubted),
     )
 
 

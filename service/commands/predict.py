@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from cyclopts import Parameter
 
-from models.csv_file import check_lines, read_header
+from models.csv_file import BOOLEANS, MISSING, check_lines, read_header
 from models.errors import BadRow, shown
 from models.moments import parts_of
 from models.proof import Session, prove
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 READ = (".csv", ".tsv", ".parquet", ".arrow")
-MISSING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "?"})
-"""Spellings of a missing value in a CSV, in any case, as for the trainer; not of a category's."""
 
 _EXPECTED = {
     "number": "must be a number",
@@ -324,8 +322,7 @@ def _read_numbers(texts: "pl.Series") -> "pl.Series":
 def _read_booleans(texts: "pl.Series") -> "pl.Series":
     import polars as pl  # noqa: PLC0415
 
-    known = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
-    return texts.str.to_lowercase().replace_strict(known, default=None, return_dtype=pl.Boolean)
+    return texts.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean)
 
 
 def _read_moments(texts: "pl.Series") -> "pl.Series":

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.csv_file import BOOLEANS, MISSING
 from models.errors import BadRow, shown
 from models.proof import Answers
 from models.repository import Version
@@ -23,11 +24,7 @@ from service.wire.certainty import Certainty
 from service.wire.columns import check_names
 from service.wire.json_text import texts_of_rows
 
-MISSING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "?"})
-"""Spellings of a missing value, in any case."""
-
 _PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?", re.ASCII)
-_BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 _NEEDS_QUOTES = re.compile(r'[",\r\n]')
 
 
@@ -102,7 +99,7 @@ def _read(feature: Feature, cells: Sequence[str]) -> Sequence[Any]:
                 pass
             return _each(feature, cells, _number, "must be a number")
         case "boolean":
-            return _each(feature, cells, lambda cell: _BOOLEANS.get(cell.lower()), "must be true or false")
+            return _each(feature, cells, lambda cell: BOOLEANS.get(cell.lower()), "must be true or false")
         case "datetime":
             return [None if _is_missing(cell.strip()) else cell.strip() for cell in cells]
 

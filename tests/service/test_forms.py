@@ -17,7 +17,6 @@ from service.problems import BadBody, ModelFailed, TooLarge
 from service.wire import csv_text, forms, json_lines, scoring
 from tests.service import tiny
 from tests.service.test_plain import ANYTHING
-from training.data.cells import MISSING
 
 PAIR, FLOWERS, LINE = tiny.SCHEMAS["pair"], tiny.SCHEMAS["flowers"], tiny.SCHEMAS["line"]
 ARROW = "application/vnd.apache.arrow.stream"
@@ -109,7 +108,6 @@ def test_a_header_is_known_by_most_of_its_cells_or_by_what_the_type_says():
 
 
 def test_cells_mean_what_they_mean_to_the_trainer():
-    assert set(MISSING) == csv_text.MISSING
     kinds = Schema(
         features=(
             CategoryFeature(name="c", categories=("3", "NA", "x y", "0.5")),

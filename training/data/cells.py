@@ -10,13 +10,11 @@ from datetime import datetime
 
 import polars as pl
 
-from models.csv_file import BadTable
+from models.csv_file import BOOLEANS, MISSING, BadTable
 from models.errors import shown
 from models.schema import category_text
 from training.plan import Kind
 
-MISSING = ("na", "n/a", "#n/a", "nan", "null", "none", "?")
-"""What says, in small letters, that a value is missing where no category is expected."""
 TEXTS = (pl.String, pl.Categorical, pl.Enum)
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
 
@@ -30,7 +28,7 @@ def without_blanks(column: pl.Series) -> pl.Series:
 def without_spelled_missing(texts: pl.Series) -> pl.Series:
     """The texts with null for those of `MISSING`."""
     short = texts.filter(texts.str.len_bytes() <= max(map(len, MISSING))).unique()
-    spelled = short.filter(short.str.to_lowercase().is_in(MISSING))
+    spelled = short.filter(short.str.to_lowercase().is_in(list(MISSING)))
     return texts.set(texts.is_in(spelled.to_list()), None) if len(spelled) else texts
 
 
@@ -69,10 +67,7 @@ def _read_booleans(texts: pl.Series) -> pl.Series:
 
 def _read_told_booleans(texts: pl.Series) -> pl.Series:
     """The same where it is known that they are booleans: then 1 and 0 are, too, as in requests."""
-    digits = texts.replace_strict(
-        {"1": True, "0": False, "1.0": True, "0.0": False}, default=None, return_dtype=pl.Boolean
-    )
-    return _read_booleans(texts).fill_null(digits)
+    return texts.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean)
 
 
 def _read_datetimes(texts: pl.Series) -> pl.Series:

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from models.csv_file import BadTable
+from models.csv_file import MISSING, BadTable
 from models.errors import shown
 from models.manifest import ClassLabel, Task
-from training.data.cells import MISSING, TEXTS, TOLD, is_whole, plain_value, without_blanks
+from training.data.cells import TEXTS, TOLD, is_whole, plain_value, without_blanks
 from training.data.kinds import FEW_WHOLE_NUMBERS, from_texts, typed_column
 from training.data.table import Table
 from training.data.target import codes_of, learned_target, read_target, task_of
@@ -214,7 +214,7 @@ def _is_missing(name: str, dtype: pl.DataType) -> pl.Expr:
     column = pl.col(name)
     if dtype in TEXTS:
         text = column.cast(pl.String).str.strip_chars()
-        return column.is_null() | (text == "") | text.str.to_lowercase().is_in(MISSING)
+        return column.is_null() | (text == "") | text.str.to_lowercase().is_in(list(MISSING))
     return column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
 
 
