@@ -15,8 +15,9 @@ import pytest
 from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
+from models.features import NumberFeature
 from models.manifest import Predictions
-from models.schema import NumberFeature, Schema
+from models.schema import Schema
 from service.batching.agreement import Agreement
 from service.batching.shadow import Counts
 from service.observing import metrics
