@@ -20,7 +20,8 @@ from service.http.request_ids import RequestIds
 from service.http.same_turn import TurnBatches
 from service.http.spinning import Spinning
 from service.observing.drift import Drift
-from service.observing.metrics import Metrics, counts_folder
+from service.observing.metrics import Metrics
+from service.observing.slot import counts_folder
 from service.observing.tracing import Trace, read_trace
 from service.observing.vitals import Vitals
 from service.settings import Settings

@@ -49,8 +49,8 @@ from service.http.fast_lane import FastLane
 from service.http.metrics_port import answering, listen
 from service.http.patient import NoQueue, PatientServer
 from service.http.tls_lane import TlsLane
-from service.observing import metrics
 from service.observing.count_files import make_room
+from service.observing.slot import counts_folder, forget_process, use_slot
 from service.processes import process
 from service.processes.busy import beating, busy_path
 from service.processes.cores import cores
@@ -117,7 +117,7 @@ def _has_no_room(server: "Server") -> str | None:
     try:
         Limits.make(server.runtime / LIMITS)
         for slot in range(server.api_processes):
-            make_room(metrics.counts_folder(), f"api-{slot}")
+            make_room(counts_folder(), f"api-{slot}")
     except OSError as error:
         needed = "2 MB for each API process and one more"
         return f"no room for counts in {server.runtime}: {error.strerror}; it takes {needed}; name another in TMPDIR"
@@ -139,7 +139,7 @@ def _add_what_is_ours(server: "Server", settings: Settings, tls: Tls | None) -> 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         up = server.api_is_up(server.slot)
-        metrics.use_slot(f"api-{server.slot}")
+        use_slot(f"api-{server.slot}")
         process.take_short_turns()
         take_short_slices()
         server.tally.join(server.slot)
@@ -333,7 +333,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         assert kind == "process"
 
         def start(slot: int) -> BaseProcess:
-            metrics.forget_process(f"api-{slot}")
+            forget_process(f"api-{slot}")
             self.tally.leave(slot)
             self.slot = slot  # the child finds it here
             self.app.response_queue_id = 0
