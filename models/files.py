@@ -5,7 +5,7 @@ import fcntl
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from models.errors import BadVersion
@@ -32,6 +32,20 @@ def read_plain(folder: Path, path: str, place: str, at_most: int = sys.maxsize) 
         raise BadVersion(place, f"{path} cannot be read: {error.strerror}") from None
     finally:
         os.close(descriptor)
+
+
+def state_of(folder: Path, paths: Iterable[str]) -> tuple[int, ...]:
+    """Numbers that change when one of these files of a folder does, or what the folder lists; nothing is read."""
+    seen = [folder, *(folder / path for path in paths)]
+    state: list[int] = []
+    for path in dict.fromkeys([*seen, *(path.parent for path in seen[1:])]):
+        try:
+            found = path.lstat()
+        except OSError:
+            state.append(0)
+        else:
+            state += (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return tuple(state)
 
 
 def make_folder(folder: Path) -> None:

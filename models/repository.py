@@ -16,13 +16,14 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
 from models import manifest as manifests
 from models import proof as proofs
 from models.errors import BadChange, BadVersion, shown
-from models.files import lock_folder, locked, make_folder, read_plain, replace, sync, write
+from models.files import lock_folder, locked, make_folder, read_plain, replace, state_of, sync, write
 from models.labels import FILE as LABELS
 from models.labels import STABLE, Label, read_labels, what_is_wrong, write_labels
 from models.manifest import FileDigest, Manifest, check_name, is_name
@@ -33,6 +34,7 @@ REQUIRED = ("model.onnx", proofs.FILE)
 """The files without which a version could not be served."""
 
 _NUMBER = re.compile(r"[1-9][0-9]*")
+_MOST_SEEN = 100
 _LARGEST_MANIFEST = 2**28  # bytes; it is the only file of a version whose size nothing else vouches for
 
 
@@ -109,6 +111,10 @@ class Version:
         if FileDigest(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw)) != expected:
             raise BadVersion(str(self), f"{path} is not the file its manifest describes; publish it again")
         return raw
+
+    def state(self) -> tuple[int, ...]:
+        """Numbers that change when one of its files but the manifest does; of very many, one of the first."""
+        return state_of(self.folder, tuple(islice(self.manifest.files, _MOST_SEEN)))
 
     def proof(self) -> Proof:
         """Rows with their right answers.

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from service.processes import process
+from service.processes.run_folder import remove_what_killed_servers_left, run_folder
 from service.settings import Settings
 
 _ENDS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
@@ -36,11 +37,11 @@ def supervise(settings: Settings) -> int:
     """
     _become_the_reaper()
     process.may_open_many_files()
+    remove_what_killed_servers_left(Path(os.environ.get("TMPDIR") or "/tmp"))  # noqa: S108 - before one looks for room
     if (reason := process.too_few_files() or _cannot_be_temporary()) is not None:
         log.error(reason)
         return process.CANNOT_SERVE
-    with tempfile.TemporaryDirectory(prefix="rowcast-", ignore_cleanup_errors=True) as folder:  # mode 0700
-        runtime = Path(folder)
+    with run_folder() as runtime:
         if (reason := _has_no_sockets(runtime)) is not None:
             log.error(reason)
             return process.CANNOT_SERVE

@@ -1,6 +1,7 @@
-"""What holds for every test: how its examples are chosen, and that no runtime reports to its maker."""
+"""What holds for every test: how its examples are chosen, that no runtime reports to its maker, and nothing is left."""
 
 import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -22,3 +23,11 @@ def _same_numbers_whatever_ran_before(request, monkeypatch):
     """A module's generator `RNG` begins anew with each test."""
     if hasattr(request.module, "RNG"):
         monkeypatch.setattr(request.module, "RNG", np.random.default_rng(0))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _what_killed_servers_leave_goes():
+    """Most tests end their servers by force."""
+    with tempfile.TemporaryDirectory(prefix="rowcast-tests-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        yield

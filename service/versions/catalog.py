@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext
 
+from models.labels import FILE as LABELS
 from models.labels import STABLE, Label
 from models.repository import Repository, Version
 from service.problems import NotReady, UnknownLabel, UnknownModel, UnknownVersion
@@ -160,7 +161,7 @@ class Catalog:
     async def refresh(self, again: str | None = None) -> None:
         """Look at the repository once: new versions go live, deleted ones go, labels take effect.
 
-        What was refused of the model `again` is opened again; nothing else that was refused is, as it never changes.
+        What was refused is opened again once one of its files has changed, or its model is `again`.
         """
         async with self._looking:
             if again is not None:
@@ -168,7 +169,8 @@ class Catalog:
                 self.failures = {place: why for place, why in self.failures.items() if _model_of(place) != again}
             aside = asyncio.get_running_loop().run_in_executor
             known = self._stamps.keys() | self._models.keys()
-            unreadable, changed = await aside(self._reader, self._folders.look, known, self._unloaded())
+            refused = [(name, int(number)) for name, number in map(_parts, self.failures) if number != LABELS]
+            unreadable, changed = await aside(self._reader, self._folders.look, known, self._unloaded(), refused)
             for start in range(0, len(changed), _TOGETHER):
                 some = changed[start : start + _TOGETHER]
                 async with self._alone() if self._models and len(some) > 1 else nullcontext():
@@ -194,7 +196,7 @@ class Catalog:
         labels = folder.labels
         if labels is None:  # those that were right go on
             labels = {} if before is None else before.labels
-        stood = self._stamps.get(name, {})
+        stood = {**self._stamps.get(name, {}), **dict.fromkeys(folder.changed)}
         same = [number for number, stamp in folder.stamps.items() if stood.get(number) == stamp]
         live = {} if before is None else {number: before.live[number] for number in same if number in before.live}
         why = {number: self.failures.get(f"{name}/{number}") for number in same}
@@ -298,4 +300,9 @@ def _live(traffic: Traffic | None) -> Mapping[int, Version]:
 
 
 def _model_of(place: str) -> str:
-    return place.rsplit("/", 1)[0]
+    return _parts(place)[0]
+
+
+def _parts(place: str) -> tuple[str, str]:
+    name, _, what = place.rpartition("/")
+    return name, what

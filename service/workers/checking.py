@@ -3,7 +3,8 @@
 A worker forks one small process before it opens anything. That one forks again for each version: the grandchild opens
 and proves the version as the worker would, may take so much time and memory and no more, and says in one sentence what
 it found. The verdict stands in a file named after the manifest's digest, so a version is checked once per server and
-not again by every worker and after every restart.
+not again by every worker and after every restart; one against it holds until a file of the version changes, which may
+have been on its way.
 
 A fork costs ten times what opening a small version does. So where many are expected, one grandchild opens several in
 turn, each within its own limits, and is believed in one thing alone: that all is well. Whatever else it says, or does
@@ -105,9 +106,10 @@ class Checker:
         with self._alone():
             sentence = self._known(version)
             if sentence is None:
+                state = str(version.state())
                 (sentence,) = self._ask_about([version])
                 if not sentence.startswith(TOO_LATE):  # the machine was busy: another try may go well
-                    self._note(version, sentence)
+                    self._note(version, f"{state}\n{sentence}" if sentence else "")
             return sentence
 
     def expect(self, versions: Sequence[Version]) -> None:
@@ -128,14 +130,15 @@ class Checker:
 
     def _known(self, version: Version) -> str | None:
         with contextlib.suppress(FileNotFoundError):
-            return (self._verdicts / version.manifest.sha256).read_text()
+            state, _, sentence = (self._verdicts / version.manifest.sha256).read_text().partition("\n")
+            return sentence if state in {"", str(version.state())} else None
         return None
 
-    def _note(self, version: Version, sentence: str) -> None:
+    def _note(self, version: Version, said: str) -> None:
         verdict = self._verdicts / version.manifest.sha256
         with contextlib.suppress(OSError):  # a full disk: it is checked again
             beside = verdict.with_suffix(f".{os.getpid()}")
-            beside.write_text(sentence)
+            beside.write_text(said)
             beside.replace(verdict)
 
     def _ask_about(self, versions: Sequence[Version]) -> list[str]:

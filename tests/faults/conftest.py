@@ -5,9 +5,9 @@ import resource
 
 import pytest
 
-from tests.server.conftest import repository, starting
+from tests.server.conftest import folders, repository, starting
 
-__all__ = ["repository"]
+__all__ = ["folders", "repository"]
 
 
 @pytest.fixture

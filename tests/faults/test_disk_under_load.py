@@ -141,6 +141,18 @@ def test_a_temporary_folder_without_room_stops_the_start_in_one_sentence(start, 
         assert list(disk.iterdir()) == []
 
 
+def test_a_temporary_folder_that_killed_servers_filled_stops_no_start(start, tmp_path, monkeypatch):
+    """A container whose memory ends again and again keeps its /tmp."""
+    with small_disk(tmp_path / "t", "8m") as disk:
+        monkeypatch.setenv("TMPDIR", str(disk))
+        server = start()
+        (folder,) = disk.iterdir()
+        fill(folder)
+        server.close()
+        assert start().answers()
+        assert not folder.exists()
+
+
 @pytest.mark.parametrize("how", ["taken away", "a file in its place", "a folder that cannot be entered"])
 def test_a_repository_that_cannot_be_read_serves_on_and_says_so(start, repository, tmp_path, how):
     if "entered" in how and os.geteuid() == 0:

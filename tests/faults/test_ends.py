@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,14 +40,6 @@ def to_pid_1(server, number):
 
 
 WAYS = {"main": to_main, "everybody": to_everybody, "twice": twice, "as PID 1": to_pid_1}
-
-
-@pytest.fixture
-def folders(monkeypatch):
-    """Where servers keep what is temporary: empty when they have ended."""
-    with tempfile.TemporaryDirectory() as folder:
-        monkeypatch.setenv("TMPDIR", folder)
-        yield Path(folder)
 
 
 def leaves_nothing(server, folders, shared=frozenset()):

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -221,6 +222,14 @@ def repository(tmp_path) -> Path:
     root = tmp_path / "published"
     tiny.publish(root, "line")
     return root
+
+
+@pytest.fixture
+def folders(monkeypatch):
+    """Where servers keep what is temporary: empty when they have ended."""
+    with tempfile.TemporaryDirectory(prefix="rowcast-") as folder:  # a short path: sockets are in it
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What operators change while a server serves: labels, shares, shadows, load and unload, over several processes."""
 
 import os
+import shutil
 import signal
 from collections import Counter
 
@@ -201,3 +202,21 @@ def test_tritonclient_loads_and_unloads(server):
         assert client.is_model_ready("line", "3")
         with pytest.raises(InferenceServerException, match="no configuration and no files"):
             client.load_model("line", config="{}")
+
+
+def test_a_version_that_is_copied_into_the_repository_is_served_once_it_is_whole(start, repository, tmp_path):
+    """Its manifest may come first, as by rsync, and be refused for what is missing, by two processes that check it."""
+    server = start(workers=2)
+    version = tiny.publish(repository, "line", shift=1.0)
+    away = version.folder.rename(tmp_path / "away")
+    version.folder.mkdir()
+    for path, reason in [
+        ("manifest.json", "model.onnx is absent"),
+        ("model.onnx", "proof.json is absent"),
+        ("proof.json", ""),
+    ]:
+        shutil.copy(away / path, version.folder / path)
+        until(lambda reason=reason: reason in str(server.client.get("/v1/models/line").json()))
+        assert server.ask(3).json()["model_version"] in {"1", "2"}
+    until(lambda: server.ask(3).json() == {"predictions": [8.0], "model_name": "line", "model_version": "2"})
+    until(lambda: server.metric("rowcast_model_load_failures") == 0)

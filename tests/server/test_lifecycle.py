@@ -91,6 +91,23 @@ def test_as_pid_1_a_signal_ends_it_as_well(start):
     assert server.ended() == 0, server.said()
 
 
+def test_what_a_server_that_was_killed_left_is_removed_by_the_next_start(start, folders):
+    """A container whose memory ended starts again with the same /tmp, until that is full."""
+    killed, other = start(), start()
+    for _ in range(2):
+        assert len(list(folders.iterdir())) == 2
+        os.kill(killed.pid, signal.SIGKILL)
+        until(lambda killed=killed: not killed.family(), what="children end with their parent")
+        assert len(list(folders.iterdir())) == 2  # nobody was left to remove it
+        killed = start()
+        assert "which a server that was killed had left" in killed.said()
+    assert other.answers()
+    for server in (killed, other):
+        os.kill(server.pid, signal.SIGTERM)
+        ends_clean(server)
+    assert list(folders.iterdir()) == []
+
+
 def test_an_empty_repository_is_served_live_not_ready_and_says_how_to_train(start, tmp_path):
     server = start(tmp_path / "nothing", wait=False)
     until(server.is_live)

@@ -129,7 +129,7 @@ def test_a_bad_version_is_refused_in_one_sentence_and_the_others_serve_on(tmp_pa
     with pytest.raises(NotReady, match="no version of 'coin' could be opened: coin/1: the proof"):
         catalog.find("coin")
     look()
-    assert workers.asked.count("coin/1") == 1  # a refused version is not tried again, it never changes
+    assert workers.asked.count("coin/1") == 1  # a refused version is not tried again while it does not change
 
 
 def test_a_new_version_appears_and_a_deleted_one_goes(tmp_path, look):
@@ -523,6 +523,82 @@ def test_an_api_process_reads_of_a_version_no_more_than_its_manifest(tmp_path, w
     (version.folder / "model.onnx").write_bytes(b"no longer")
     with pytest.raises(BadVersion, match="is not the file its manifest describes"):
         catalog.find("line").read("model.onnx")
+
+
+def arrive(version, target, *paths):
+    """Copy these files of a version to where it will be served."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        shutil.copy2(version.folder / path, target / path)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("manifest.json", "model.onnx", "proof.json"),
+        ("proof.json", "model.onnx", "manifest.json"),
+        ("model.onnx", "manifest.json", "proof.json"),
+    ],
+    ids=lambda order: order[0],
+)
+def test_a_version_that_is_copied_into_its_place_is_refused_until_it_is_whole(tmp_path, workers, order):
+    """`cp -r`, rsync and what copies out of a store of objects: files come one by one, and the manifest not last."""
+    version, root = tiny.publish(tmp_path / "from", "line"), tmp_path / "to"
+    catalog = Catalog(Repository(root), workers.prove)
+    for path in order:
+        arrive(version, root / "line/1", path)
+        settle()  # the folder of the model changes no more
+        asyncio.run(catalog.refresh())
+        assert bool(catalog.failures) is (path != order[-1])
+        asyncio.run(catalog.refresh())
+    assert list(catalog.live()["line"]) == [1]
+
+
+def test_a_file_that_grows_in_its_place_is_looked_at_again(tmp_path, workers):
+    version, root = tiny.publish(tmp_path / "from", "line"), tmp_path / "to"
+    arrive(version, root / "line/1", "manifest.json", "proof.json")
+    catalog = Catalog(Repository(root), workers.prove)
+    graph = (version.folder / "model.onnx").read_bytes()
+    with (root / "line/1/model.onnx").open("wb", buffering=0) as file:
+        for part in (graph[:10], graph[10:20], graph[20:]):
+            file.write(part)
+            asyncio.run(catalog.refresh())
+            assert bool(catalog.failures) is (part != graph[20:])
+    assert list(catalog.live()["line"]) == [1]
+
+
+def test_a_version_that_is_copied_over_another_is_served_once_it_is_whole(tmp_path, workers):
+    root = tmp_path / "to"
+    before, after = tiny.publish(root, "line"), tiny.publish(tmp_path / "from", "line", shift=1.0)
+    catalog = Catalog(Repository(root), workers.prove)
+    asyncio.run(catalog.refresh())
+    settle()
+    for path in ("manifest.json", "model.onnx", "proof.json"):
+        assert catalog.find("line").key == before.key
+        arrive(after, root / "line/1", path)
+        asyncio.run(catalog.refresh())
+    assert (catalog.find("line").key, catalog.failures) == (after.key, {})
+
+
+def test_what_is_no_part_of_a_version_stops_it_until_it_is_removed(tmp_path, look):
+    version = tiny.publish(tmp_path, "line")
+    (version.folder / "notes.txt").write_text("mine")
+    assert look().failures == {"line/1": "line/1: 'notes.txt' is not part of it; remove the file"}
+    settle()
+    (version.folder / "notes.txt").unlink()
+    assert list(look().live()["line"]) == [1]
+
+
+def test_labels_that_are_written_in_place_take_effect(tmp_path, look):
+    """As `cp` and most editors write them: nothing changes of the folder that they are in."""
+    tiny.publish(tmp_path, "line")
+    tiny.publish(tmp_path, "line")
+    Repository(tmp_path).set_label("line", "stable", 1)
+    settle()
+    assert look().find("line").number == 1
+    labels = tmp_path / "line/labels.json"
+    labels.write_text(labels.read_text().replace("1", "2"))
+    assert look().find("line").number == 2
 
 
 def test_what_changes_after_a_look_and_before_the_folder_is_read_is_seen(tmp_path):

@@ -72,6 +72,18 @@ def test_a_verdict_is_kept_for_all_workers(tmp_path, checker):
     other.close()
 
 
+def test_a_verdict_against_a_version_holds_until_one_of_its_files_changes(tmp_path, checker):
+    version = tiny.publish(tmp_path, "line")
+    graph = version.folder / "model.onnx"
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:100])
+    for _ in range(2):
+        with pytest.raises(BadVersion, match=r"model\.onnx is not the file"):
+            checker.check(version)
+    graph.write_bytes(whole)
+    checker.check(version)
+
+
 def test_a_version_that_waits_for_too_long_is_refused_and_tried_again(tmp_path):
     version, is_quiet = tiny.publish(tmp_path / "root", "line"), tmp_path / "quiet"
 
