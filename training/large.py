@@ -53,7 +53,7 @@ class Sampled:
     Attributes:
         data: the sample's columns; its `rows_read` are those of the table.
         split: the parts of the sample.
-        rows: training rows in the file.
+        spool: all training rows, encoded.
         notes: what was done, a sentence each.
     """
 

@@ -192,7 +192,7 @@ async def _raise_as_problem(request: Request, error: Exception) -> Response:
 
 
 class Edge:
-    """The outermost layer: gives every request its id, asks for the key, answers problems and counts.
+    """The layer around all routes: gives every request its id, asks for the key, answers problems and counts.
 
     Nothing that goes wrong inside leaves as anything but a problem, and no trace of the code leaves at all.
     """

@@ -130,9 +130,9 @@ class Service:
             with error:
                 return error.code, json.load(error)
 
-    def wait_until(self, path: str, timeout_s: float = 30) -> None:
+    def wait_until(self, path: str) -> None:
         """Wait for `path` to answer 200."""
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + 30
         seen: object = None
         while time.monotonic() < end:
             assert self.state() == "running", self.logs()
@@ -143,7 +143,7 @@ class Service:
             except OSError as error:
                 seen = error
             time.sleep(0.02)
-        raise AssertionError(f"{path} did not answer 200 within {timeout_s} s, but {seen}\n{self.logs()}")
+        raise AssertionError(f"{path} did not answer 200 within 30 s, but {seen}\n{self.logs()}")
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         return self.podman.attempt("exec", self.container, *command)

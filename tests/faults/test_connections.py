@@ -37,9 +37,9 @@ def connected(server, count=1):
         ]
 
 
-def said(wire, seconds=30.0):
+def said(wire):
     """All that the server says until it closes."""
-    wire.settimeout(seconds)
+    wire.settimeout(30.0)
     parts = []
     with contextlib.suppress(ConnectionResetError):
         while part := wire.recv(1 << 16):

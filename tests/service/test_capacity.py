@@ -13,9 +13,9 @@ def is_let_in(capacity, waiting, *, key="line", rows=1, in_all=None, within_s=5.
     return True
 
 
-def capacity(max_wait_s=0.5, max_rows=10_000, rows=200, seconds=0.2):
+def capacity(rows=200, seconds=0.2):
     """One at whose version "line" batches go at 1000 rows per second."""
-    one = Capacity(max_wait_s, max_rows)
+    one = Capacity(0.5, 10_000)
     one.learn("line", rows, seconds)
     return one
 
@@ -105,10 +105,10 @@ def test_a_burst_after_single_rows_is_refused_where_each_row_takes_as_long():
     assert not is_let_in(one, waiting=11)
 
 
-def costing(fixed_s, row_s, urgent_at=100.0):
-    """One that was asked something urgent, at whose version "line" batches cost so much."""
+def costing(fixed_s, row_s):
+    """One that was asked something urgent at 100 s, at whose version "line" batches cost so much."""
     one = Capacity(0.5, 10_000)
-    one.urgent_came("line", urgent_at)
+    one.urgent_came("line", 100.0)
     for rows in (1, 5, 32):
         one.learn("line", rows, fixed_s + rows * row_s)
     return one

@@ -30,9 +30,9 @@ def niceness():
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def less_by(steps):
-    """The niceness of a thread that took so many from this one's; 19 is the most there is."""
-    return min(19, niceness() + steps)
+def less_by_ten():
+    """The niceness of a thread that took 10 steps from this one's; 19 is the most there is."""
+    return min(19, niceness() + 10)
 
 
 def share_of(hunger=None, inline_rate=None):
@@ -66,7 +66,7 @@ def test_a_thread_gives_way_from_its_second_batch_on_and_others_do_not(clock):
         share = share_of()
         return [clock.batch(share, 0.05, 0.04) for _ in range(3)]
 
-    assert in_a_thread(batches) == [(before, None), (less_by(10), None), (less_by(10), None)]
+    assert in_a_thread(batches) == [(before, None), (less_by_ten(), None), (less_by_ten(), None)]
     assert niceness() == before
 
 
@@ -79,14 +79,14 @@ def test_a_thread_that_starves_is_replaced_by_one_of_full_share(clock):
         return [clock.batch(share, 0.06, 0.01) for _ in range(2)]
 
     (nice, nobody), (_, others) = in_a_thread(starve)
-    assert (nice, nobody) == (less_by(10), None)  # too soon to say
+    assert (nice, nobody) == (less_by_ten(), None)  # too soon to say
 
     def go_on():
         seen = [clock.batch(others, 0.5, 0.05)[0] for _ in range(3)]
         clock.now += 10
         return [*seen, clock.batch(others, 0.05, 0.04)[0]]
 
-    assert in_a_thread(go_on) == [before, before, before, less_by(10)]
+    assert in_a_thread(go_on) == [before, before, before, less_by_ten()]
 
 
 def test_one_batch_that_waited_for_a_core_is_enough_whatever_went_before(clock):
@@ -113,7 +113,7 @@ def test_whoever_starves_speaks_for_all_workers_and_for_those_that_are_started_l
 
     assert in_a_thread(lambda: batches(share_of(hunger))) == [(before, None)] * 2
     clock.now += 10
-    assert in_a_thread(lambda: batches(share_of(hunger))) == [(before, None), (less_by(10), None)]
+    assert in_a_thread(lambda: batches(share_of(hunger))) == [(before, None), (less_by_ten(), None)]
 
 
 def test_a_thread_with_a_small_share_is_replaced_once_another_one_starves(clock):
@@ -158,7 +158,7 @@ def test_opening_gives_way_once():
             share.opens()
         return niceness()
 
-    assert in_a_thread(opening) == less_by(10)
+    assert in_a_thread(opening) == less_by_ten()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of the system call")

@@ -45,8 +45,8 @@ def schema_of(datatype: str) -> Schema:
     )
 
 
-def matrix_of(schema: Schema, rows: int = 40) -> np.ndarray:
-    rng = np.random.default_rng(0)
+def matrix_of(schema: Schema) -> np.ndarray:
+    rng, rows = np.random.default_rng(0), 40
     columns = {
         "size": rng.normal(1e9 if schema.datatype == "FP64" else 0, 1, rows),
         "color": rng.choice(["blue", "red"], rows).tolist(),

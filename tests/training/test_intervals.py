@@ -28,9 +28,9 @@ def truth_and_guess(rows, seed):
     return guess, guess + (rng.exponential(1, (rows, 2)) - 1) * (0.1 + guess / 5)
 
 
-def classes_and_guess(rows, seed, classes=5):
+def classes_and_guess(rows, seed):
     rng = np.random.default_rng(seed)
-    logits = 1.5 * rng.normal(size=(rows, classes))
+    logits = 1.5 * rng.normal(size=(rows, 5))
     y = (logits + rng.gumbel(size=logits.shape)).argmax(1)
     wrong = np.exp(2 * logits)  # a network that is too sure of itself
     return (wrong / wrong.sum(1, keepdims=True)).astype(np.float32), y

@@ -33,8 +33,8 @@ def in_pieces(monkeypatch):
     monkeypatch.setattr(source, "LARGE_CELLS", 0)
 
 
-def table(rows: int, path: Path, columns: int = 3, seed: int = 0) -> Path:
-    rng = np.random.default_rng(seed)
+def table(rows: int, path: Path, columns: int = 3) -> Path:
+    rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, columns)).round(3)
     frame = pl.DataFrame(x, schema=[f"x{number}" for number in range(columns)]).with_columns(
         colour=pl.Series(rng.choice(["red", "green", "blue"], rows)),

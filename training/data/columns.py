@@ -61,35 +61,7 @@ def read_columns(table: Table, plan: Plan) -> Data:
     place, notes = table.source, list(table.notes)
     _check_plan_columns(table, plan)
     frame, rows = _rows_with_target(table, plan, notes)
-    splits = (plan.split.column, plan.split.group, plan.split.time)
-    columns = {name: frame[name] for name in table.frame.columns if name not in plan.table.drop or name in splits}
-    typed, kinds, refused = {}, {}, {}
-    for name, column in columns.items():
-        if name in plan.target:
-            continue
-        try:
-            kind, values = typed_column(
-                column, plan.table.kinds.get(name), rows, place, is_text=table.is_text, notes=notes
-            )
-        except BadTable as error:
-            refused[name] = error
-            continue
-        typed[name] = values
-        if name in (plan.split.column, plan.split.group) or name in plan.table.drop:
-            continue
-        reason = _why_dropped(name, kind, values, is_wanted=name in plan.table.kinds)
-        if reason:
-            notes.append(f"column {shown(name)} {reason} and is left out")
-        else:
-            kinds[name] = kind
-            if kind == "number" and name not in plan.table.kinds and _are_written_together(values):
-                first = shown(plain_value(values.drop_nulls()[0]))
-                told = f"holds dates like {first} and counts as a number, which leaps from month to month"
-                notes.append(f"column {shown(name)} {told}; write them like 2024-05-31")
-    if refused:
-        first, *others = refused
-        also = f"; refused as well: {listed([shown(name) for name in others])}" if others else ""
-        raise BadTable(place, refused[first].reason + also)
+    typed, kinds = _typed_columns(table, plan, frame, rows, notes)
     if not kinds:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise BadTable(place, f"no column is left to predict {shown(plan.target[0])} from{why}")
@@ -99,7 +71,7 @@ def read_columns(table: Table, plan: Plan) -> Data:
     if plan.task is None and task == "multiclass" and targets[0].dtype.is_numeric():
         told = f"target {shown(plan.target[0])} has {targets[0].n_unique()} whole numbers and is taken as classes"
         notes.append(f"{told}; --task regression takes it as a number")
-    keep = [name for name in typed if name in kinds or name in splits]
+    keep = [name for name in typed if name in kinds or name in _splitting(plan)]
     return Data(
         pl.DataFrame([typed[name].alias(name) for name in keep]).with_columns(target for target in targets),
         kinds,
@@ -112,6 +84,44 @@ def read_columns(table: Table, plan: Plan) -> Data:
         table.frame.height,
         tuple(notes),
     )
+
+
+def _typed_columns(
+    table: Table, plan: Plan, frame: pl.DataFrame, rows: pl.Series, notes: list[str]
+) -> tuple[dict[str, pl.Series], dict[str, Kind]]:
+    """The values of all columns but the targets and those that the plan drops; the kinds of those that are features."""
+    typed, kinds, refused = {}, {}, {}
+    for name in table.frame.columns:
+        is_dropped, wanted = name in plan.table.drop, plan.table.kinds.get(name)
+        if name in plan.target or (is_dropped and name not in _splitting(plan)):
+            continue
+        try:
+            kind, values = typed_column(frame[name], wanted, rows, table.source, is_text=table.is_text, notes=notes)
+        except BadTable as error:
+            refused[name] = error
+            continue
+        typed[name] = values
+        if is_dropped or name in (plan.split.column, plan.split.group):
+            continue
+        reason = _why_dropped(name, kind, values, is_wanted=wanted is not None)
+        if reason:
+            notes.append(f"column {shown(name)} {reason} and is left out")
+            continue
+        kinds[name] = kind
+        if kind == "number" and wanted is None and _are_written_together(values):
+            first = shown(plain_value(values.drop_nulls()[0]))
+            told = f"holds dates like {first} and counts as a number, which leaps from month to month"
+            notes.append(f"column {shown(name)} {told}; write them like 2024-05-31")
+    if refused:
+        first, *others = refused
+        also = f"; refused as well: {listed([shown(name) for name in others])}" if others else ""
+        raise BadTable(table.source, refused[first].reason + also)
+    return typed, kinds
+
+
+def _splitting(plan: Plan) -> tuple[str | None, ...]:
+    """The columns by which the rows are split, whether they are features or not."""
+    return plan.split.column, plan.split.group, plan.split.time
 
 
 def read_batch(batch: pl.DataFrame, first: int, data: Data, plan: Plan, *, is_text: bool) -> tuple[pl.DataFrame, int]:
