@@ -348,7 +348,7 @@ class Coalescer:
             queue.out.remove(batch)
             queue.returned = time.perf_counter()
             if reply is not None:
-                self._gathering.learn(batch.version.key, batch.rows, reply.seconds)
+                self._gathering.learn(batch.version.key, batch.rows, reply.core_s)
             self._rows_out -= batch.rows
             self._receive(batch, reply)
 

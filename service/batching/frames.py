@@ -3,7 +3,7 @@
 No pickle: whatever arrives on the socket can at worst be refused. All integers are little-endian.
 
 request   length u64 | what u8 | datatype u8 | key bytes u16 | F u32 | N u64 | key, padded to 8 | matrix, C order
-reply     length u64 | status u8 | outputs u8 | padding | seconds f64 | then a sentence, or per output:
+reply     length u64 | status u8 | outputs u8 | padding | seconds f64 | core_s f64 | then a sentence, or per output:
           name bytes u8 | datatype u8 | axes u8 | padding | width u32 | N u64 | name, padded to 8 | values, padded to 8
 
 `length` counts what follows it. The key names a version and the very manifest it was opened with.
@@ -23,7 +23,7 @@ from models.schema import Matrix
 
 LENGTH = struct.Struct("<Q")
 _REQUEST = struct.Struct("<BBHIQ")
-_REPLY = struct.Struct("<BB6xd")
+_REPLY = struct.Struct("<BB6xdd")
 _OUTPUT = struct.Struct("<BBBxIQ")
 _CODES: Mapping[str, int] = {"float32": 0, "float64": 1, "int64": 2}
 _DATATYPES: tuple[type[np.generic], ...] = (np.float32, np.float64, np.int64)
@@ -60,10 +60,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply: the answers and how long the session ran, or a sentence."""
+    """One reply: the answers and how long the session ran, or a sentence.
+
+    Attributes:
+        core_s: how long it would have run on one core.
+    """
 
     status: Status
     seconds: float = 0.0
+    core_s: float = 0.0
     sentence: str = ""
     answers: Answers | None = None
 
@@ -103,7 +108,7 @@ def reply_bytes(reply: Reply) -> bytes:
     parts = [reply.sentence.encode()] if reply.answers is None else []
     for name, values in (reply.answers or {}).items():
         parts += _output_parts(name.encode(), np.ascontiguousarray(values))
-    head = _REPLY.pack(reply.status, len(reply.answers or {}), reply.seconds)
+    head = _REPLY.pack(reply.status, len(reply.answers or {}), reply.seconds, reply.core_s)
     return LENGTH.pack(len(head) + sum(map(len, parts))) + head + b"".join(parts)
 
 
@@ -121,9 +126,9 @@ def read_reply(frame: bytes | bytearray) -> Reply:
         BadFrame: it is none.
     """
     try:
-        status, count, seconds = _REPLY.unpack_from(frame)
+        status, count, seconds, core_s = _REPLY.unpack_from(frame)
         if status != Status.OK:
-            return Reply(Status(status), seconds, frame[_REPLY.size :].decode(errors="replace"))
+            return Reply(Status(status), seconds, core_s, frame[_REPLY.size :].decode(errors="replace"))
         answers: dict[str, npt.NDArray[Any]] = {}
         place = _REPLY.size
         for _ in range(count):
@@ -136,4 +141,4 @@ def read_reply(frame: bytes | bytearray) -> Reply:
             place += values.nbytes + (-values.nbytes % _ALIGNED)
     except _MALFORMED as error:
         raise BadFrame(str(error)) from None
-    return Reply(Status.OK, seconds, answers=answers)
+    return Reply(Status.OK, seconds, core_s, answers=answers)

@@ -144,6 +144,12 @@ class FullShare(Share):
     def __exit__(self, *_: object) -> None: ...
 
 
+def take_small_share() -> None:
+    """Have the thread that calls, and those that it starts, ask for as little of a core as `Share` does, for good."""
+    with contextlib.suppress(OSError):  # as below
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICE)
+
+
 def _lower(nice: int) -> None:
     with contextlib.suppress(OSError):  # a system call that a container forbids
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + nice)  # of the calling thread alone

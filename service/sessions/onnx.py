@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import; the PyPI wheel sends telemetry unless told not to
 
@@ -13,12 +14,17 @@ from models.manifest import Manifest
 from models.proof import INPUT, Answers
 from models.repository import Version
 from models.schema import Matrix
+from service.processes.scheduling import take_small_share
 
 FILE = "model.onnx"
 _DATATYPES = {"tensor(float)": "FP32", "tensor(double)": "FP64", "tensor(int64)": "INT64"}
 _ROWS_AT_ONCE = 1024
 """What a CPU computes at once: with more rows, what is between two layers no longer stays in its cache
 (docs/decisions/0019), and the memory that they need has no bound."""
+_MOST_THREADS = 4
+"""Of a run: each of its products ends when the last of them is done."""
+_MOST_BYTES = 16 << 20
+"""Of a graph that may be opened twice; its weights are in memory once for each session."""
 _NUMPY = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64}
 
 
@@ -29,15 +35,15 @@ class OnnxSession:
         is_on_gpu: whether ONNX Runtime took the GPU that it was given.
     """
 
-    def __init__(self, version: Version, device: str) -> None:
-        """Open the graph on a device: "cpu", or "cuda:0" with the number of a GPU.
+    def __init__(self, version: Version, device: str, threads: int = 1) -> None:
+        """Open the graph on a device: "cpu", or "cuda:0" with the number of a GPU; `threads` share each run.
 
         Raises:
             BadVersion: ONNX Runtime cannot read the graph.
         """
         graph = version.read(FILE)
         options = ort.SessionOptions()
-        options.intra_op_num_threads = 1  # small networks lose more by waking threads than they win
+        options.intra_op_num_threads = threads  # small networks lose more by waking others than they win
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # an idle server costs nothing
         options.log_severity_level = 4  # what goes wrong is raised, and told in one sentence
@@ -70,6 +76,20 @@ class OnnxSession:
             parts = [self._session.run(self._outputs, {INPUT: piece}) for piece in pieces]
             values = [np.concatenate(part) for part in zip(*parts, strict=True)]
         return dict(zip(self._outputs, values, strict=True))
+
+
+def open_spread(version: Version, cores: int) -> OnnxSession | None:
+    """A session on a CPU, each of whose runs is spread over so many cores, of which it takes a few at most.
+
+    None where its weights take much memory.
+
+    Raises:
+        BadVersion: as for `OnnxSession`.
+    """
+    if version.manifest.files[FILE].bytes > _MOST_BYTES:
+        return None
+    with ThreadPoolExecutor(1, initializer=take_small_share) as opening:  # the session's threads are as this one
+        return opening.submit(OnnxSession, version, "cpu", min(cores, _MOST_THREADS)).result()
 
 
 def no_answers(manifest: Manifest) -> Answers:

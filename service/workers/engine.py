@@ -9,14 +9,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from models.errors import BadVersion, RowcastError
-from models.proof import Answers, Session, prove
+from models.proof import Answers, Proof, Session, prove
 from models.repository import Repository, Version
 from models.schema import Matrix
 from service.batching.frames import Reply, Request, Status, What
-from service.workers.merging import Merging
-from service.workers.turns import Turns
+from service.workers.merging import Computed, Merging
+from service.workers.turns import Turns, is_long
 
 OpenSession = Callable[[Version], Session]
+OpenSpread = Callable[[Version], Session | None]
 _NOBODYS = contextlib.nullcontext()
 _UNUSED_S = 60.0  # how long a version that is live no longer is kept for requests that were given it before
 
@@ -44,6 +45,7 @@ class NothingToServe(RowcastError):
 class _Opened:
     version: Version
     session: Session
+    spread: Session | None
     used: float
     merging: Merging
 
@@ -61,16 +63,17 @@ class Engine:
         *,
         max_batch_rows: int = 1,
         turns: Turns | None = None,
+        open_spread: OpenSpread | None = None,
     ) -> None:
         """Hold no session yet.
 
         `check` raises BadVersion for what must not even be opened in this process; `expect` hears of many that it will
         be asked about, soon. `start_shadow` has another process serve what shadows are asked, if there is none.
         Batches of a version that are computed together have `max_batch_rows` at most; `turns` says how many long ones
-        are computed at once.
+        are computed at once. `open_spread` opens a session whose runs several cores share, for those that are alone.
         """
         self._repository = repository
-        self._open_session = open_session
+        self._open_session, self._open_spread = open_session, open_spread
         self._check = check
         self._start_shadow = start_shadow
         self._expect = expect
@@ -164,13 +167,34 @@ class Engine:
         version = self._repository.open(name, number)
         self._check(version)
         session = self._open_session(version)
-        prove(version.manifest, version.proof(), session)
+        proof = version.proof()
+        prove(version.manifest, proof, session)
         key = version.key
-        self._opened[key] = _Opened(version, session, time.monotonic(), Merging(self._max_batch_rows, self._turns))
+        spread = self._spread(version, proof, session)
+        merging = Merging(self._max_batch_rows, self._turns)
+        self._opened[key] = _Opened(version, session, spread, time.monotonic(), merging)
         return key
 
-    def run(self, key: str, matrix: Matrix, share: AbstractContextManager[None] = _NOBODYS) -> tuple[Answers, float]:
-        """The answers for a matrix [N, F], and how long the session ran, in seconds, with the wait for its turn.
+    def _spread(self, version: Version, proof: Proof, session: Session) -> Session | None:
+        """A second session whose runs several cores share, where a single row takes long on one."""
+        if self._open_spread is None:
+            return None
+        row = version.schema.encode(proof.rows[:1])
+        began = time.thread_time()
+        session.run(row)
+        if not is_long(time.thread_time() - began):
+            return None
+        try:
+            spread = self._open_spread(version)
+            if spread is not None:
+                prove(version.manifest, proof, spread)
+        except Exception as error:  # noqa: BLE001 - there may be no more threads or memory: one core computes
+            log.info("%s: each run has one core: %s", version, error)
+            return None
+        return spread
+
+    def run(self, key: str, matrix: Matrix, share: AbstractContextManager[None] = _NOBODYS) -> Computed:
+        """The answers for a matrix [N, F], and how long the session ran, with the wait for its turn.
 
         A number that is not finite is refused where its request is answered. `share` is entered where this thread
         computes; another one may, see service/workers/merging.py.
@@ -181,9 +205,12 @@ class Engine:
         opened = self._opened.get(key) or self.open(key)
         opened.used = time.monotonic()
 
-        def compute(rows: Matrix) -> Answers:
+        def compute(rows: Matrix, is_alone: bool) -> tuple[Answers, float | None]:
             with share:
-                return opened.session.run(rows)
+                if not is_alone or opened.spread is None:
+                    return opened.session.run(rows), None
+                began = time.process_time()
+                return opened.spread.run(rows), time.process_time() - began
 
         return opened.merging.run(matrix, compute)
 
@@ -198,8 +225,8 @@ class Engine:
                 if any(refused):
                     return Reply(Status.REFUSED, sentence="\n".join(refused))
                 return Reply(Status.OK, time.perf_counter() - started, answers={})
-            answers, seconds = self.run(request.key, request.matrix, share)
-            return Reply(Status.OK, seconds, answers=answers)
+            answers, seconds, core_s = self.run(request.key, request.matrix, share)
+            return Reply(Status.OK, seconds, core_s, answers=answers)
         except BadVersion as error:
             return Reply(Status.REFUSED, sentence=str(error))
         except Exception as error:  # noqa: BLE001 - a session may raise anything; one batch fails, not the worker

@@ -30,8 +30,8 @@ from service.settings import Settings
 from service.versions.control import Unloaded
 from service.workers import worker
 from service.workers.checking import Checker
-from service.workers.engine import Engine, NothingToServe, OpenSession
-from service.workers.turns import Turns
+from service.workers.engine import Engine, NothingToServe, OpenSession, OpenSpread
+from service.workers.turns import Company, Turns
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
         self.runtime = runtime
         self.inline_rate = inline_rate
         self.hunger = Hunger()  # all workers know of it
+        self.company = Company(settings.workers, inline_rate, self.hunger)
         self._device = _device_of(settings.repository)
 
     def setup(self, device: str) -> None:
@@ -112,7 +113,8 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
                 checker.start_shadow,
                 checker.expect,
                 max_batch_rows=self.settings.max_batch_rows,
-                turns=Turns(math.ceil(cores() / self.settings.workers) if self.is_on_cpu else math.inf),
+                turns=self._turns(),
+                open_spread=spreader(self.settings, device),
             )
             self.engine.open_all(self.settings.keep_versions, Unloaded(self.runtime)())
             checker.give_way()
@@ -128,6 +130,11 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
         root = repository.root
         if self._device is not None and not repository.names() and _device_of(root) != self._device:
             raise FileNotFoundError(f"{root}: the repository that was there is gone")
+
+    def _turns(self) -> Turns:
+        if not self.is_on_cpu:
+            return Turns()
+        return Turns(math.ceil(cores() / self.settings.workers), company=self.company, worker=worker_number())
 
     def health(self) -> bool:
         """True: LitServe's /health says whether workers are ready, /health/ready whether predictions are."""
@@ -210,3 +217,12 @@ def opener(settings: Settings, device: str) -> OpenSession:
         return session
 
     return open_session
+
+
+def spreader(settings: Settings, device: str) -> OpenSpread | None:
+    """What opens a second session of a version, whose runs several cores share; None where there is but one."""
+    if settings.backend != "onnx" or device != "cpu" or cores() == 1:
+        return None
+    from service.sessions.onnx import open_spread  # noqa: PLC0415 - as above
+
+    return partial(open_spread, cores=cores())

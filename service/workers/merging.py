@@ -9,6 +9,7 @@ docs/decisions/0052-one-run-for-several-processes.md.
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +23,21 @@ _WAIT_SHARE = 0.1
 (service/batching/gathering.py), and then sends what it has."""
 _MOST_WAIT_S = 0.01
 
-Run = Callable[[Matrix], Answers]
+Run = Callable[[Matrix, bool], tuple[Answers, float | None]]
+"""Computes a matrix, on several cores if it may; how many seconds they took together, None: it was one."""
+
+
+class Computed(NamedTuple):
+    """What became of a batch.
+
+    Attributes:
+        seconds: that it waited for its turn and was computed.
+        core_s: the same if one core computes it.
+    """
+
+    answers: Answers
+    seconds: float
+    core_s: float
 
 
 class _Part:
@@ -30,16 +45,14 @@ class _Part:
 
     Attributes:
         is_out: another batch's thread computes it.
-        answers, seconds: those of its rows and how long they took; while there are none and it is not out, its own
-            thread has to compute it.
+        computed: while there is nothing and it is not out, its own thread has to compute it.
     """
 
-    __slots__ = ("answers", "arrived", "is_out", "matrix", "seconds")
+    __slots__ = ("arrived", "computed", "is_out", "matrix")
 
     def __init__(self, matrix: Matrix) -> None:
         self.matrix, self.is_out, self.arrived = matrix, False, time.perf_counter()
-        self.answers: Answers | None = None
-        self.seconds = 0.0
+        self.computed: Computed | None = None
 
 
 class Merging:
@@ -55,11 +68,8 @@ class Merging:
         self._expected_rows = 0
         self._returned = 0.0
 
-    def run(self, matrix: Matrix, run: Run) -> tuple[Answers, float]:
-        """The answers for a matrix [N, F], and how long they took, in seconds: to wait for their turn, and to compute.
-
-        Either `run` is called here, or it was in the thread of another batch.
-        """
+    def run(self, matrix: Matrix, run: Run) -> Computed:
+        """The answers for a matrix [N, F]. Either `run` is called here, or it was in the thread of another batch."""
         part = _Part(matrix)
         with self._changed:
             self._waiting.append(part)
@@ -67,21 +77,24 @@ class Merging:
             while not part.is_out and (wait_s := self._wait_s(part)) > 0:
                 self._changed.wait(wait_s)
             self._changed.wait_for(lambda: not part.is_out)
-            if part.answers is not None:
-                return part.answers, part.seconds
+            if part.computed is not None:
+                return part.computed
             parts = self._take(part)
             rows = sum(len(one.matrix) for one in parts)
             least_s = self._line.least_s(rows)
-        answers, waited_s, computed_s = None, 0.0, 0.0
+        computed, core_s = None, 0.0
         try:
-            with self._turns.turn(least_s) as waited_s:
+            with self._turns.turn(least_s) as turn:
                 started = time.perf_counter()
-                answers = run(np.concatenate([one.matrix for one in parts]) if len(parts) > 1 else matrix)
+                together = np.concatenate([one.matrix for one in parts]) if len(parts) > 1 else matrix
+                answers, spread_s = run(together, turn.is_alone)
                 computed_s = time.perf_counter() - started
+            core_s = computed_s if spread_s is None else spread_s
+            computed = Computed(answers, turn.waited_s + computed_s, turn.waited_s + core_s)
         finally:  # those who went along compute by themselves where it failed
             with self._changed:
-                self._end(parts, rows, waited_s, computed_s, answers)
-        return _of(answers, 0, len(matrix)), waited_s + computed_s
+                self._end(parts, rows, computed, core_s)
+        return computed._replace(answers=_of(answers, 0, len(matrix)))
 
     def _wait_s(self, part: _Part) -> float:
         """How long a batch waits for others; it goes with all that wait, the first of them as soon as it need not."""
@@ -111,17 +124,17 @@ class Merging:
         self._rows_out += rows
         return parts
 
-    def _end(self, parts: list[_Part], rows: int, waited_s: float, computed_s: float, answers: Answers | None) -> None:
+    def _end(self, parts: list[_Part], rows: int, computed: Computed | None, core_s: float) -> None:
         self._out -= 1
         self._rows_out -= rows
         start = 0
         for one in parts:
-            if answers is not None:
-                one.answers, one.seconds = _of(answers, start, len(one.matrix)), waited_s + computed_s
+            if computed is not None:
+                one.computed = computed._replace(answers=_of(computed.answers, start, len(one.matrix)))
             one.is_out = False
             start += len(one.matrix)
-        if answers is not None:
-            self._line.learn(rows, computed_s)
+        if computed is not None:
+            self._line.learn(rows, core_s)
         self._returned = time.perf_counter()
         self._expected_rows = min(self._most_rows, rows + sum(len(one.matrix) for one in self._waiting))
         self._changed.notify_all()

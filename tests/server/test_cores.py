@@ -1,9 +1,11 @@
 """A container is given a part of a machine, by a control group: the server counts that part, and not the machine."""
 
 import os
+from pathlib import Path
 
 import pytest
 
+from benchmarks.serving import graphs
 from tests.server.conftest import until
 from tests.server.groups import control_group
 
@@ -26,3 +28,19 @@ def test_there_are_as_many_api_processes_as_the_quota_has_cores(start, group, qu
     assert server.answers()
     until(lambda: len(server.apis) == expected, what="as many API processes")
     server.close()
+
+
+def test_a_long_run_has_as_many_threads_as_the_quota_has_cores(start, group, repository):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("this machine has one core")
+    graphs.publish(repository, "slow", features=2, hidden=16, products=60)
+    row, threads = {"instances": [[0.25, 0.5]]}, []
+    for quota_us in (90_000, 150_000):
+        group.most.write_text(str(quota_us) if "quota" in group.most.name else f"{quota_us} 100000")
+        server = start(api_processes=1, before=group.before)
+        answers = [server.client.post("/v1/models/slow:predict", json=row).json()["predictions"] for _ in range(3)]
+        assert answers == [answers[0]] * 3
+        (worker,) = server.workers
+        threads.append(len(list(Path(f"/proc/{worker}/task").iterdir())))
+        server.close()
+    assert threads[1] == threads[0] + 1

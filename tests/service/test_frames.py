@@ -42,10 +42,10 @@ def test_a_matrix_that_does_not_lie_in_rows_arrives_all_the_same():
     np.testing.assert_array_equal(read_request(frame_of(to_bytes(What.PREDICT, "a/1", matrix))).matrix, matrix)
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=20), VALUES, max_size=3), st.floats(0, 1e6))
-def test_a_reply_arrives_as_it_was_sent(answers, seconds):
-    got = read_reply(frame_of([reply_bytes(Reply(Status.OK, seconds, answers=answers))]))
-    assert (got.status, got.seconds, got.answers.keys()) == (Status.OK, seconds, answers.keys())
+@given(st.dictionaries(st.text(min_size=1, max_size=20), VALUES, max_size=3), st.floats(0, 1e6), st.floats(0, 1e6))
+def test_a_reply_arrives_as_it_was_sent(answers, seconds, core_s):
+    got = read_reply(frame_of([reply_bytes(Reply(Status.OK, seconds, core_s, answers=answers))]))
+    assert (got.status, got.seconds, got.core_s, got.answers.keys()) == (Status.OK, seconds, core_s, answers.keys())
     for name, values in answers.items():
         assert got.answers[name].dtype == values.dtype
         np.testing.assert_array_equal(got.answers[name], values)

@@ -63,7 +63,7 @@ def test_where_all_batches_are_alike_what_was_known_before_holds():
 def reply(lanes, seconds=0.05):
     """Answer the oldest batch that is out."""
     _, matrix, done = lanes.out.pop(0)
-    done(Reply(Status.OK, seconds, answers={"prediction": matrix * 2}))
+    done(Reply(Status.OK, seconds, seconds, answers={"prediction": matrix * 2}))
 
 
 def test_those_who_ask_again_go_together(versions, monkeypatch):

@@ -17,13 +17,13 @@ class Session:
         self.took, self.goes, self.begun = [], threading.Event(), threading.Semaphore(0)
         self.fails = False
 
-    def run(self, matrix):
+    def run(self, matrix, _is_alone):
         self.took.append(len(matrix))
         self.begun.release()
         assert self.goes.wait(60)
         if self.fails and len(matrix) > len(ROWS[2]):
             raise MemoryError
-        return {"prediction": matrix * 2}
+        return {"prediction": matrix * 2}, None
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def together(known, session, matrices):
     answers = {}
 
     def ask(matrix):
-        answers[len(matrix)] = known.run(matrix, session.run)[0]["prediction"]
+        answers[len(matrix)] = known.run(matrix, session.run).answers["prediction"]
 
     threads = [threading.Thread(target=ask, args=(matrix,)) for matrix in matrices]
     threads[0].start()
@@ -105,9 +105,9 @@ def test_who_was_just_answered_is_waited_for():
     """Two processes whose batches once met go on together."""
     known, took = merging(batches=((1, 0.09), (64, 0.09))), []
 
-    def run(matrix):
+    def run(matrix, _is_alone):
         took.append(len(matrix))
-        return {"prediction": matrix}
+        return {"prediction": matrix}, None
 
     known._returned, known._expected_rows = time.perf_counter() + 30, 5  # a run of five rows came back
     threads = [threading.Thread(target=known.run, args=(matrix, run)) for matrix in ROWS[1:]]
@@ -143,6 +143,22 @@ def test_what_a_run_waits_is_not_what_its_rows_take(session):
     known = merging(batches=[(1, 0.05)], turns=turns)
     session.goes.set()
     with turns.turn(0.05):
-        _, seconds = known.run(ROWS[0], session.run)
+        computed = known.run(ROWS[0], session.run)
     _, computed_s = known._line._batches[-1]
-    assert seconds - computed_s >= 0.0099
+    assert computed.seconds - computed_s >= 0.0099
+    assert computed.core_s == computed.seconds
+
+
+def test_what_rows_take_is_what_they_take_of_one_core():
+    """A run that several cores share takes less time, and rows do not cost less for that."""
+    known, alone = merging(batches=[(1, 0.05)], turns=Turns(1)), []
+
+    def run(matrix, is_alone):
+        alone.append(is_alone)
+        return {"prediction": matrix}, 40.0
+
+    computed = known.run(ROWS[0], run)
+    assert alone == [True]
+    assert computed.core_s == 40.0
+    assert computed.seconds < 40.0
+    assert known._line._batches[-1] == (1, 40.0)

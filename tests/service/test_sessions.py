@@ -9,10 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.serving import graphs
 from models.errors import BadVersion
 from models.proof import prove
 from models.repository import Repository
-from service.sessions.onnx import OnnxSession, _providers, ort
+from service.sessions import onnx as onnx_sessions
+from service.sessions.onnx import OnnxSession, _providers, open_spread, ort
+from tests.server.conftest import until
 from tests.service import tiny
 
 FORMAT_1 = Repository(Path("tests/data/format-1"))
@@ -32,6 +35,45 @@ def test_onnx_runtime_gives_the_answers_that_can_be_checked_by_eye(versions, nam
 def test_the_committed_example_of_format_1_is_proven(name, number):
     version = FORMAT_1.open(name, number)
     prove(version.manifest, version.proof(), OnnxSession(version, "cpu"))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize(("name", "number"), [("fruit", 1), ("house", 1), ("house", 2)])
+def test_runs_that_threads_share_give_the_same_bits(name, number, threads):
+    version = FORMAT_1.open(name, number)
+    one, several = OnnxSession(version, "cpu"), OnnxSession(version, "cpu", threads)
+    proof = version.schema.encode(version.proof().rows)
+    for rows in (1, 2, 7, 64, 1000):
+        matrix = np.resize(proof, (rows, proof.shape[1]))
+        for output, right in one.run(matrix).items():
+            np.testing.assert_array_equal(several.run(matrix)[output], right)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 64, 1000])
+def test_so_do_products_that_are_worth_sharing(tmp_path, rows):
+    graphs.publish(tmp_path, "slow", features=100, hidden=512, products=3)
+    version = Repository(tmp_path).open("slow", 1)
+    matrix = np.random.default_rng(0).normal(size=(rows, 100)).astype(np.float32)
+    right = OnnxSession(version, "cpu").run(matrix)["prediction"]
+    np.testing.assert_array_equal(open_spread(version, 3).run(matrix)["prediction"], right)
+
+
+def test_threads_that_share_a_run_ask_for_a_small_part_of_a_core(tmp_path):
+    def added():
+        threads = [int(thread.name) for thread in Path("/proc/self/task").iterdir() if thread not in before]
+        return [os.getpriority(os.PRIO_PROCESS, thread) for thread in threads]
+
+    before = list(Path("/proc/self/task").iterdir())
+    session = open_spread(tiny.publish(tmp_path, "line"), 3)
+    until(lambda: len(added()) == 2)  # who opened it has ended
+    assert added() == [min(19, os.getpriority(os.PRIO_PROCESS, os.getpid()) + 10)] * 2
+    assert session is not None
+
+
+def test_weights_that_take_much_memory_are_not_in_memory_twice(tmp_path, monkeypatch):
+    version = tiny.publish(tmp_path, "line")
+    monkeypatch.setattr(onnx_sessions, "_MOST_BYTES", version.manifest.files["model.onnx"].bytes - 1)
+    assert open_spread(version, 2) is None
 
 
 @pytest.mark.cuda

@@ -18,6 +18,7 @@ from service.processes.scheduling import FullShare
 from service.processes.yielding import _REST
 from service.workers import worker
 from service.workers.engine import Engine, NothingToServe
+from service.workers.turns import Turns
 from tests.server.conftest import until
 from tests.service import tiny
 from tests.service.test_scheduling import signalled
@@ -59,6 +60,58 @@ def test_a_version_is_proven_before_it_answers(root, versions):
     engine.open_all(keep=4)
     answers = engine.run(versions["pair"].key, PAIR_ROW)[0]
     np.testing.assert_array_equal(answers["prediction"], [[7, 3]])
+
+
+class Slow(Honest):
+    """Takes 10 ms of a core."""
+
+    def run(self, matrix):
+        end = time.thread_time() + 0.01
+        while time.thread_time() < end:
+            pass
+        return super().run(matrix)
+
+
+class Spread(Honest):
+    """Says how often it was asked; its proof is the first time."""
+
+    asked = 0
+
+    def run(self, matrix):
+        self.asked += 1
+        return super().run(matrix)
+
+
+def spreading(root, open_session, open_spread):
+    """How an engine answers PAIR_ROW that knows it to take long, and has `open_spread` for versions that do."""
+    engine = Engine(Repository(root), open_session, turns=Turns(1), open_spread=open_spread)
+    opened = engine.open(Repository(root).open("pair", 1).key)
+    opened.merging._line.learn(1, 0.05)
+    return engine.answer(Request(What.PREDICT, opened.version.key, PAIR_ROW))
+
+
+def test_a_long_run_that_is_alone_is_spread_over_cores(root):
+    spread = []
+    reply = spreading(root, Slow, lambda version: spread.append(Spread(version)) or spread[-1])
+    np.testing.assert_array_equal(reply.answers["prediction"], [[7, 3]])
+    assert [one.asked for one in spread] == [2]
+
+
+def test_a_version_that_takes_little_has_no_session_for_that(root):
+    spread = []
+    reply = spreading(root, Honest, lambda version: spread.append(Spread(version)) or spread[-1])
+    np.testing.assert_array_equal(reply.answers["prediction"], [[7, 3]])
+    assert spread == []
+
+
+def no_threads(version):
+    raise BadVersion(str(version), "no more threads")
+
+
+@pytest.mark.parametrize("open_spread", [no_threads, Lying, lambda _: None], ids=["no threads", "lies", "too large"])
+def test_where_it_cannot_be_had_one_core_answers(root, open_spread):
+    reply = spreading(root, Slow, open_spread)
+    np.testing.assert_array_equal(reply.answers["prediction"], [[7, 3]])
 
 
 def test_when_all_versions_are_refused_the_worker_says_so_in_one_sentence(root):
