@@ -14,9 +14,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from models.errors import BadName, BadVersion, shown
+from models.features import Share
 from models.intervals import Intervals, PredictionSets
 from models.record import Record
-from models.schema import Datatype, Schema, Share
+from models.schema import Datatype, Schema
 
 FORMAT = 1
 FILE = "manifest.json"

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from models.errors import RowcastError
+from models.features import DatetimeFeature, NumberFeature
 from models.repository import Version
-from models.schema import DatetimeFeature, Matrix, NumberFeature, Schema
+from models.schema import Matrix, Schema
 from service.problems import ModelFailed, NotComputable
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from models.errors import RowcastError
 from models.repository import Repository, Version
 from service.access.gate import Gate
-from service.batching.admission import Admission
+from service.batching.capacity import Capacity
 from service.batching.coalescer import Coalescer
 from service.batching.inline import Inline, OpenSession
 from service.batching.lanes import Lanes
@@ -20,7 +20,8 @@ from service.http.request_ids import RequestIds
 from service.http.same_turn import TurnBatches
 from service.http.spinning import Spinning
 from service.observing.drift import Drift
-from service.observing.metrics import Metrics, counts_folder
+from service.observing.metrics import Metrics
+from service.observing.slot import counts_folder
 from service.observing.tracing import Trace, read_trace
 from service.observing.vitals import Vitals
 from service.settings import Settings
@@ -117,7 +118,7 @@ async def open_front(
         inline,
         metrics.batch,
         max_batch_rows=settings.max_batch_rows,
-        admission=Admission(settings.max_wait_s, settings.max_waiting_rows),
+        capacity=Capacity(settings.max_wait_s, settings.max_waiting_rows),
         say_in_flight=metrics.rows_in_flight,
         sample=drift.sample,
         observe_urgent=metrics.urgent,

@@ -9,10 +9,11 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from models.features import NumberFeature
 from models.manifest import FileDigest, Manifest, Provenance, Scores
 from models.proof import Proof
 from models.repository import Repository
-from models.schema import NumberFeature, Schema
+from models.schema import Schema
 
 _SIDE = 512
 _NOTHING = Provenance(

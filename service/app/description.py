@@ -6,9 +6,9 @@ from typing import Any
 
 from models import shapley
 from models.errors import RowcastError
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from models.labels import STABLE, Label
 from models.repository import Version
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from service.versions.catalog import Catalog
 
 

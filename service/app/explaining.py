@@ -17,8 +17,9 @@ import orjson
 
 from models import shapley
 from models.errors import shown
+from models.features import category_text
 from models.repository import Version
-from models.schema import Matrix, category_text
+from models.schema import Matrix
 from models.shapley import Background, Explanation, Shapley
 from service.asking import allowed_s
 from service.blame import blamed

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.repository import Version
-from service.observing.metrics import Totals
+from service.observing.totals import Totals
 from service.versions.catalog import Catalog
 from service.wire.oip_signature import TensorSpec, inputs_of, outputs_of
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from models.manifest import Manifest
 from models.repository import Version
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 
 _MOST_CATEGORIES = 100
 

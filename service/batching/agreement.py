@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.features import CategoryFeature
 from models.proof import Answers
 from models.repository import Version
-from models.schema import CategoryFeature, Schema
+from models.schema import Schema
 
 _RTOL, _ATOL = 1e-4, 1e-5  # within them two numbers count as equal, as in a proof
 

@@ -17,8 +17,8 @@ from models.errors import RowcastError
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
-from service.batching.admission import Admission
 from service.batching.batches import Batch, Job, settle, version_of
+from service.batching.capacity import Capacity
 from service.batching.frames import Reply, Status
 from service.batching.gathering import Gathering
 from service.batching.inline import Inline
@@ -75,7 +75,7 @@ class Coalescer:
         observe: Observer,
         *,
         max_batch_rows: int,
-        admission: Admission,
+        capacity: Capacity,
         say_in_flight: Callable[[int], None] = lambda _: None,
         sample: Sampler = lambda _version, _matrix, _answers: None,
         observe_urgent: UrgentObserver = lambda _version, _waited_s: None,
@@ -88,7 +88,7 @@ class Coalescer:
         self._observe_urgent = observe_urgent
         self._urgent_waiting = 0  # rows
         self._max_batch_rows = max_batch_rows
-        self._admission = admission
+        self._capacity = capacity
         self._gathering = Gathering()
         self._say_in_flight = say_in_flight
         self._said_in_flight = 0
@@ -112,7 +112,7 @@ class Coalescer:
         `within_s` is what it had to begin with, if that was more.
 
         Raises:
-            Overloaded: as `Admission.check` says.
+            Overloaded: as `Capacity.check` says.
             DeadlinePassed: it waited too long; it was not and will not be computed, unless it was out already.
             ModelFailed: the session failed on these very rows.
         """
@@ -133,7 +133,7 @@ class Coalescer:
 
         Raises:
             DeadlinePassed: no time is left; the job is told nothing.
-            Overloaded: as `Admission.check` says; neither here.
+            Overloaded: as `Capacity.check` says; neither here.
         """
         left_s = job.deadline - job.arrived
         if left_s <= 0:
@@ -144,9 +144,9 @@ class Coalescer:
         key = job.version.key  # type: ignore[union-attr]  # it has one by now
         queue = self._queues.get(key)
         sure_rows = 0 if queue is None else queue.sure_rows
-        if self.rows_waiting + job.rows > sure_rows or left_s < self._admission.max_wait_s:
+        if self.rows_waiting + job.rows > sure_rows or left_s < self._capacity.max_wait_s:
             waiting = 0 if queue is None else queue.rows
-            self._admission.check(key, job.rows, waiting, self.rows_waiting, left_s, self._lanes.living)
+            self._capacity.check(key, job.rows, waiting, self.rows_waiting, left_s, self._lanes.living)
         if left_s < _SWEEP_S:
             job.alarm = asyncio.get_running_loop().call_later(left_s, self._expire, job)
         if queue is None:
@@ -160,7 +160,7 @@ class Coalescer:
         """The same for an urgent job, which takes the place of ordinary ones where the queue is full."""
         key = version_of(job).key
         left_s = job.deadline - job.arrived
-        check, waiting = self._admission.check, self._queues[key].urgent_rows if key in self._queues else 0
+        check, waiting = self._capacity.check, self._queues[key].urgent_rows if key in self._queues else 0
         check(key, job.rows, waiting, self._urgent_waiting, left_s, self._lanes.living)
         queue = self._queues.get(key) or self._begin(key)
         try:
@@ -172,7 +172,7 @@ class Coalescer:
         queue.add(job)
         self.rows_waiting += job.rows
         self._urgent_waiting += job.rows
-        self._admission.urgent_came(key, job.arrived)
+        self._capacity.urgent_came(key, job.arrived)
         self._observe_urgent(version_of(job), None)
         self.wake()
 
@@ -204,7 +204,7 @@ class Coalescer:
         """The queue of a version that had none."""
         if self._sweep_at is None:
             self._sweep_at = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
-        queue = self._queues[key] = Queue(self._admission.sure(key))
+        queue = self._queues[key] = Queue(self._capacity.sure(key))
         return queue
 
     def _sweep(self) -> None:
@@ -269,7 +269,7 @@ class Coalescer:
                 break
             # every second batch of many with urgent rows is filled up, or their own cost would be most of what is done
             urgent_rows = queue.urgent_rows if first.is_urgent and queue.urgent_in_a_row % 2 == 0 else 0
-            most_rows = self._admission.most_rows(version_of(first).key, time.perf_counter(), urgent_rows)
+            most_rows = self._capacity.most_rows(version_of(first).key, time.perf_counter(), urgent_rows)
             most_rows = min(most_rows, self._max_batch_rows)
             if self._waits_for_more(queue, first, most_rows):
                 break
@@ -374,10 +374,10 @@ class Coalescer:
 
     def _learn(self, batch: Batch, computed_s: float) -> None:
         key = batch.version.key
-        self._admission.learn(key, batch.rows, batch.computed - batch.sent, computed_s)
+        self._capacity.learn(key, batch.rows, batch.computed - batch.sent, computed_s)
         queue = self._queues.get(key)
         if queue is not None:
-            queue.sure_rows = self._admission.sure(key)
+            queue.sure_rows = self._capacity.sure(key)
 
     def _lost(self, batch: Batch) -> None:
         for job in batch.jobs:

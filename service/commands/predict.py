@@ -17,10 +17,10 @@ from cyclopts import Parameter
 
 from models.csv_file import BOOLEANS, MISSING, check_lines, read_header
 from models.errors import BadRow, shown
+from models.features import Feature, Values, category_text
 from models.moments import parts_of
 from models.proof import Session, prove
 from models.repository import Version
-from models.schema import Feature, Values, category_text
 from service.commands.output import BadCommand, Json, Where, open_version, print_json, repository_at
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from cyclopts import App, Parameter
 
 from models.difference import difference
 from models.errors import BadVersion
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from models.repository import Repository
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from service.commands.output import (
     BadCommand,
     Json,

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.features import BooleanFeature, CategoryFeature, NumberFeature
 from models.manifest import Manifest
-from models.schema import BooleanFeature, CategoryFeature, Matrix, NumberFeature
+from models.schema import Matrix
 
 MOST_FEATURES = 100
 """Of one version; further ones are not measured."""

@@ -59,6 +59,11 @@ class Child:
 class CannotServe(Exception):
     """The server cannot start; the sentence is empty when a process has logged it already."""
 
+    def tell(self) -> None:
+        """Log the sentence, where there is one."""
+        if str(self):
+            log.error("%s", self)
+
 
 def hear_of_children() -> socket.socket:
     """A socket that is readable once a child has been stopped, or ended; for the main thread to make, once."""

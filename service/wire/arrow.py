@@ -4,7 +4,8 @@ No library of Arrow's is used: docs/decisions/0020-arrow-without-a-library.md sa
 """
 
 from models.errors import BadRow, shown
-from models.schema import Feature, Matrix, Schema
+from models.features import Feature
+from models.schema import Matrix, Schema
 from service.problems import TooLarge
 from service.wire.arrow_columns import Columns, Values, as_list, join
 from service.wire.arrow_stream import Field, read_stream

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from models.features import category_text
 from models.manifest import ClassLabel
 from models.proof import Answers
 from models.repository import Version
-from models.schema import category_text
 from service.wire.answers import class_numbers, finite
 from service.wire.certainty import Certainty
 

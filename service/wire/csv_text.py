@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from models.csv_file import BOOLEANS, MISSING
 from models.errors import BadRow, shown
+from models.features import Feature, category_text
 from models.proof import Answers
 from models.repository import Version
-from models.schema import Feature, Matrix, Schema, category_text
+from models.schema import Matrix, Schema
 from service.problems import BadBody, TooLarge
 from service.wire.answers import class_numbers, finite
 from service.wire.certainty import Certainty

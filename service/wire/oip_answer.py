@@ -9,9 +9,9 @@ import numpy.typing as npt
 import orjson
 
 from models.errors import shown
+from models.features import category_text
 from models.proof import Answers
 from models.repository import Version
-from models.schema import category_text
 from service.problems import BadBody
 from service.wire.answers import class_numbers, finite
 from service.wire.oip import Request, Wanted

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import BadRow, shown
+from models.features import CategoryFeature, Feature, NumberFeature
 from models.repository import Version
-from models.schema import CategoryFeature, Feature, Matrix, NumberFeature, Schema
+from models.schema import Matrix, Schema
 from service.problems import BadBody
 from service.wire.oip import Request
 from service.wire.oip_signature import ACCEPTED, ACCEPTED_PACKED, PACKED

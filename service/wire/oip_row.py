@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import orjson
 
+from models.features import BooleanFeature, CategoryFeature, Feature
 from models.proof import Answers
 from models.repository import Version
-from models.schema import BooleanFeature, CategoryFeature, Feature, Schema
+from models.schema import Schema
 from service.wire.answers import class_numbers, finite
 from service.wire.json_text import texts_of_rows
 from service.wire.oip_answer import class_names

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from models.features import NumberFeature
 from models.manifest import Manifest
 from models.proof import INPUT
 from models.repository import Version
-from models.schema import NumberFeature, Schema
+from models.schema import Schema
 from service.wire.oip_tensors import DATATYPES
 
 PACKED = INPUT

@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from models.features import BooleanFeature, CategoryFeature, Feature, NumberFeature
 from models.repository import Version
-from models.schema import BooleanFeature, CategoryFeature, Feature, Matrix, NumberFeature, Schema
+from models.schema import Matrix, Schema
 from service.wire.json_text import check_values
 
 _MOST_FEATURES = 200

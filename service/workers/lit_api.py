@@ -1,4 +1,4 @@
-"""What LitServe runs in its inference workers. This file and server.py are the two that know LitServe.
+"""What LitServe runs in its inference workers. This file and service/lit_server.py are the two that know it.
 
 No `from __future__ import annotations` here: LitServe reads the annotations of the hooks, and text instead of types
 turns every request into a 500.

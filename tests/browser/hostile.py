@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from models.schema import CategoryFeature, NumberFeature, Schema
+from models.features import CategoryFeature, NumberFeature
+from models.schema import Schema
 from tests.service import tiny
 
 IMAGE = "<img src=x onerror=\"window.hacked='feature'\">"

@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from models.manifest import FileDigest, Manifest, Provenance, Scores
 from models.proof import Proof
 from models.repository import Repository
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
+from models.schema import Schema
 
 HOUSE_FEATURES = (
     NumberFeature(name="size", unit="m²", quantiles=(20.0, 80.5, 300.0), missing_share=0.25),

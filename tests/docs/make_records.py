@@ -7,9 +7,10 @@ import re
 import textwrap
 from itertools import pairwise
 
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
 from models.intervals import Intervals, PredictionSets
 from models.manifest import Calibration, FileDigest, Importance, Manifest, Predictions, Provenance, Scores
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.schema import Schema
 from tests.docs.pages import ROOT
 from training.plan import ExportPlan, FitPlan, NetPlan, Plan, Published, SplitPlan, TablePlan
 

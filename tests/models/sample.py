@@ -5,9 +5,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
 from models.manifest import FileDigest, Manifest, Provenance, Scores
 from models.proof import Proof
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.schema import Schema
 
 EVERY_KIND = Schema(
     datatype="FP64",

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models.errors import BadName, BadVersion
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
 from models.manifest import Calibration, FileDigest, Manifest, Output, Provenance, Scores, check_name, finite
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.schema import Schema
 from tests.models.sample import EVERY_KIND, manifest
 
 # ------------------------------------------------------------------------------------------------- strategies

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import BadVersion
+from models.features import CategoryFeature, NumberFeature
 from models.proof import Proof, prove
-from models.schema import CategoryFeature, NumberFeature, Schema
+from models.schema import Schema
 from tests.models.sample import manifest
 
 SCHEMA = Schema(features=(NumberFeature(name="x"), CategoryFeature(name="c", categories=("a",))))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import BadVersion
-from models.schema import DatetimeFeature, NumberFeature, Schema
+from models.features import DatetimeFeature, NumberFeature
+from models.schema import Schema
 from models.shapley import Background, Shapley, column_groups, rows_for
 
 

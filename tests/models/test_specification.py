@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from models import intervals, labels, manifest, moments, proof, repository, schema, shapley
+from models import features, intervals, labels, manifest, moments, proof, repository, schema, shapley
 from tests.models import sample
 
 PAGE = (Path(__file__).parents[2] / "models/README.md").read_text("utf-8")
@@ -24,10 +24,10 @@ RECORDS = [
     shapley.Background,
     proof.Proof,
     schema.Schema,
-    schema.NumberFeature,
-    schema.CategoryFeature,
-    schema.BooleanFeature,
-    schema.DatetimeFeature,
+    features.NumberFeature,
+    features.CategoryFeature,
+    features.BooleanFeature,
+    features.DatetimeFeature,
 ]
 
 

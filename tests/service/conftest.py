@@ -23,6 +23,7 @@ from service.http.spinning import Spinning
 from service.observing import metrics
 from service.observing.count_files import value_class
 from service.observing.drift import Drift
+from service.observing.slot import counts_folder
 from service.observing.vitals import Vitals
 from service.problems import UnknownLabel, UnknownModel, UnknownVersion
 from service.settings import Settings
@@ -150,7 +151,7 @@ def counts(tmp_path, monkeypatch):
     folder = tmp_path / "counts"
     folder.mkdir()
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
-    monkeypatch.setattr(values, "ValueClass", value_class(metrics.counts_folder, lambda: "api-0"))
+    monkeypatch.setattr(values, "ValueClass", value_class(counts_folder, lambda: "api-0"))
     return folder
 
 

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.errors import BadRow, RowcastError
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
+from models.schema import Schema
 from service.problems import BadBody, ModelFailed, TooLarge
 from service.wire import arrow, arrow_answer, arrow_stream
 from tests.service import tiny

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching.admission import Admission
 from service.batching.batches import Job
+from service.batching.capacity import Capacity
 from service.batching.coalescer import MOST_LOSSES, Coalescer
 from service.batching.frames import Reply, Status
 from service.batching.inline import Inline, InlineSession
@@ -52,7 +52,7 @@ def coalescer_of(lanes, seen=None, max_batch_rows=100, max_waiting_rows=1000, in
         inline or Inline(None, 0.0),
         lambda *batch: seen.append(batch) if seen is not None else None,
         max_batch_rows=max_batch_rows,
-        admission=Admission(1000.0, max_waiting_rows),
+        capacity=Capacity(1000.0, max_waiting_rows),
         **more,
     )
 
@@ -158,7 +158,7 @@ def begin(coalescer, version, kind, *matrices, deadline_s=1000.0):
 def teach(coalescer, version, *, fixed_s, row_s):
     """Have it know what batches of a version cost."""
     for count in (1, 32):
-        coalescer._admission.learn(version.key, count, fixed_s + count * row_s)
+        coalescer._capacity.learn(version.key, count, fixed_s + count * row_s)
 
 
 def test_urgent_jobs_go_first_and_ordinary_ones_fill_the_batch(versions):

@@ -8,7 +8,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.observing import counts as read
 from service.observing.count_files import value_class
-from service.observing.metrics import Metrics, counts_folder
+from service.observing.metrics import Metrics
+from service.observing.slot import counts_folder
 from tests.service.test_metrics import samples
 
 

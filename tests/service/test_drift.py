@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
 from models.manifest import Predictions
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.schema import Schema
 from service.observing import drift
 from service.observing.bins import MOST_FEATURES, Reference, bins_of_number, bins_of_shares
 from service.observing.drift import Drift

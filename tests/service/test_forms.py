@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import BadRow, RowcastError
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
+from models.schema import Schema
 from service.problems import BadBody, ModelFailed, TooLarge
 from service.wire import csv_text, forms, json_lines, scoring
 from tests.service import tiny

@@ -1,7 +1,7 @@
 """What the service leans on in LitServe 0.2.19, each by its number in the list of facts that the design stands on.
 
-An upgrade may change any of them; then the test says which, and service/server.py and service/workers/lit_api.py are
-the two files to look at. Facts about processes and signals are in tests/server/, where real ones run.
+An upgrade may change any of them; then the test says which, and service/lit_server.py and service/workers/lit_api.py
+are the two files to look at. Facts about processes and signals are in tests/server/, where real ones run.
 """
 
 import inspect
@@ -15,7 +15,8 @@ from litserve import server as litserves
 from litserve.loops import inference_worker
 from starlette.middleware.gzip import GZipMiddleware
 
-from service.server import Server, _remove_what_hurts
+from service.api_process import remove_what_hurts
+from service.lit_server import Server
 from service.settings import Settings
 from service.workers import lit_api
 
@@ -53,7 +54,7 @@ def test_run_waits_for_the_event_that_its_own_shutdown_page_sets():
 def test_litserve_adds_gzip_and_we_take_it_out(server):
     """Fact 14."""
     assert GZipMiddleware in [one.cls for one in server.app.user_middleware]
-    _remove_what_hurts(server.app)
+    remove_what_hurts(server.app)
     assert GZipMiddleware not in [one.cls for one in server.app.user_middleware]
 
 

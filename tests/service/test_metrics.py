@@ -15,13 +15,16 @@ import pytest
 from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
+from models.features import NumberFeature
 from models.manifest import Predictions
-from models.schema import NumberFeature, Schema
+from models.schema import Schema
 from service.batching.agreement import Agreement
 from service.batching.shadow import Counts
 from service.observing import metrics
 from service.observing.count_files import value_class
+from service.observing.counts import STAYS_S
 from service.observing.drift import Drift
+from service.observing.slot import counts_folder, forget_process
 from service.observing.vitals import Vitals
 from tests.models import sample as contract
 
@@ -143,7 +146,8 @@ PROCESS = """
     import os, signal, sys
     from types import SimpleNamespace
     from service.observing import metrics
-    metrics.use_slot(sys.argv[1])
+    from service.observing.slot import use_slot
+    use_slot(sys.argv[1])
     counting = metrics.Metrics()
     version = SimpleNamespace(name="line", number=1, key="line/1@0")
     for _ in range(10):
@@ -203,7 +207,7 @@ def test_rows_in_flight_of_a_dead_process_are_forgotten():
     counting.rows_in_flight(2)
     count_ten_requests_and_die("api-1")
     assert sample(scrape(counting), "rowcast_rows_in_flight") == 5
-    metrics.forget_process("api-1")
+    forget_process("api-1")
     assert sample(scrape(counting), "rowcast_rows_in_flight") == 2
 
 
@@ -292,7 +296,7 @@ def test_hundreds_of_versions_that_come_and_go_take_no_more_room_than_a_few(coun
     for number in range(1001, 1301):  # names of one length
         used_by(counting, version(number))
         counting.forget_gone(live(1001, number))
-        clock.now += metrics.STAYS_S / 2
+        clock.now += STAYS_S / 2
         if number % 20:
             another.totals()
             continue
@@ -317,15 +321,15 @@ def test_a_version_that_comes_back_goes_on_until_it_is_given_up_and_then_begins_
 
     assert answered() == 1
     counting.forget_gone(live(2))
-    clock.now += 2 * metrics.STAYS_S
+    clock.now += 2 * STAYS_S
     counting.forget_gone(live(2))
     assert answered() == 2
     counting.forget_gone(live(1))  # and it is live again
-    clock.now += 2 * metrics.STAYS_S + 1
+    clock.now += 2 * STAYS_S + 1
     counting.forget_gone(live(1))
     assert answered() == 3
     counting.forget_gone(live(2))
-    clock.now += 2 * metrics.STAYS_S + 1
+    clock.now += 2 * STAYS_S + 1
     counting.forget_gone(live(2))
     assert answered() == 1
 
@@ -333,12 +337,12 @@ def test_a_version_that_comes_back_goes_on_until_it_is_given_up_and_then_begins_
 def test_a_process_gives_up_what_the_one_before_it_in_its_slot_has_counted(counts, monkeypatch):
     used_by(metrics.Metrics(), version(1))
     before = used_bytes(counts)
-    monkeypatch.setattr(values, "ValueClass", value_class(metrics.counts_folder, lambda: "api-0"))
+    monkeypatch.setattr(values, "ValueClass", value_class(counts_folder, lambda: "api-0"))
     clock = Time()
     counting = metrics.Metrics(clock)
     counting.forget_gone(live(2))
     assert used_bytes(counts) == before
-    clock.now += 2 * metrics.STAYS_S + 1
+    clock.now += 2 * STAYS_S + 1
     counting.forget_gone(live(2))
     assert used_bytes(counts)["histogram_api-0.db"] == 8
     assert sample(scrape(counting), "rowcast_batch_rows_count", **LINE) is None
@@ -349,7 +353,7 @@ def test_counts_that_cannot_be_given_up_on_a_full_disk_stay(counts, monkeypatch,
     counting = metrics.Metrics(clock)
     used_by(counting, VERSION)
     counting.forget_gone(live(2))
-    clock.now += 2 * metrics.STAYS_S + 1
+    clock.now += 2 * STAYS_S + 1
     before = used_bytes(counts)
 
     def full(*_):

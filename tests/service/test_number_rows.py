@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.errors import RowcastError
-from models.schema import BooleanFeature, CategoryFeature, NumberFeature, Schema
+from models.features import BooleanFeature, CategoryFeature, NumberFeature
+from models.schema import Schema
 from service.wire import number_rows, plain
 from service.wire.json_text import read_json
 from tests.service import tiny

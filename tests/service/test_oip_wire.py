@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models.errors import BadRow
-from models.schema import BooleanFeature, CategoryFeature, NumberFeature, Schema
+from models.features import BooleanFeature, CategoryFeature, NumberFeature
+from models.schema import Schema
 from service.problems import BadBody, ModelFailed, TooLarge
 from service.wire import oip, oip_answer, oip_matrix, oip_signature
 from service.wire.oip_tensors import DATATYPES, NUMBERS

@@ -2,7 +2,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from models.schema import CategoryFeature, NumberFeature, Schema
+from models.features import CategoryFeature, NumberFeature
+from models.schema import Schema
 from service.app import openapi
 from service.app.openapi_schemas import schemas_of
 from service.problems import NotReady

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from service.batching.admission import Admission
+from service.batching.capacity import Capacity
 from service.batching.coalescer import MOST_LOSSES, Coalescer
 from service.batching.frames import Reply, Status
 from service.batching.inline import Inline
@@ -59,7 +59,7 @@ def worker(front):
         Inline(None, 0.0),
         front.metrics.batch,
         max_batch_rows=8,
-        admission=Admission(1000.0, 1000),
+        capacity=Capacity(1000.0, 1000),
     )
     return worker
 
@@ -267,7 +267,7 @@ def test_a_request_that_is_out_when_the_server_ends_is_answered_and_told_that_it
 
 
 def test_refusals_for_want_of_room_are_those_of_requests_by_themselves(front, app, worker):
-    front.coalescer._admission = Admission(1000.0, 2)
+    front.coalescer._capacity = Capacity(1000.0, 2)
 
     async def full(_):
         worker.free = 0

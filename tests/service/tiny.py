@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
 from models.manifest import FileDigest, Manifest, Predictions, Provenance, Scores, Task
 from models.proof import Proof
 from models.repository import Repository, Version
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.schema import Schema
 from models.shapley import Background
 
 ROWS = {

@@ -1,13 +1,14 @@
 import datetime as dt
 from decimal import Decimal
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.csv_file import BadTable
-from models.schema import DatetimeFeature
+from models.features import DatetimeFeature
 from training.data import cells
 from training.data.columns import Data, read_batch, read_columns
 from training.data.distinct import of_distinct
@@ -60,8 +61,8 @@ offsets = st.sampled_from(["", "Z", "+00:00", "-11:30", "+0200"])
 def test_a_datetime_in_a_table_is_the_same_as_in_a_request(values):
     data = data_of({"t": [*values, "2024-01-01", "2024-01-02"], "y": TWENTY[: len(values) + 2]})
     feature = DatetimeFeature(name="t")
-    asked = feature.encode([*values, "2024-01-01", "2024-01-02"])
-    assert (feature.encode(data.frame["t"].to_numpy()) == asked).all()
+    asked = feature.lines([*values, "2024-01-01", "2024-01-02"])
+    assert np.array_equal(feature.lines(data.frame["t"].to_numpy()), asked)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models.errors import BadRow
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
+from models.schema import Schema
 from training.data.columns import Data, read_columns
 from training.data.table import Table
 from training.network.encoders import Embedding, Preprocessing, encode, learn_schema, what_is_unknown

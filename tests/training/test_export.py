@@ -7,8 +7,9 @@ import onnx
 import pytest
 import torch
 
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
 from models.manifest import Task
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.schema import Schema
 from training.network.encoders import Preprocessing
 from training.network.expansions import Steps, Waves
 from training.network.linear import Corrected, solve_linear

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature, Schema
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
+from models.schema import Schema
 from training.judging.failures import errors_of, worst_kinds, worst_rows
 
 ROWS = 400

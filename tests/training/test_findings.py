@@ -4,8 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from models.features import NumberFeature
 from models.repository import Repository
-from models.schema import NumberFeature, Schema
+from models.schema import Schema
 from models.shapley import FILE, Background
 from training import recipe
 from training.judging.explain import explain_rows

@@ -12,7 +12,7 @@ import polars as pl
 
 from models.csv_file import BOOLEANS, MISSING, BadTable
 from models.errors import shown
-from models.schema import category_text
+from models.features import category_text
 from training.plan import Kind
 
 TEXTS = (pl.String, pl.Categorical, pl.Enum)

@@ -18,7 +18,7 @@ import polars as pl
 
 from models.csv_file import BadTable
 from models.errors import shown
-from models.schema import category_text
+from models.features import category_text
 from training.data.cells import (
     READERS,
     TEXTS,

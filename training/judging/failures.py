@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from models.schema import BooleanFeature, CategoryFeature, Feature, NumberFeature
+from models.features import BooleanFeature, CategoryFeature, Feature, NumberFeature
 
 if TYPE_CHECKING:
     from training.recipe import Fitted, PartRows  # recipe tells the story and imports report, which imports this file

@@ -14,16 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import shown
-from models.schema import (
-    BooleanFeature,
-    CategoryFeature,
-    Datatype,
-    DatetimeFeature,
-    Feature,
-    Matrix,
-    NumberFeature,
-    Schema,
-)
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
+from models.schema import Datatype, Matrix, Schema
 from training.data.columns import Data
 from training.data.distinct import of_distinct
 from training.data.split import Rows
@@ -105,9 +97,9 @@ def _lines(column: pl.Series, feature: Feature) -> Sequence[npt.NDArray[np.float
         case NumberFeature() | BooleanFeature():
             return [column.cast(pl.Float64).to_numpy()]  # null becomes NaN
         case DatetimeFeature():
-            return list(feature.encode(column.to_numpy()).T)  # null becomes NaT
+            return [np.asarray(line, np.float64) for line in feature.lines(column.to_numpy())]  # null becomes NaT
         case CategoryFeature():
-            return [of_distinct(column, feature.encode, pl.Float64).to_numpy()]
+            return [of_distinct(column, lambda texts: feature.lines(texts)[0], pl.Float64).to_numpy()]
 
 
 def _feature(column: pl.Series, kind: str, unit: str | None) -> Feature:

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 
-from models.schema import Feature, NumberFeature
+from models.features import Feature, NumberFeature
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")  # apart for the colour-blind
 INK, PALE, GRID = "#222222", "#B8BEC6", "#EEF0F2"

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn import metrics
 
+from models.features import NumberFeature
 from models.manifest import Importance, Part
-from models.schema import NumberFeature
 from training.data.rows import spread
 from training.judging.evaluate import BINS
 from training.publishing.drawing import (

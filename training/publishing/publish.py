@@ -14,10 +14,11 @@ from pydantic import JsonValue
 
 from models import proof as proofs
 from models import shapley
+from models.features import CategoryFeature
 from models.manifest import FileDigest, Manifest, Predictions, Provenance
 from models.proof import Proof, prove
 from models.repository import Repository
-from models.schema import CategoryFeature, Schema
+from models.schema import Schema
 from training.data.rows import spread, table_rows
 from training.fitting.processes import elsewhere
 from training.network.encoders import quantiles_of

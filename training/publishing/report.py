@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from models.intervals import Intervals, PredictionSets
 from models.manifest import Part, Scores
-from models.schema import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from training.judging.evaluate import MAIN
 from training.judging.explain import Explained
 from training.judging.failures import worst_kinds, worst_rows

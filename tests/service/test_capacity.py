@@ -1,54 +1,54 @@
 import pytest
 
-from service.batching.admission import Admission
+from service.batching.capacity import Capacity
 from service.problems import Overloaded
 
 
-def is_let_in(admission, waiting, *, key="line", rows=1, in_all=None, within_s=5.0, at_once=1):
+def is_let_in(capacity, waiting, *, key="line", rows=1, in_all=None, within_s=5.0, at_once=1):
     in_all = waiting if in_all is None else in_all
     try:
-        admission.check(key, rows, waiting=waiting, waiting_in_all=in_all, within_s=within_s, at_once=at_once)
+        capacity.check(key, rows, waiting=waiting, waiting_in_all=in_all, within_s=within_s, at_once=at_once)
     except Overloaded:
         return False
     return True
 
 
-def admission(max_wait_s=0.5, max_rows=10_000, rows=200, seconds=0.2):
+def capacity(max_wait_s=0.5, max_rows=10_000, rows=200, seconds=0.2):
     """One at whose version "line" batches go at 1000 rows per second."""
-    one = Admission(max_wait_s, max_rows)
+    one = Capacity(max_wait_s, max_rows)
     one.learn("line", rows, seconds)
     return one
 
 
 def test_a_request_is_let_in_if_its_turn_comes_soon_enough():
-    assert is_let_in(admission(), waiting=499)
-    assert not is_let_in(admission(), waiting=501)
+    assert is_let_in(capacity(), waiting=499)
+    assert not is_let_in(capacity(), waiting=501)
 
 
 def test_two_workers_take_twice_as_many():
-    assert is_let_in(admission(), waiting=999, at_once=2)
-    assert not is_let_in(admission(), waiting=1001, at_once=2)
+    assert is_let_in(capacity(), waiting=999, at_once=2)
+    assert not is_let_in(capacity(), waiting=1001, at_once=2)
 
 
 def test_who_has_less_time_is_refused_sooner():
-    assert not is_let_in(admission(), waiting=101, within_s=0.1)
+    assert not is_let_in(capacity(), waiting=101, within_s=0.1)
 
 
 def test_the_backlog_of_a_slow_version_refuses_nobody_of_another():
-    one = admission()
+    one = capacity()
     one.learn("slow", 1, 0.2)
     assert not is_let_in(one, waiting=6, key="slow")
     assert is_let_in(one, waiting=6, key="line", in_all=12)
 
 
 def test_before_the_first_batch_and_while_no_worker_lives_rows_alone_count():
-    assert is_let_in(Admission(0.5, 10_000), waiting=9_000)
-    assert is_let_in(admission(), waiting=9_000, at_once=0)
-    assert not is_let_in(Admission(0.5, 10_000), waiting=9_000, rows=1001)
+    assert is_let_in(Capacity(0.5, 10_000), waiting=9_000)
+    assert is_let_in(capacity(), waiting=9_000, at_once=0)
+    assert not is_let_in(Capacity(0.5, 10_000), waiting=9_000, rows=1001)
 
 
 def test_the_pace_is_that_of_the_last_batches():
-    one = admission()
+    one = capacity()
     for _ in range(16):
         one.learn("line", 100, 0.2)
     assert is_let_in(one, waiting=249)
@@ -56,7 +56,7 @@ def test_the_pace_is_that_of_the_last_batches():
 
 
 def test_a_batch_or_two_that_were_held_up_refuse_nobody():
-    one = admission()
+    one = capacity()
     for seconds in (0.001,) * 14 + (1.0, 2.0):
         one.learn("line", 1, seconds)
     assert is_let_in(one, waiting=400)
@@ -65,7 +65,7 @@ def test_a_batch_or_two_that_were_held_up_refuse_nobody():
 
 
 def test_a_burst_after_small_quick_batches_is_taken_to_go_eight_times_as_fast_and_grows_in_steps():
-    one = admission(rows=1, seconds=0.001)
+    one = capacity(rows=1, seconds=0.001)
     assert is_let_in(one, waiting=3999)
     assert not is_let_in(one, waiting=4001)
     assert one.most_rows("line", 0.0) == 64
@@ -74,7 +74,7 @@ def test_a_burst_after_small_quick_batches_is_taken_to_go_eight_times_as_fast_an
 
 
 def test_what_single_rows_wait_for_a_core_is_not_taken_for_the_cost_of_each():
-    one = Admission(0.5, 10_000)
+    one = Capacity(0.5, 10_000)
     for _ in range(16):
         one.learn("line", 1, 0.06, 0.0002)
     assert is_let_in(one, waiting=60)
@@ -82,7 +82,7 @@ def test_what_single_rows_wait_for_a_core_is_not_taken_for_the_cost_of_each():
 
 
 def test_what_many_rows_wait_for_a_core_is_their_cost_as_no_batch_has_eight_times_as_many():
-    one = Admission(0.5, 100_000)
+    one = Capacity(0.5, 100_000)
     for _ in range(16):
         one.learn("line", 1000, 0.2, 0.1)
     assert is_let_in(one, waiting=2499)
@@ -90,7 +90,7 @@ def test_what_many_rows_wait_for_a_core_is_their_cost_as_no_batch_has_eight_time
 
 
 def test_a_burst_after_single_rows_is_let_in_where_a_batch_takes_as_long_for_many():
-    one = Admission(0.5, 10_000)
+    one = Capacity(0.5, 10_000)
     for rows, seconds in ((32, 0.0505), *[(1, 0.05)] * 20):
         one.learn("line", rows, seconds, seconds)
     assert is_let_in(one, waiting=75)
@@ -98,7 +98,7 @@ def test_a_burst_after_single_rows_is_let_in_where_a_batch_takes_as_long_for_man
 
 
 def test_a_burst_after_single_rows_is_refused_where_each_row_takes_as_long():
-    one = Admission(0.5, 10_000)
+    one = Capacity(0.5, 10_000)
     for rows, seconds in ((32, 1.6), *[(1, 0.05)] * 16):
         one.learn("line", rows, seconds, seconds)
     assert is_let_in(one, waiting=9)
@@ -107,7 +107,7 @@ def test_a_burst_after_single_rows_is_refused_where_each_row_takes_as_long():
 
 def costing(fixed_s, row_s, urgent_at=100.0):
     """One that was asked something urgent, at whose version "line" batches cost so much."""
-    one = Admission(0.5, 10_000)
+    one = Capacity(0.5, 10_000)
     one.urgent_came("line", urgent_at)
     for rows in (1, 5, 32):
         one.learn("line", rows, fixed_s + rows * row_s)
@@ -140,12 +140,12 @@ def test_batches_that_are_short_for_the_sake_of_urgent_ones_give_no_hope_of_a_be
 
 def test_a_refusal_says_when_the_queue_will_be_empty():
     with pytest.raises(Overloaded) as refused:
-        admission().check("line", 1, waiting=2500, waiting_in_all=2500, within_s=5.0, at_once=1)
+        capacity().check("line", 1, waiting=2500, waiting_in_all=2500, within_s=5.0, at_once=1)
     assert refused.value.retry_after_s == 2.5
 
 
 def test_a_version_that_was_forgotten_is_learned_again():
-    one = admission()
+    one = capacity()
     for number in range(2000):
         one.learn(f"model-{number}", 1, 10.0)
     assert is_let_in(one, waiting=501)

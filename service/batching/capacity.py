@@ -1,4 +1,4 @@
-"""Whether one more request is let in to the queue: only if its turn is likely to come soon enough.
+"""How much can be answered soon enough: whether one more request is let in to the queue, and how large batches may be.
 
 A queue that is bounded by rows alone is minutes long for a slow model and refuses bursts to a fast one. So it is
 bounded in time: rows that wait, by the pace at which the last batches went.
@@ -34,8 +34,8 @@ _HALF = 0.5  # that one with urgent rows is filled up to: then it takes at most 
 _MOST_VERSIONS = 1000  # whose pace is remembered
 
 
-class Admission:
-    """Says who is let in, for one API process."""
+class Capacity:
+    """What can be answered soon enough of each version, and so who is let in, for one API process."""
 
     def __init__(self, max_wait_s: float, max_rows: int) -> None:
         self.max_wait_s = max_wait_s
