@@ -12,6 +12,7 @@ if __name__ == "__main__" and sys.argv[1:] in ([], ["serve"]):
     ends = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
     signal.pthread_sigmask(signal.SIG_BLOCK, {*ends, signal.SIGCHLD})
 
+import errno
 import importlib.metadata
 import logging
 import os
@@ -77,12 +78,14 @@ def check_files(settings: Settings) -> None:
 def port_is_taken(host: str, port: int, setting: str = "ROWCAST_PORT") -> str | None:
     """Why the port cannot be listened on; None when it can. LitServe would leave its processes behind."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
-        except OSError as error:
-            return f"port {port} of {host} cannot be listened on: {error.strerror}; set {setting}"
+    except OSError as error:
+        if error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:  # a kernel without IPv6
+            setting = "ROWCAST_HOST"
+        return f"port {port} of {host} cannot be listened on: {error.strerror}; set {setting}"
     return None
 
 

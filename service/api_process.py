@@ -160,11 +160,12 @@ def _say_ready(server: Server, settings: Settings, front: Front) -> None:
     with contextlib.suppress(FileExistsError):
         (server.runtime / process.READY).touch(exist_ok=False)
         live = [f"{name}/{number}" for name, versions in front.catalog.live().items() for number in versions]
-        what = ", ".join(live[:8]) + (f" and {len(live) - 8} more" if len(live) > 8 else "")
+        what = "answers for " + ", ".join(live[:8]) + (f" and {len(live) - 8} more" if len(live) > 8 else "")
         host = "127.0.0.1" if settings.host == "127.0.0.1" else "localhost"
         scheme = "http" if settings.tls_certificate is None else "https"
         if settings.host != "127.0.0.1" and not front.gate.needs_key:
             log.warning(
                 "there are no API keys: whoever reaches port %d may ask; docs/how-to/securing.md", settings.port
             )
-        log.info("%s://%s:%d answers for %s", scheme, host, settings.port, what or front.not_ready())
+        reason = front.not_ready()
+        log.info("%s://%s:%d %s", scheme, host, settings.port, what if reason is None else f"is not ready: {reason}")

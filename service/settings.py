@@ -17,7 +17,7 @@ PATH = r"^/[!-~]{0,500}$"
 KEEP_VERSIONS = 4
 Count = Annotated[int, Field(ge=1)]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]  # the kernel waits for 24 days at most
 
 
 class BadSettings(RowcastError):
@@ -195,6 +195,14 @@ class Settings(BaseSettings):
         Literal["off", "otlp"],
         Field(description="otlp: send spans as the OTEL_* variables say; needs the dependency group `otel`."),
     ] = "off"
+
+    @field_validator("api_key")
+    @classmethod
+    def _can_be_sent(cls, key: SecretStr | None) -> SecretStr | None:
+        secret = "" if key is None else key.get_secret_value()
+        if not secret.isprintable() or secret != secret.strip():
+            raise ValueError("a line break, a blank at an end or what is not printable can never come in a header")
+        return key
 
     @field_validator("trusted_proxies")
     @classmethod

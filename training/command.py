@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
 
 from models.errors import RowcastError
 from models.manifest import Part, Scores, Task
@@ -19,7 +19,7 @@ from training import plan as plans
 from training import progress, recipe
 from training.data.rows import table_rows
 from training.data.table import COMPRESSED, SUFFIXES
-from training.faults import as_sentences
+from training.faults import as_sentences, check_that_it_can_be_written
 from training.fitting.checkpoint import EVERY_S, FOLDER, Checkpoint
 from training.fitting.distributed import leads
 from training.judging.evaluate import MAIN
@@ -106,7 +106,7 @@ def reproduce(*names: str) -> int:
 def find(
     source: str,
     *,
-    trials: int,
+    trials: Annotated[int, Parameter(validator=validators.Number(gte=1))],
     storage: str,
     save: Path | None = None,
     target: Annotated[tuple[str, ...], _Flag] = (),
@@ -127,10 +127,13 @@ def find(
     from training.search import search, write_plan  # noqa: PLC0415 - Optuna, which takes long to import
 
     plan = _read_plan(source, _Options(target, name, None, (), (), epochs, None))
+    if save is not None:
+        check_that_it_can_be_written(save.parent)
     found = search(plan, trials, storage, lambda sentence: print(sentence, flush=True))
     print(f"{found.study}: {found.trials} trials; best validation loss {found.loss:.4g}")
     if save is not None:
-        write_plan(found.plan, save)
+        with as_sentences(str(save)):
+            write_plan(found.plan, save)
         print(f"  python -m training {shlex.quote(str(save))}")
     return 0
 
@@ -214,6 +217,7 @@ def _train_one(plan: Plan, repository: Repository, checkpoint_s: float, *, as_js
     if not leads():
         recipe.follow(plan)
         return
+    check_that_it_can_be_written(repository.root)
     start = time.perf_counter()
     shown_on = sys.stderr if as_json else sys.stdout
     checkpoint = Checkpoint(repository.root / FOLDER, checkpoint_s)

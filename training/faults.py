@@ -1,7 +1,9 @@
 """What a machine can do to a run, as one sentence each: no memory, no disk."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -59,6 +61,20 @@ def as_sentences(place: str) -> Iterator[None]:
         raise OutOfMemory(_first_line(error)) from None
     except OSError as error:
         raise DiskFailed(str(error.filename or place), error.strerror or str(error)) from None
+
+
+def check_that_it_can_be_written(place: Path) -> None:
+    """Find out before hours of work whether a file or folder can be made there, or in the folder that is there.
+
+    Raises:
+        DiskFailed: it cannot be.
+    """
+    there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise DiskFailed(str(place), error.strerror or str(error)) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -103,7 +103,8 @@ def plan_of(plan: Plan, values: dict[str, Any]) -> Plan:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan as `Plan.read` reads it."""
+    """Write a plan as `Plan.read` reads it, in a folder that is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True, exclude={"published"})), "utf-8")
 
 
@@ -183,9 +184,9 @@ def _open(storage: str) -> BaseStorage:
     raise AssertionError("the last try returns or raises")
 
 
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+def _without_password(storage: str) -> str:
+    scheme, is_url, rest = storage.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if is_url else storage
 
 
 def _digest(plan: Plan) -> str:

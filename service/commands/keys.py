@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from pydantic import ValidationError
 
 from service.access.keys import SCOPES, Key, Scope, make_key
+from service.commands.output import BadCommand
 
 _Flag = Parameter(negative=())
 
@@ -33,6 +34,8 @@ def key(
         expires: From when on it is none, such as 2027-01-31; midnight, here, where no time is given.
         urgent: Its requests may ask to go before others.
     """
+    if rate_burst is not None and rate_limit is None:
+        raise BadCommand("--rate-burst", "says how many requests may come at once of a --rate-limit; give that as well")
     secret, digest = make_key()
     try:
         made = Key(

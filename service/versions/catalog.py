@@ -142,6 +142,8 @@ class Catalog:
             return str(self._nothing_live_of(self._default_model))
         if self._models:
             return None
+        if self.unreadable is not None:
+            return f"the repository cannot be read: {self.unreadable}"
         if self.failures:
             place, reason = next(iter(self.failures.items()))
             return f"no version could be opened; the first, {place}: {reason.removeprefix(place + ': ')}"

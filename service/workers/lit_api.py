@@ -119,7 +119,7 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
             self.engine.open_all(self.settings.keep_versions, Unloaded(self.runtime)())
             checker.give_way()
         except (NothingToServe, BadDevice, OSError) as error:
-            log.error("%s", error)  # noqa: TRY400 - one sentence, no traceback
+            log.error("%s", _sentence(error))  # noqa: TRY400 - one sentence, no traceback
             sys.exit(process.CANNOT_SERVE)
         except Exception:
             log.exception("the worker could not be set up")
@@ -139,6 +139,13 @@ class Rowcast(LitAPI):  # type: ignore[misc]  # LitServe ships no types
     def health(self) -> bool:
         """True: LitServe's /health says whether workers are ready, /health/ready whether predictions are."""
         return True
+
+
+def _sentence(error: Exception) -> str:
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    whom = f" for user {os.geteuid()}" if isinstance(error, PermissionError) else ""
+    return f"{error.filename}: {error.strerror}{whom}"
 
 
 def _device_of(folder: Path) -> int | None:

@@ -87,13 +87,28 @@ def test_a_pod_has_the_time_that_the_server_may_take_to_end():
 
 
 @pytest.mark.parametrize("container", [DEPLOYMENT["containers"][0], RUNTIME["containers"][0]])
-def test_a_container_is_as_confined_as_the_image_allows_and_its_settings_are_settings(container):
+def test_a_container_is_as_confined_as_the_image_allows_and_its_settings_are_settings(container, monkeypatch):
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
     assert {"requests", "limits"} == set(container["resources"])
-    read_settings(environment(container))
+    for name, value in environment(container).items():
+        monkeypatch.setenv(name, value)
+    read_settings()
+
+
+@pytest.mark.server
+def test_probes_ask_what_the_server_answers_at_the_port_that_it_has(start):
+    server = start()
+    for container in (DEPLOYMENT["containers"][0], RUNTIME["containers"][0]):
+        (port,) = container["ports"]
+        assert port["containerPort"] == Settings.model_fields["port"].default
+        probes = {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")}
+        assert {"readinessProbe", "livenessProbe"} <= probes.keys()
+        for name, asked in probes.items():
+            assert asked["port"] in {port["name"], port["containerPort"]}
+            assert server.client.get(asked["path"]).status_code == 200, name
 
 
 def test_pods_run_as_the_image_s_user_without_a_token():

@@ -178,6 +178,17 @@ def test_when_every_version_is_bad_the_start_ends_in_one_sentence(start, reposit
     assert server.family() == []
 
 
+def test_a_repository_that_this_user_may_not_enter_is_one_sentence(start, repository):
+    """Such as a volume of another user's."""
+    repository.chmod(0)
+    before = () if os.geteuid() else ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
+    server = start(wait=False, before=before)
+    assert server.ended() == 3
+    (line,) = server.said().splitlines()
+    assert line.endswith(f"{repository}: Permission denied for user {os.geteuid()}")
+    repository.chmod(0o700)
+
+
 def test_a_device_that_is_not_there_is_one_sentence(start):
     if Path("/dev/nvidia0").exists():
         pytest.skip("it is there")

@@ -190,7 +190,9 @@ def test_the_command_makes_a_key_that_the_file_takes(file):
     assert client.expires > time.time()
 
 
-@pytest.mark.parametrize("arguments", [["a shop"], ["shop", "--scope", "all"], ["shop", "--model", 'a"b'], []])
+@pytest.mark.parametrize(
+    "arguments", [["a shop"], ["shop", "--scope", "all"], ["shop", "--model", 'a"b'], ["shop", "--rate-burst", "5"], []]
+)
 def test_the_command_refuses_what_the_file_would(arguments):
     command = [sys.executable, "-m", "service", "key", *arguments]
     refused = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)

@@ -264,6 +264,13 @@ def test_an_empty_repository_says_how_to_fill_it(tmp_path, look):
         look().find("line")
 
 
+def test_a_repository_that_cannot_be_read_is_not_called_empty(tmp_path, workers):
+    (tmp_path / "root").write_text("a file, or a volume that this user may not enter")
+    catalog = Catalog(Repository(tmp_path / "root"), workers.prove)
+    asyncio.run(catalog.refresh())
+    assert catalog.why_not_ready() == f"the repository cannot be read: {tmp_path}/root: Not a directory"
+
+
 def test_a_repository_that_is_not_there_yet_may_come(tmp_path, workers):
     catalog = Catalog(Repository(tmp_path / "later"), workers.prove)
     asyncio.run(catalog.refresh())

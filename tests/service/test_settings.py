@@ -3,6 +3,7 @@ import os
 import pytest
 from pydantic import SecretStr
 
+from service.__main__ import port_is_taken
 from service.settings import BadSettings, Settings, read_settings
 
 
@@ -74,6 +75,7 @@ def test_an_unheard_of_setting_is_refused_with_all_there_are(monkeypatch):
         ("ROWCAST_PORT", "80", "ROWCAST_PORT: input should be greater than or equal to 1024, got '80'"),
         ("ROWCAST_HOST", "10.0.0.1", "ROWCAST_HOST: input should be '0.0.0.0', '127.0.0.1' or '::', got '10.0.0.1'"),
         ("ROWCAST_DEADLINE_S", "inf", "ROWCAST_DEADLINE_S: input should be a finite number"),
+        ("ROWCAST_POLL_S", "1e9", "ROWCAST_POLL_S: input should be less than or equal to 1000000, got '1e9'"),
         ("ROWCAST_BACKEND", "tensorflow", "ROWCAST_BACKEND: input should be 'onnx' or 'torchscript'"),
         ("ROWCAST_MAX_ROWS", "999999999", "ROWCAST_MAX_ROWS must not be more than ROWCAST_MAX_WAITING_ROWS"),
     ],
@@ -90,6 +92,15 @@ def test_a_key_never_enters_a_sentence(monkeypatch):
     assert "short" not in said.replace("shorter", "")
 
 
+@pytest.mark.parametrize("key", ["a long secret\n", " a long secret", "a long\tsecret", "a long \udcff secret"])
+def test_a_key_that_no_header_can_carry_is_refused(monkeypatch, key):
+    """`echo KEY | base64` puts a line break into a Kubernetes Secret; every request would be answered 401."""
+    said = refusal(monkeypatch, ROWCAST_API_KEY=key)
+    assert said == (
+        "ROWCAST_API_KEY: a line break, a blank at an end or what is not printable can never come in a header"
+    )
+
+
 def test_litserves_own_key_is_refused_since_it_would_lock_the_probes_out(monkeypatch):
     """Fact 6: LIT_SERVER_API_KEY puts /health behind the key."""
     assert "set ROWCAST_API_KEY instead" in refusal(monkeypatch, LIT_SERVER_API_KEY="whatever")
@@ -97,3 +108,9 @@ def test_litserves_own_key_is_refused_since_it_would_lock_the_probes_out(monkeyp
 
 def test_every_setting_says_what_it_is():
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_an_address_that_this_machine_lacks_is_said_to_be_a_matter_of_the_host():
+    """Such as `::` where there is no IPv6."""
+    said = port_is_taken("192.0.2.1", 8000)  # of no machine: RFC 5737
+    assert said == "port 8000 of 192.0.2.1 cannot be listened on: Cannot assign requested address; set ROWCAST_HOST"

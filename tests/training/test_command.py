@@ -163,3 +163,29 @@ def test_a_plan_is_read_from_its_file_and_the_command_goes_before_it(table: Path
     provenance = Repository(tmp_path / "r").open("q", 1).manifest.provenance
     fit = provenance.plan["fit"]
     assert (provenance.seed, fit["epochs"], fit["members"], provenance.plan["table"]["drop"]) == (3, 1, 1, ["kind"])
+
+
+def test_a_repository_that_cannot_be_written_is_said_before_the_fit(table: Path, tmp_path: Path, capsys):
+    (tmp_path / "file").write_text("")
+    for there in ("file", "file/below"):
+        words = [str(table), "--target", "price", "--repository", str(tmp_path / there)]
+        assert command.main(words) == 2
+        said = capsys.readouterr()
+        assert said.err.endswith(f"{tmp_path / there} could not be written: Not a directory; nothing was published\n")
+        assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--trials", "0", "--storage", "a.journal"], "Must be >= 1"),
+        (["--trials", "1", "--storage", "a.journal", "--save", "a.csv/plan.toml"], "a.csv could not be written: Not a"),
+    ],
+)
+def test_a_search_that_could_not_end_well_does_not_begin(table: Path, capsys, monkeypatch, words, sentence):
+    monkeypatch.chdir(table.parent)
+    (table.parent / "a.csv").write_text("")
+    assert command.main(["search", str(table), "--target", "price", *words]) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err + said.out
+    assert not (table.parent / "a.journal").exists()
