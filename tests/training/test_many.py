@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.server.groups import control_group
+from training.children import LostProcess
 from training.fitting.checkpoint import FOLDER, Checkpoint
 from training.fitting.fit import Diverged, Epoch, Job, Member
 from training.fitting.loops import Loop
 from training.fitting.losses import objective_of
 from training.fitting.many import WORTH_S, fit_all
-from training.fitting.processes import LostProcess, Workers, beside, cores, elsewhere, most_processes
+from training.fitting.processes import Workers, beside, cores, elsewhere, most_processes
 from training.later import NEEDED_LATER
 from training.network.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
