@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+from training import aside
 from training.collector import uncollected
 
 _interrupted = signal.getsignal(signal.SIGINT)
@@ -14,6 +15,8 @@ if __name__ == "__main__" and _interrupted is signal.default_int_handler:
 # before torch is imported: threads that wait for the next product in a loop burn up to as much as all else costs
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+if __name__ == "__main__":
+    aside.begin()
 with uncollected():
     # first: it looks through all modules that are there, several times; 0.25 s less than after the others
     import torch
@@ -28,4 +31,5 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
+    aside.end()
     os._exit(status)  # an interpreter that ends takes a million objects apart one by one, a tenth of a second here

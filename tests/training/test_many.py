@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.server.groups import control_group
+from training.children import LostProcess
 from training.fitting.checkpoint import FOLDER, Checkpoint
 from training.fitting.fit import Diverged, Epoch, Job, Member
 from training.fitting.loops import Loop
 from training.fitting.losses import objective_of
-from training.fitting.many import WORTH_S, fit_all
-from training.fitting.processes import LostProcess, Workers, beside, cores, elsewhere, most_processes
+from training.fitting.many import WORTH_A_MOVE_S, WORTH_S, fit_all
+from training.fitting.processes import Workers, beside, cores, elsewhere, most_processes
 from training.later import NEEDED_LATER
 from training.network.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
@@ -27,6 +28,7 @@ from training.publishing.publish import digest_weights
 
 ROOT = Path(__file__).parents[2]
 MSE = objective_of("mse")
+LONG = FitPlan(epochs=120, batch=5, patience=0)
 COSLOG = FitPlan(epochs=15, batch=5, schedule="coslog4", learning_rate=0.01)
 pytestmark = pytest.mark.skipif(
     os.name != "posix" or len(os.sched_getaffinity(0)) < 2, reason="this machine has one core for us"
@@ -94,6 +96,29 @@ def fit_members(jobs: list[Job], report: Callable[[int, Epoch], object] = lambda
 
 def test_processes_fit_the_weights_that_one_process_fits():
     assert fitted_by(2) == fitted_by(1)
+
+
+def test_the_odd_one_of_long_fits_is_begun_first_and_ended_by_whoever_is_idle():
+    loops = [Loop(jobs_of(LONG, 3), [number], MSE, lambda *_: None, None) for number in range(3)]
+    assert all(loop.seconds > WORTH_A_MOVE_S for loop in loops)
+    done = [0, 0, 0]
+
+    def report(number: int, epoch: Epoch) -> None:
+        assert number != 1 or done[2] >= 60 or done[0] == 120
+        done[number] = epoch.number
+
+    in_two = [digest_weights(one.net) for one in fit_members(jobs_of(LONG, 3), report)]
+    assert done == [120] * 3
+    torch.set_num_threads(1)
+    assert in_two == [digest_weights(one.net) for one in fit_members(jobs_of(LONG, 3))]
+
+
+def test_an_odd_one_that_diverges_in_its_first_half_is_not_begun_again():
+    bad = Job.of(LONG.model_copy(update={"optimizer": "sgd", "learning_rate": 1e30}), perceptron(()), line(), line(), 0)
+    seen: list[int] = []
+    results = fit_all([*jobs_of(LONG, 2), bad], MSE, report=lambda number, _: seen.append(number))
+    assert [type(result) for result in results] == [Member, Member, Diverged]
+    assert seen.count(2) == 1
 
 
 def test_rivals_are_compared_and_ended_as_in_one_process():

@@ -62,6 +62,7 @@ class Loop:
         report: is told of each epoch, and which job it is of.
         is_large: whether a fit takes less time with more threads.
         seconds: what all its epochs take, roughly.
+        half_way: the share of the plan's epochs after which half of its own are behind.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Loop:
         weights = sum(weight.numel() for weight in self._jobs[0].net.parameters())
         self.is_large = (plan.batch or rows) * weights >= LARGE
         self.seconds = self._jobs[0].until * seconds_of(plan, rows, weights)
+        self.half_way = self._jobs[0].until / 2
 
     def advance(self, share: float) -> None:
         """Go on until this share of the epochs; after the last one the loop has ended."""

@@ -16,6 +16,9 @@ from training.fitting.processes import Workers, beside, most_processes
 WORTH_S = 0.3
 """Seconds of fits from which other processes help: to fork two and to hear from them takes some 0.05 s."""
 
+WORTH_A_MOVE_S = 1.0
+"""Seconds of a fit from which it may change processes on its way: its state crosses, its rows are expanded again."""
+
 _Advance = Callable[[Sequence[Loop], float | None], None]
 """Takes loops to a share of their epochs; None: ends them."""
 
@@ -139,23 +142,27 @@ def _in_processes(
         _advance(loop, task.share)
         return _Done(task.number, loop.standing(), None if checkpoint is None else checkpoint.trouble)
 
-    def done(answer: _Done) -> None:
-        loops[answer.number].go_on_from(answer.standing)
-        if checkpoint is not None:
-            checkpoint.trouble = checkpoint.trouble or answer.trouble
-
     def advance(some: Sequence[Loop], share: float | None) -> None:
-        waiting = [number for number, loop in enumerate(loops) if loop in some and not loop.results]
-        waiting.sort(key=lambda number: -loops[number].seconds)
+        numbers = [number for number, loop in enumerate(loops) if loop in some and not loop.results]
+        waiting = _in_turn(numbers, loops, share, count)
+        busy: set[int] = set()
 
         def draw(worker: int) -> _Task | None:
-            if not waiting:
+            free = [turn for turn in waiting if turn[0] not in busy and not loops[turn[0]].results]
+            if not free:
                 return None
-            number = next((one for one in waiting if begun_by.get(one, worker) == worker), waiting[0])
-            waiting.remove(number)
+            number, to = next((turn for turn in free if begun_by.get(turn[0], worker) == worker), free[0])
+            waiting.remove((number, to))
+            busy.add(number)
             is_elsewhere = begun_by.get(number, worker) != worker
             begun_by[number] = worker
-            return _Task(number, share, loops[number].standing() if is_elsewhere else None)
+            return _Task(number, to, loops[number].standing() if is_elsewhere else None)
+
+        def done(answer: _Done) -> None:
+            busy.remove(answer.number)
+            loops[answer.number].go_on_from(answer.standing)
+            if checkpoint is not None:
+                checkpoint.trouble = checkpoint.trouble or answer.trouble
 
         if len(some) == 1 and some[0].is_large:  # threads do more for it than a process
             advance_here(some, share)
@@ -164,3 +171,17 @@ def _in_processes(
 
     with _here() as advance_here, Workers(count, do) as workers, beside(meanwhile):
         yield advance
+
+
+def _in_turn(
+    numbers: Sequence[int], loops: Sequence[Loop], share: float | None, count: int
+) -> list[tuple[int, float | None]]:
+    """Which loop is to go how far, one after the other, in so many processes: the longest first.
+
+    Of three alike in two processes the third would keep one waiting for as long as it takes. So its first half comes
+    before all others, and whoever has nothing left to do goes on with it: all are done after one and a half.
+    """
+    turns = sorted(numbers, key=lambda number: -loops[number].seconds)
+    over = len(turns) % count if share == 1.0 and len(turns) > count else 0
+    halved = [number for number in turns[len(turns) - over :] if loops[number].seconds > WORTH_A_MOVE_S]
+    return [(number, loops[number].half_way) for number in halved] + [(number, share) for number in turns]

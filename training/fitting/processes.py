@@ -4,49 +4,23 @@ A child computes on one thread, asks nothing of Polars, whose threads no fork ta
 """
 
 import contextlib
-import ctypes
-import gc
 import multiprocessing
-import os
-import signal
 import sys
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import polars as pl
 import torch
 
-from models.errors import RowcastError
+from training.children import Child
 from training.fitting.distributed import is_team
 
 _Task = TypeVar("_Task")
 _Told = TypeVar("_Told")
 _Answer = TypeVar("_Answer")
-
-_PR_SET_PDEATHSIG = 1
-
-
-class LostProcess(RowcastError):
-    """A child ended before it had answered.
-
-    Attributes:
-        exitcode: the status that it ended with, or minus the number of the signal that killed it.
-    """
-
-    code = "process_lost"
-    exitcode: int
-
-    def __str__(self) -> str:
-        how = f"ended with status {self.exitcode}"
-        if self.exitcode < 0:
-            how = f"was killed by {signal.Signals(-self.exitcode).name}"
-        if self.exitcode == -signal.SIGKILL:
-            how += ", as the system does where memory is short"
-        return f"a process of this run {how}; with OMP_NUM_THREADS=1 there is only one, which needs less memory"
 
 
 def most_processes() -> int:
@@ -74,9 +48,9 @@ class Workers(Generic[_Task, _Told, _Answer]):
 
     def __init__(self, count: int, do: Callable[[_Task, Callable[[_Told], object]], _Answer]) -> None:
         """Fork so many; `do` is what each does with a task, and may tell something on the way."""
-        self._workers: list[_Worker] = []
+        self._workers: list[Child] = []
         for _ in range(count):
-            self._workers.append(_Worker(do, [worker.connection for worker in self._workers]))
+            self._workers.append(Child(do, _alone, [worker.connection for worker in self._workers]))
 
     def __enter__(self) -> Self:
         """The children are there already."""
@@ -140,7 +114,7 @@ def elsewhere(work: Callable[[], object]) -> Iterator[None]:
     def do(*_: object) -> None:
         work()
 
-    worker = _Worker(do, [])
+    worker = Child(do, _alone)
     try:
         worker.give(None)
         yield
@@ -173,61 +147,5 @@ def beside(chores: Iterator[object]) -> Iterator[None]:
     gone.result()
 
 
-class _Worker:
-    """A child and the line to it."""
-
-    def __init__(self, do: Callable[[Any, Callable[[Any], object]], Any], others: Sequence[Connection]) -> None:
-        fork = multiprocessing.get_context("fork")
-        self.connection, its_end = fork.Pipe()
-        lines = (*others, self.connection)
-        self._process = fork.Process(target=_serve, args=(do, its_end, lines, os.getpid()), daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the parent, which kills
-        try:
-            with warnings.catch_warnings():
-                # Python 3.12 warns of any thread beside; those of this program hold no lock that a child asks for
-                warnings.simplefilter("ignore", DeprecationWarning)
-                self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        its_end.close()  # so that the line ends when the child does
-
-    def give(self, task: object) -> None:
-        with self._alive():
-            self.connection.send(task)
-
-    def hear(self) -> tuple[str, Any]:
-        with self._alive():
-            said: tuple[str, Any] = self.connection.recv()
-        return said
-
-    @contextlib.contextmanager
-    def _alive(self) -> Iterator[None]:
-        try:
-            yield
-        except (EOFError, ConnectionError):  # the line ends with the child
-            self._process.join()
-            raise LostProcess(self._process.exitcode or 0) from None
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
-
-
-def _serve(
-    do: Callable[[Any, Callable[[Any], object]], Any], line: Connection, others: Sequence[Connection], parent: int
-) -> None:
-    """Do what comes until this process is killed; what it holds of its parent's is neither flushed nor ended."""
-    with contextlib.suppress(BaseException):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        for other in others:
-            other.close()
-        gc.freeze()  # to look for garbage in what is the parent's would copy all of it
-        torch.set_num_threads(1)  # OpenMP's other threads are not here, and would be waited for
-        while os.getppid() == parent:
-            task = line.recv()
-            try:
-                line.send(("done", do(task, lambda told: line.send(("told", told)))))
-            except Exception as error:  # noqa: BLE001 - the parent raises it
-                line.send(("failed", error))
-    os._exit(1)
+def _alone() -> None:
+    torch.set_num_threads(1)  # OpenMP's other threads are not in a fork, and would be waited for

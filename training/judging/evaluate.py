@@ -11,14 +11,14 @@ from torch import nn
 
 from models.manifest import Part, Scores, Task, finite
 from models.schema import Matrix
+from training.aside import asked
+from training.judging.metrics import of_predictions, of_probabilities
 from training.network.net import Net, answers_of
 
 Answers = Mapping[str, npt.NDArray[Any]]
 Targets = npt.NDArray[Any]
 """float64 [N, K] of a regression, class codes int64 [N] of a classification."""
 
-BINS = 15
-"""Equal bins of confidence in the calibration error, as in Guo et al. 2017, section 4."""
 _MORE = "the columns say nothing of the target, or the rows are too few"
 MAIN: dict[Task, str] = {"regression": "r2", "binary": "accuracy", "multiclass": "accuracy"}
 """The metric that a task is summed up by."""
@@ -36,57 +36,8 @@ def score(task: Task, y: Targets, answers: Answers) -> dict[str, float | None]:
         y: [N, K] of a regression, class codes [N] of a classification; N from 1
     """
     if task == "regression":
-        return finite(_regression(y, np.asarray(answers["prediction"], dtype=np.float64)))
-    return finite(_classification(y, np.asarray(answers["probabilities"], dtype=np.float64)))
-
-
-def _regression(y: Targets, prediction: npt.NDArray[np.float64]) -> dict[str, float]:
-    from sklearn import metrics  # noqa: PLC0415 - see training/later.py
-
-    mse = float(metrics.mean_squared_error(y, prediction))
-    varies = bool((y.max(0) > y.min(0)).all())
-    return {
-        "r2": float(metrics.r2_score(y, prediction)) if varies else np.nan,
-        "rmse": mse**0.5,
-        "mae": float(metrics.mean_absolute_error(y, prediction)),
-        "mse": mse,
-    }
-
-
-def _classification(y: Targets, probabilities: npt.NDArray[np.float64]) -> dict[str, float]:
-    from sklearn import metrics  # noqa: PLC0415 - see training/later.py
-
-    probabilities = probabilities / probabilities.sum(1, keepdims=True)  # float32 sums to 1 within 1e-7
-    classes = np.arange(probabilities.shape[1])
-    label = probabilities.argmax(1)
-    present = np.unique(y)
-    return {
-        "accuracy": float((label == y).mean()),
-        "balanced_accuracy": float(np.mean([(label[y == code] == code).mean() for code in present])),
-        "log_loss": float(metrics.log_loss(y, probabilities, labels=classes)),
-        "roc_auc": _roc_auc(y, probabilities),
-        "brier": float(metrics.brier_score_loss(y, probabilities, labels=classes)),
-        "calibration_error": _calibration_error(y, probabilities),
-    }
-
-
-def _roc_auc(y: Targets, probabilities: npt.NDArray[np.float64]) -> float:
-    """Mean over the classes that some rows have and others have not."""
-    from sklearn import metrics  # noqa: PLC0415 - see training/later.py
-
-    classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-    areas = [
-        metrics.roc_auc_score(y == code, probabilities[:, code]) for code in classes if 0 < (y == code).sum() < len(y)
-    ]
-    return float(np.mean(areas)) if areas else np.nan
-
-
-def _calibration_error(y: Targets, probabilities: npt.NDArray[np.float64]) -> float:
-    """Mean distance between confidence and accuracy over the bins of confidence, weighted by their rows."""
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == y
-    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(bins, right - confidence, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(y))
+        return finite(asked(of_predictions, y, answers["prediction"]))
+    return finite(asked(of_probabilities, y, answers["probabilities"]))
 
 
 def doubts(scores: Mapping[Part, Scores]) -> tuple[str, ...]:

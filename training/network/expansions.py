@@ -7,6 +7,7 @@ for a training row is computed once for the whole fit.
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.onnx  # before processes are forked: each would import it when it is first asked of, as torch does not
 from torch import Tensor, nn
 
 _ROWS = 100_000

@@ -4,16 +4,15 @@ They are solved for by scikit-learn, not fitted by minibatches: the optimum is k
 the targets are.
 """
 
-import itertools
-import warnings
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from models.manifest import Task
+from training.aside import asked
 from training.network.encoders import Preprocessing, unclipped
+from training.network.solving import solve
 
 STRENGTHS = (0.01, 1.0, 100.0)
 """Penalties on the squared weights among which validation chooses; 1 is scikit-learn's default."""
@@ -94,38 +93,15 @@ def solve_linear(
         x: [N, width], the last `len(sizes)` columns are rows of the embedding table
         y: [N, K] of a regression, class codes [N] of a classification (every class among them)
     """
-    from sklearn.compose import make_column_transformer  # noqa: PLC0415 - here and below: see training/later.py
-    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
-    from sklearn.linear_model import LogisticRegression, Ridge  # noqa: PLC0415
-    from sklearn.preprocessing import OneHotEncoder  # noqa: PLC0415
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415
-
-    plain = x.shape[1] - len(sizes)
     if task != "regression":
         step = -(-len(x) // MOST_ROWS)
         kept = np.arange(len(x)) % step == 0
         kept[np.unique(y, return_index=True)[1]] = True  # each class keeps a row
         x, y = x[kept], y[kept]
-    design = (unclipped(torch.from_numpy(x), numbers).numpy() if numbers else x).astype(np.float64)
-    if sizes:
-        starts = np.cumsum([0, *sizes])
-        rows = [np.arange(low, high) for low, high in itertools.pairwise(starts)]
-        encoder = OneHotEncoder(categories=rows)
-        embedded = list(range(plain, x.shape[1]))
-        # the one-hot columns come first, in the order of the embedding table
-        design = make_column_transformer(
-            (encoder, embedded), remainder="passthrough", sparse_threshold=1.0
-        ).fit_transform(design)
-    # 12,000 x 40 of two classes take 45 ms on two threads, and 15 on one, which also gives the same weights everywhere
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline that is not quite at its optimum is one still
-        if task == "regression":
-            model = Ridge(alpha=strength).fit(design, y)
-            weight = np.asarray(model.coef_).reshape(outputs, -1)
-            bias = np.asarray(model.intercept_).reshape(outputs)
-        else:
-            model = LogisticRegression(C=1 / strength, max_iter=300).fit(design, y)
-            weight, bias = _for_outputs(model.coef_, model.intercept_, outputs)
+    design = unclipped(torch.from_numpy(x), numbers).numpy() if numbers else x
+    weight, bias = asked(solve, design, y, sizes, task, strength)
+    if len(weight) < outputs:  # two classes have one logit, that of the second; the first is 0
+        weight, bias = np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
     table_rows = sum(sizes)
     by_column = torch.tensor(
         np.ascontiguousarray(weight.T), dtype=torch.float32
@@ -136,12 +112,3 @@ def solve_linear(
         by_column[:table_rows].clone() if sizes else None,
         numbers,
     ).eval()
-
-
-def _for_outputs(
-    weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64], outputs: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Two classes have one logit, that of the second; a net with two outputs gets a first logit of 0."""
-    if len(weight) == outputs:
-        return weight, bias
-    return np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])

@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from sklearn import metrics
 
 from models.features import NumberFeature
 from models.manifest import Importance, Part
+from training.aside import asked
 from training.data.rows import spread
-from training.judging.evaluate import BINS
+from training.judging.metrics import BINS, curves_of
 from training.publishing.drawing import (
     COLOURS,
     GRID,
@@ -275,10 +275,7 @@ def _draw_curves(
     figure, (left, right) = panels(2, height=4.2)
     for place, code in enumerate(drawn):
         is_class, score = y == code, probabilities[:, code]
-        false_rate, true_rate, _ = metrics.roc_curve(is_class, score)
-        precision, recall, _ = metrics.precision_recall_curve(is_class, score)
-        area = metrics.roc_auc_score(is_class, score)
-        mean = metrics.average_precision_score(is_class, score)
+        (false_rate, true_rate, area), (recall, precision, mean) = asked(curves_of, is_class, score)
         name, of_class = shortened(classes[code], most=16), colour(place)
         left.plot(*_thinned(false_rate, true_rate), color=of_class, linewidth=1.6, label=f"{name}, area {area:.3f}")
         right.step(
