@@ -12,6 +12,8 @@ import math
 from collections import deque
 
 _BATCHES = 16
+_GENERATION = 128
+"""Batches after which the shortest of those before the last so many is forgotten."""
 _WORTH_S = 0.005  # of a batch; a shorter one is not worth waiting for
 _SHARE = 0.05
 _LITTLE = 0.25  # of what a batch takes without rows
@@ -67,12 +69,15 @@ class Line:
             machine does only adds to one. While all have about as many rows, it is what was known before.
     """
 
-    __slots__ = ("_batches", "_least", "mean_rows", "most_rows", "row_s", "seconds")
+    __slots__ = ("_batches", "_learned", "_least", "_shortest", "mean_rows", "most_rows", "row_s", "seconds")
 
     def __init__(self) -> None:
         self._batches: deque[tuple[int, float]] = deque(maxlen=_BATCHES)
         self.most_rows, self.mean_rows, self.seconds, self.row_s = 0, 0.0, 0.0, math.inf
         self._least = 0.0, 0  # seconds of the shortest batch of the least rows, and these
+        self._learned = 0
+        # the shortest of 1 row, of 2 or 3, of 4 to 7 and so on, in this generation and the one before
+        self._shortest: tuple[dict[int, tuple[float, int]], dict[int, tuple[float, int]]] = {}, {}
 
     def learn(self, rows: int, seconds: float) -> None:
         """A batch of so many rows took so long."""
@@ -81,14 +86,20 @@ class Line:
         self.most_rows = max(rows for rows, _ in self._batches)
         self.seconds = sum(seconds for _, seconds in self._batches) / number
         self.mean_rows = sum(rows for rows, _ in self._batches) / number
-        shortest: dict[int, tuple[float, int]] = {}  # of 1 row, 2 or 3, 4 to 7 and so on
-        for each_rows, each_s in self._batches:
-            size = each_rows.bit_length()
-            shortest[size] = min(shortest.get(size, (math.inf, 0)), (each_s, each_rows))
-        self._least = few_s, few = shortest[min(shortest)]
-        if len(shortest) > 1:
-            many_s, many = shortest[max(shortest)]
+        self._learned += 1
+        if self._learned % _GENERATION == 0:
+            self._shortest = {}, self._shortest[0]
+        now, before = self._shortest
+        size = rows.bit_length()
+        now[size] = min(now.get(size, (math.inf, 0)), (seconds, rows))
+        sizes = now.keys() | before.keys()
+        few_s, few = self._least = self._shortest_of(min(sizes))
+        if len(sizes) > 1:
+            many_s, many = self._shortest_of(max(sizes))
             self.row_s = (many_s - few_s) / (many - few)
+
+    def _shortest_of(self, size: int) -> tuple[float, int]:
+        return min(each[size] for each in self._shortest if size in each)
 
     def least_s(self, rows: int) -> float:
         """What so many rows take where nothing holds them up; 0 before the first batch."""

@@ -60,6 +60,20 @@ def test_where_all_batches_are_alike_what_was_known_before_holds():
     assert wait_s(learned(*FLAT, *[(31, 0.05)] * 16)) > 0
 
 
+@pytest.mark.parametrize("calm", [1, 16])
+def test_what_holds_up_all_large_batches_for_a_while_is_forgotten(calm):
+    held_up = learned((1, 0.05), *[(31, 0.09)] * 20)
+    assert not held_up.is_merged("key", 62)
+    for _ in range(calm):
+        held_up.learn("key", 31, 0.05)
+    assert held_up.is_merged("key", 62)
+
+
+def test_and_so_is_what_batches_took_long_ago():
+    slower = learned((1, 0.05), (31, 0.05), *[(1, 0.05), (31, 0.31)] * 256)
+    assert not slower.is_merged("key", 62)
+
+
 def reply(lanes, seconds=0.05):
     """Answer the oldest batch that is out."""
     _, matrix, done = lanes.out.pop(0)
