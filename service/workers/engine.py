@@ -18,6 +18,7 @@ from service.workers.turns import Turns, is_long
 
 OpenSession = Callable[[Version], Session]
 OpenSpread = Callable[[Version], Session | None]
+"""Opens a session whose runs several cores share; None where it would take too much memory."""
 _NOBODYS = contextlib.nullcontext()
 _UNUSED_S = 60.0  # how long a version that is live no longer is kept for requests that were given it before
 

@@ -76,6 +76,7 @@ def _calibration_error(y: Numbers, probabilities: Numbers) -> float:
 
 
 Curve = tuple[Numbers, Numbers, float]
+"""Points from left to right or back, their x and their y, and what the curve comes to: its area, or its mean."""
 
 
 def curves_of(is_class: Numbers, score: Numbers) -> tuple[Curve, Curve]:
