@@ -31,7 +31,7 @@ EIGHT_ROWS = b"1,2\n" * 8
         ("t.csv", b"\xff,b\n1,2\n", "its header is not UTF-8; save the file as UTF-8"),
         ("t.csv", b"a,b\n1,2\n\x00,2\n", "row 2 holds a NUL byte; it is damaged or not a text file"),
         ("t.csv", b'a,b\n1,2\n"1,2\n3,4\n', "row 2 opens a quote that is never closed"),
-        ("t.parquet", b"PAR1 and then nothing", "is not a whole Parquet file"),
+        ("t.parquet", b"PAR1 and then nothing", "is not a Parquet file that can be read"),
         ("t.csv", "a,b\n1,2\n".encode("utf-16"), "is UTF-16, not a text file of UTF-8; save the table as CSV"),
         ("t.csv", gzip.compress(b"a,b\n1,2\n", mtime=0), "is compressed by gzip, not a text file of UTF-8"),
         ("t.csv", b"PK\x03\x04...", "is a ZIP archive or a spreadsheet, not a text file"),

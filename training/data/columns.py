@@ -13,7 +13,7 @@ from training.data.cells import TEXTS, TOLD, is_whole, plain_value, without_blan
 from training.data.kinds import FEW_WHOLE_NUMBERS, from_texts, typed_column
 from training.data.table import Table
 from training.data.target import codes_of, learned_target, read_target, task_of
-from training.plan import Kind, Plan, kind_option, listed, nearest
+from training.plan import Kind, Plan, drop_option, kind_option, listed, nearest
 
 ID_SHARE = 0.9
 """Share of distinct values among a text column's from which it is taken for an id or free text, and dropped."""
@@ -115,7 +115,7 @@ def _typed_columns(
     if refused:
         first, *others = refused
         also = f"; refused as well: {listed([shown(name) for name in others])}" if others else ""
-        raise BadTable(table.source, refused[first].reason + also)
+        raise BadTable(table.source, f"{refused[first].reason}; {drop_option(first)} leaves it out{also}")
     return typed, kinds
 
 

@@ -93,7 +93,7 @@ def not_read(path: Path, error: Exception) -> BadTable:
     reason = str(error).splitlines()[0][:200]
     if isinstance(error, pl.exceptions.DuplicateError) or "more than one occurrence" in reason:
         return BadTable(str(path), f"two columns have one name ({reason}); rename one")
-    return BadTable(str(path), f"is not a whole Parquet file ({reason}); write it again")
+    return BadTable(str(path), f"is not a Parquet file that can be read ({reason}); write it again")
 
 
 def _read_csv(path: Path) -> Table:
