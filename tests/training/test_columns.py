@@ -257,6 +257,15 @@ def test_columns_that_say_nothing_are_left_out_with_their_reason():
     )
 
 
+def test_many_columns_that_say_nothing_are_left_out_in_one_sentence():
+    columns = {f"x{number}": [str(number)] * 20 for number in range(30)}
+    data = data_of({"x": TWENTY, **columns, "empty": [None] * 20, "y": TWENTY})
+    same, empty = data.notes
+    names = ", ".join(f"'x{number}'" for number in range(20))
+    assert same == f"30 columns are the same in every row and are left out: {names} and 10 more"
+    assert empty == "column 'empty' is empty and is left out"
+
+
 def test_dates_without_hyphens_are_numbers_and_said_to_be_dates():
     days = pl.date_range(dt.date(1999, 11, 20), dt.date(2000, 1, 31), eager=True)
     together = days.dt.strftime("%Y%m%d").to_list()

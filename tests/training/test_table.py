@@ -99,6 +99,14 @@ def test_a_column_without_a_name_is_left_out_and_said_so(tmp_path: Path):
     assert table.notes == ("column 1 has no name and is left out",)
 
 
+def test_many_columns_without_a_name_are_left_out_in_one_sentence(tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a" + b"," * 300 + b"\n" + b"0" + b"," * 300 + b"\n")
+    table = read_table(path)
+    assert table.frame.columns == ["a"]
+    assert table.notes == ("300 columns have no name and are left out: 2, 3, 4, 5, 6 and 295 more",)
+
+
 def test_a_parquet_file_keeps_its_types(tmp_path: Path):
     path = tmp_path / "t.parquet"
     frame = pl.DataFrame({"a": [1, 2], "b": ["x", None], "c": [True, False]})

@@ -12,6 +12,7 @@ import polars as pl
 
 from models.csv_file import BadTable, check_lines, read_header
 from models.errors import shown
+from training.plan import MOST_LISTED, listed
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 COMPRESSED = (".gz", ".zst", ".zip", ".bz2", ".xz")
@@ -135,13 +136,15 @@ def check_names(header: list[str], place: str) -> tuple[list[str], list[str]]:
         BadTable: a name stands twice, or is longer than a feature's may be.
     """
     seen: dict[str, int] = {}
-    notes = []
+    unnamed = []
     for number, name in enumerate(header, 1):
         if not name:
-            notes.append(f"column {number} has no name and is left out")
+            unnamed.append(number)
         elif name in seen:
             raise BadTable(place, f"columns {seen[name]} and {number} are both named {shown(name)}; rename one")
         elif len(name) > _LONGEST_NAME:
             raise BadTable(place, f"column {number} has a name of {len(name)} characters; {_LONGEST_NAME} are allowed")
         seen[name] = number
-    return header, notes
+    if len(unnamed) > MOST_LISTED:  # spreadsheets may leave thousands at the right
+        return header, [f"{len(unnamed)} columns have no name and are left out: {listed(unnamed)}"]
+    return header, [f"column {number} has no name and is left out" for number in unnamed]
