@@ -30,6 +30,7 @@ _ROWS_LOOKED_AT = 20_000
 _FEWEST_ROWS = 50
 _MOST_BINS = 256
 _MOST_TERMS = 200
+_LARGEST_TERM = 1e150
 _MOSTLY_THERE = 0.9  # share of a column's values that are not zero, from which it may be a factor
 _NOTHING_LEFT = 1e-6  # of the variance: what rounding leaves of a sum, and no measurement
 _STANDS_FOR_MISSING = r"-?9{2,}"
@@ -187,7 +188,7 @@ def _two_spellings(data: Data) -> Iterator[str]:
 def _a_sum_or_product(data: Data, split: Split) -> Iterator[str]:
     """Numbers that add up to the target, as net and tax do to a price, or multiply to it, as price and number do."""
     train, judging = _looked_at(split)
-    names = [name for name, kind in data.kinds.items() if kind == "number"]
+    names = [name for name, kind in data.kinds.items() if kind == "number" and _can_be_squared(data.frame[name])]
     if data.classes is not None or not 2 <= len(names) <= min(_MOST_TERMS, len(train) // 4):
         return
     looked_at = np.concatenate([train, judging])
@@ -211,6 +212,11 @@ def _a_sum_or_product(data: Data, split: Split) -> Iterator[str]:
             f"target {shown(target)} is {what} of {listed([shown(name) for name in found])} to the last digits; are "
             f"they known before the target is? --drop leaves them out, and no network is needed to compute it"
         )
+
+
+def _can_be_squared(numbers: pl.Series) -> bool:
+    """Whether sums of their squares stay within float64."""
+    return float(numbers.abs().max() or 0.0) < _LARGEST_TERM  # type: ignore[arg-type] # of numbers it is one
 
 
 def _terms(
