@@ -57,12 +57,23 @@ def test_equal_rows_and_rows_of_one_group_are_in_one_fold():
     frame = pl.concat([classes(100)] * 2).with_columns(g=pl.int_range(200) % 20)
     for names, plan in ((["x", "y"], {}), (["g"], {"split": {"group": "g"}})):
         data, made = data_of(frame.drop("g") if not plan else frame, **plan)
-        split = Split(np.arange(150), np.arange(150, 200), np.arange(0))
+        split = Split(
+            np.tile(np.arange(100) % 20 < 15, 2).nonzero()[0],
+            np.tile(np.arange(100) % 20 > 14, 2).nonzero()[0],
+            np.arange(0),
+        )
         fold_of = np.empty(200, dtype=int)
         for number, fold in enumerate(deal_folds(data, split, made.split, 5)):
             fold_of[fold.held_out] = number
         spread = data.frame.with_columns(fold=pl.Series(fold_of)).group_by(names).agg(pl.col("fold").n_unique())
         assert spread["fold"].max() == 1
+
+
+def test_crowds_of_equal_rows_are_dealt_to_all_folds_as_the_split_gives_them_to_all_parts():
+    crowds = pl.DataFrame({"a": [0, 1] * 500, "b": ["x", "x", "y", "y"] * 250, "y": ["p", "q", "p", "p"] * 250})
+    data, plan = data_of(crowds)
+    for fold in deal_folds(data, split_rows(data, plan.split), plan.split, 5):
+        assert data.frame[fold.held_out].n_unique() == data.frame[fold.train].n_unique() == 4
 
 
 def test_a_class_of_one_row_is_always_fitted_on():

@@ -72,6 +72,11 @@ def test_a_datetime_in_a_table_is_the_same_as_in_a_request(values):
         ([f"\u2212{i}" if i % 2 else f"{i}" for i in range(60)], r"negative numbers with another sign, as '\u22121'"),
         ([f"({i}.50)" if i % 2 else f"{i}" for i in range(60)], r"negative numbers with another sign, as '\(1.50\)'"),
         ([f"USD {i * 9}" for i in range(60)], r"amounts of money, as 'USD 0' in row 1"),
+        ([f"($1,0{i}.50)" if i % 2 else f"$ {i}" for i in range(60)], r"amounts of money, as '\$ 0' in row 1"),
+        ([f"\u20b9{i * 9}" for i in range(60)], r"amounts of money, as '\u20b90' in row 1"),
+        ([f"1 0{i} US$" for i in range(60)], r"amounts of money, as '1 00 US\$' in row 1"),
+        ([f"<0.{i}" if i % 3 == 0 else f"{i}" for i in range(60)], r"numbers behind a comparison, as '<0.0' in row 1"),
+        ([f"{i}.5{'kM'[i % 2]}" for i in range(60)], r"letters for thousands and millions, as '0.5k' in row 1"),
         ([f"{i * 9} kg" for i in range(60)], r"numbers with a unit, as '0 kg' in row 1"),
         ([f"{i % 28 + 1:02}.{i % 12 + 1:02}.{i:02}" for i in range(60)], r"dates, as '01.01.00' in row 1"),
         ([f"{i % 28 + 1} {'Jan' if i % 2 else 'sep'} 2024" for i in range(60)], r"dates, as '1 sep 2024' in row 1"),
@@ -95,6 +100,8 @@ def test_numbers_and_moments_as_people_write_them_are_no_categories(values, told
         [f"SKU{i % 30}" for i in range(60)],
         [f"{i % 30}{'abc'[i % 3]}" for i in range(60)],
         ["1", "2", "3", "other"] * 15,
+        ["<1", "1", "2", ">3"] * 15,
+        ["5k", "10k", "1M"] * 20,
         [f"{i % 30}" if i % 2 else f"x{i % 7}" for i in range(60)],
         [f"1.{i % 30}.0" for i in range(60)],
     ],
@@ -250,6 +257,15 @@ def test_columns_that_say_nothing_are_left_out_with_their_reason():
     )
 
 
+def test_many_columns_that_say_nothing_are_left_out_in_one_sentence():
+    columns = {f"x{number}": [str(number)] * 20 for number in range(30)}
+    data = data_of({"x": TWENTY, **columns, "empty": [None] * 20, "y": TWENTY})
+    same, empty = data.notes
+    names = ", ".join(f"'x{number}'" for number in range(20))
+    assert same == f"30 columns are the same in every row and are left out: {names} and 10 more"
+    assert empty == "column 'empty' is empty and is left out"
+
+
 def test_dates_without_hyphens_are_numbers_and_said_to_be_dates():
     days = pl.date_range(dt.date(1999, 11, 20), dt.date(2000, 1, 31), eager=True)
     together = days.dt.strftime("%Y%m%d").to_list()
@@ -320,6 +336,11 @@ def test_a_task_that_the_target_does_not_allow_is_refused():
         plan = Plan.of({"name": "m", "table": {"path": "t.csv"}, **fields}, "test")
         with pytest.raises(BadTable, match=reason):
             read_columns(table, plan)
+
+
+def test_nobody_is_told_to_leave_out_the_target():
+    with pytest.raises(BadTable, match=r"column 'y' holds amounts of money, .* a command$"):
+        data_of({"x": TWENTY, "y": [f"${number}" for number in range(20)]})
 
 
 @pytest.mark.parametrize("kinds", [{}, {"a b": "category"}])

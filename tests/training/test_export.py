@@ -99,6 +99,20 @@ def test_every_file_answers_as_the_network_does(tmp_path: Path, task, datatype, 
     assert session.signature == {"features": (datatype, matrix.shape[1]), **outputs}
 
 
+def test_the_hard_rows_of_thousands_of_features_are_hundreds():
+    features = [
+        NumberFeature(name=f"x{n}") if n % 9 else CategoryFeature(name=f"x{n}", categories=("a",)) for n in range(3000)
+    ]
+    schema = Schema.model_validate({"datatype": "FP32", "features": tuple(features)})
+    matrix = np.zeros((2, 3000), np.float32)
+    rows = awkward_rows(schema, matrix)
+    assert len(rows) <= 2 + 1 + 2 * 512
+    hard = rows[3:]
+    assert np.isnan(hard).any(0).all()  # each is missing in one that has others
+    assert ((hard == 1).any(0) == (np.arange(3000) % 9 == 0)).all()
+    assert np.isfinite(hard).any(1).all()
+
+
 @pytest.mark.parametrize("members", [0, 1, 2])
 @pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
 def test_a_linear_member_is_exported_alone_and_with_others(tmp_path: Path, task, members):

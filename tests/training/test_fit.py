@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -191,6 +192,12 @@ def test_a_binary_linear_model_has_as_many_logits_as_its_net(outputs):
     net = solve_linear(x.numpy(), (y[:, 0] > 0).long().numpy(), [], "binary", outputs=outputs)
     assert net(x).shape == (200, outputs)
     assert ((net(x)[:, -1:] > 0) == (y > 0)).float().mean() > 0.97
+
+
+def test_a_linear_model_of_as_many_classes_as_rows_allow_is_solved_for_without_a_word():
+    x, _ = line(40)
+    codes = np.arange(40) % 24
+    assert solve_linear(x.numpy(), codes, [], "multiclass", outputs=24)(x).shape == (40, 24)  # warnings are errors
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,8 @@ def test_targets_of_any_size_are_learned(tmp_path: Path, scale):
     x = RNG.normal(size=200)
     fitted = published(pl.DataFrame({"x": x, "z": x**2, "y": scale * (x + 3)}), tmp_path, fit={"epochs": 30})
     assert fitted.scores["test"].metrics["r2"] > 0.9
+    proof = Repository(tmp_path / "r").open("m", 1).proof()
+    assert proof.atol == pytest.approx(1e-5 * fitted.parts["train"].y.std(), abs=0)  # else any answer were right enough
 
 
 # ------------------------------------------------------------------------------------------------ the machine

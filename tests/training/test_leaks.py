@@ -71,6 +71,18 @@ def test_a_whole_number_that_no_two_rows_share_is_suspected(name, numbers):
     assert few(leaks(PRICE, amount=RNG.choice(10**9, N, replace=False), paid=numbers // 2)) == []
 
 
+def test_numbers_whose_squares_overflow_are_looked_at_without_a_word():
+    huge = RNG.choice([-1.7e308, 1.0, 1.7e308], N)  # warnings are errors
+    assert few(leaks(PRICE, huge=huge, other=huge[::-1])) == []
+
+
+def test_what_is_suspected_of_many_columns_alike_is_told_of_a_few():
+    far = {f"x{number}": np.where(np.arange(N) % 9, RNG.normal(size=N), -999.0) for number in range(20)}
+    *told, more = few(leaks(PRICE, **far))
+    assert [sentence.split("'")[1] for sentence in told] == ["x0", "x1", "x2", "x3", "x4"]
+    assert more == "the same is true of 15 more columns"
+
+
 def test_numbers_that_add_up_to_the_target_are_named():
     net, tax = RNG.gamma(2, 10, N).round(2), RNG.gamma(2, 3, N).round(2)
     (sentence,) = few(leaks((net + tax).round(2), net=net, tax=tax))

@@ -31,7 +31,7 @@ EIGHT_ROWS = b"1,2\n" * 8
         ("t.csv", b"\xff,b\n1,2\n", "its header is not UTF-8; save the file as UTF-8"),
         ("t.csv", b"a,b\n1,2\n\x00,2\n", "row 2 holds a NUL byte; it is damaged or not a text file"),
         ("t.csv", b'a,b\n1,2\n"1,2\n3,4\n', "row 2 opens a quote that is never closed"),
-        ("t.parquet", b"PAR1 and then nothing", "is not a whole Parquet file"),
+        ("t.parquet", b"PAR1 and then nothing", "is not a Parquet file that can be read"),
         ("t.csv", "a,b\n1,2\n".encode("utf-16"), "is UTF-16, not a text file of UTF-8; save the table as CSV"),
         ("t.csv", gzip.compress(b"a,b\n1,2\n", mtime=0), "is compressed by gzip, not a text file of UTF-8"),
         ("t.csv", b"PK\x03\x04...", "is a ZIP archive or a spreadsheet, not a text file"),
@@ -97,6 +97,14 @@ def test_a_column_without_a_name_is_left_out_and_said_so(tmp_path: Path):
     table = read_table(path)
     assert table.frame.columns == ["a"]
     assert table.notes == ("column 1 has no name and is left out",)
+
+
+def test_many_columns_without_a_name_are_left_out_in_one_sentence(tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a" + b"," * 300 + b"\n" + b"0" + b"," * 300 + b"\n")
+    table = read_table(path)
+    assert table.frame.columns == ["a"]
+    assert table.notes == ("300 columns have no name and are left out: 2, 3, 4, 5, 6 and 295 more",)
 
 
 def test_a_parquet_file_keeps_its_types(tmp_path: Path):

@@ -1,6 +1,7 @@
 """What the columns of a table mean: which are features, of which kind, and what is to be predicted."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,11 @@ from training.data.cells import TEXTS, TOLD, is_whole, plain_value, without_blan
 from training.data.kinds import FEW_WHOLE_NUMBERS, from_texts, typed_column
 from training.data.table import Table
 from training.data.target import codes_of, learned_target, read_target, task_of
-from training.plan import Kind, Plan, kind_option, listed, nearest
+from training.plan import MOST_LISTED, Kind, Plan, drop_option, kind_option, listed, nearest
 
 ID_SHARE = 0.9
 """Share of distinct values among a text column's from which it is taken for an id or free text, and dropped."""
+_MOST_DROPPED_LISTED = 20
 _ID_NAMES = {"id", "index", "row", "rowid", "row_id", "rownames", "uid", "uuid"}
 
 
@@ -91,6 +93,7 @@ def _typed_columns(
 ) -> tuple[dict[str, pl.Series], dict[str, Kind]]:
     """The values of all columns but the targets and those that the plan drops; the kinds of those that are features."""
     typed, kinds, refused = {}, {}, {}
+    dropped: dict[str, dict[str, str]] = {}
     for name in table.frame.columns:
         is_dropped, wanted = name in plan.table.drop, plan.table.kinds.get(name)
         if name in plan.target or (is_dropped and name not in _splitting(plan)):
@@ -103,19 +106,25 @@ def _typed_columns(
         typed[name] = values
         if is_dropped or name in (plan.split.column, plan.split.group):
             continue
-        reason = _why_dropped(name, kind, values, is_wanted=wanted is not None)
-        if reason:
-            notes.append(f"column {shown(name)} {reason} and is left out")
+        why = _why_dropped(name, kind, values, is_wanted=wanted is not None)
+        if why is not None:
+            dropped.setdefault(why.of_many, {})[name] = why.of_one
             continue
         kinds[name] = kind
         if kind == "number" and wanted is None and _are_written_together(values):
             first = shown(plain_value(values.drop_nulls()[0]))
             told = f"holds dates like {first} and counts as a number, which leaps from month to month"
             notes.append(f"column {shown(name)} {told}; write them like 2024-05-31")
+    for of_many, columns in dropped.items():
+        if len(columns) > MOST_LISTED:  # of thousands of columns hundreds may be constant
+            names = listed([shown(name) for name in columns], most=_MOST_DROPPED_LISTED)
+            notes.append(f"{len(columns)} columns {of_many} and are left out: {names}")
+        else:
+            notes += [f"column {shown(name)} {of_one} and is left out" for name, of_one in columns.items()]
     if refused:
         first, *others = refused
         also = f"; refused as well: {listed([shown(name) for name in others])}" if others else ""
-        raise BadTable(table.source, refused[first].reason + also)
+        raise BadTable(table.source, f"{refused[first].reason}; {drop_option(first)} leaves it out{also}")
     return typed, kinds
 
 
@@ -228,19 +237,27 @@ def _is_missing(name: str, dtype: pl.DataType) -> pl.Expr:
     return column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
 
 
-def _why_dropped(name: str, kind: Kind, values: pl.Series, *, is_wanted: bool) -> str | None:
-    """Why a column is no feature, as the middle of a sentence; None where it is one."""
+class _Why(NamedTuple):
+    """Why a column is no feature, as the middle of a sentence about it, and of one about many."""
+
+    of_one: str
+    of_many: str
+
+
+def _why_dropped(name: str, kind: Kind, values: pl.Series, *, is_wanted: bool) -> _Why | None:
+    """Why a column is no feature; None where it is one."""
     present = values.drop_nulls()
     if present.len() == 0:
-        return "is empty"
+        return _Why("is empty", "are empty")
     if present.len() == values.len() and (present == present[0]).all():
-        return f"is {shown(plain_value(present[0]))} in every row"
+        return _Why(f"is {shown(plain_value(present[0]))} in every row", "are the same in every row")
     if is_wanted:
         return None
     if kind == "category" and present.n_unique() > ID_SHARE * present.len():
-        return "is distinct in nearly every row (an id or free text)"
+        said = "distinct in nearly every row"
+        return _Why(f"is {said} (an id or free text)", f"are {said} (ids or free texts)")
     if kind == "number" and name.lower() in _ID_NAMES and present.n_unique() == values.len() and is_whole(present):
-        return "numbers the rows"
+        return _Why("numbers the rows", "number the rows")
     return None
 
 

@@ -8,10 +8,14 @@ the same rows that is a third more to learn from than a validation part kept asi
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from training.data.columns import Data
-from training.data.split import Rows, Split, row_hashes
+from training.data.split import Rows, Split, row_hashes, with_twins_told_apart
 from training.plan import SplitPlan
+
+SHARED = 0.25
+"""Share of judging rows with a twin in training from which a split counts as one that tells equal rows apart."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,18 @@ class Fold:
 def deal_folds(data: Data, split: Split, plan: SplitPlan, folds: int) -> list[Fold]:
     """As many folds as asked for, of equal size where rows are distinct; the test part is in none of them.
 
-    Classes are spread evenly, equal rows stay together, and so do those of one group. A class with a single distinct
-    row is in every `train`.
+    Classes are spread evenly, and rows of one group stay together. So do equal rows, unless the split tells them apart:
+    rows that are held out are to be for a network what the test rows are for all. A class with a single distinct row is
+    in every `train`.
     """
     if folds == 1:
         return [Fold(split.train, split.validation)]
     rows = np.sort(np.concatenate([split.train, split.validation]))
-    columns = [*data.kinds, *data.targets] if plan.group is None else [plan.group]
-    hashes = row_hashes(data.frame[rows].select(columns))
+    frame = data.frame.select([*data.kinds, *data.targets] if plan.group is None else plan.group)
+    hashes = row_hashes(frame)
+    if plan.group is None and _parts_share_rows(hashes, split):
+        hashes = row_hashes(with_twins_told_apart(frame))
+    hashes = hashes[rows]
     strata = data.y[rows] if data.classes is not None and plan.group is None else np.zeros(len(rows), dtype=np.int64)
     dealt = np.full(len(rows), -1)
     offset = 0
@@ -48,6 +56,12 @@ def deal_folds(data: Data, split: Split, plan: SplitPlan, folds: int) -> list[Fo
             dealt[inside] = (places + offset) % folds
             offset += len(distinct)  # the next class goes on where this one ended
     return [Fold(rows[dealt != fold], rows[dealt == fold]) for fold in range(folds) if (dealt == fold).any()]
+
+
+def _parts_share_rows(hashes: npt.NDArray[np.uint64], split: Split) -> bool:
+    """Whether the rows that judge have twins among those that train, as in crowds of equal rows."""
+    judging = split.test if len(split.test) else split.validation
+    return bool(np.isin(hashes[judging], hashes[split.train]).mean() > SHARED)
 
 
 def fitted_on(folds: list[Fold]) -> Rows:

@@ -31,7 +31,7 @@ from training.data.cells import (
     without_spelled_missing,
 )
 from training.data.distinct import of_distinct
-from training.plan import Kind, drop_option, kind_option
+from training.plan import Kind, kind_option
 
 MOSTLY = 0.8
 """Share of a column's values from which the others are taken for mistakes: refused, never read as categories."""
@@ -42,7 +42,8 @@ MOST_MARKS = 2
 FEW_WHOLE_NUMBERS = 20
 """A target of at most this many distinct whole numbers, each ten times on average, is a class; so are any two."""
 _CODE = r"^[+-]?0\d"
-_MONEY = r"[$\u20ac\u00a3\u00a5]|USD|EUR|GBP|CHF|JPY"
+_MONEY = r"[A-Z]{0,2}\p{Sc}|USD|EUR|GBP|CHF|JPY"
+_AMOUNT = r"\d[\d.,' \u00a0\u2009\u202f]*"
 _DAY = r"(0?[1-9]|[12]\d|3[01])"
 _MONTH = r"(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?"
 _OTHER_FORMS = {
@@ -52,7 +53,7 @@ _OTHER_FORMS = {
     ),
     r"^(\u2212\d[\d.,]*|\(\d[\d.,]*\)|\d[\d.,]*-)$": ("negative numbers with another sign", "them like -1234.5"),
     r"^[+-]?\d+([.,]\d+)?\s?%$": ("percentages", "them as numbers without the sign"),
-    rf"^({_MONEY})\s?[+-]?\d[\d.,]*$|^[+-]?({_MONEY})\d[\d.,]*$|^[+-]?\d[\d.,]*\s?({_MONEY})$": (
+    rf"^[(+-]?({_MONEY})\s?[+-]?{_AMOUNT}\)?$|^[(+-]?{_AMOUNT}({_MONEY})\)?$": (
         "amounts of money",
         "them as numbers without the sign",
     ),
@@ -64,6 +65,14 @@ _OTHER_FORMS = {
     r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?$": ("times of day", "them as numbers, like hours"),
 }
 """What a CSV may hold that is meant as a number or a moment, and that no request could send as one."""
+_OTHER_FORMS_OF_MANY = {
+    r"^([<>]=?|[\u2264\u2265~\u2248])\s?[+-]?\d[\d.,]*$": ("numbers behind a comparison", "them as numbers alone"),
+    rf"^[+-]?({_MONEY})?\s?\d[\d.,]*\s?([kKmMbB]|[Mm]io|[Bb]n)\.?$": (
+        "numbers with letters for thousands and millions",
+        "them as whole numbers",
+    ),
+}
+"""The same where a column has more than `FEW_WHOLE_NUMBERS` values: fewer may well be classes, like <1, 2 and 5k."""
 _THOUSANDS = r"^[+-]?[1-9]\d{0,2}\.\d{3}$"
 _BELOW_A_THOUSAND = r"^[+-]?(0|[1-9]\d{0,2})$"
 _FEWEST_BELOW = 3
@@ -157,9 +166,11 @@ def _refuse_other_forms(texts: pl.Series, values: pl.Series, rows: pl.Series, pl
     """Numbers and dates as people write them, which would be thousands of categories that say nothing."""
     sample = values.head(1000)
     forms = dict(_OTHER_FORMS)
-    units = sample.str.extract(_WITH_UNIT).drop_nulls().mode()
-    if len(units) and values.n_unique() > FEW_WHOLE_NUMBERS:
-        forms[rf"^[+-]?\d[\d.,]*\s?{re.escape(units[0])}$"] = "numbers with a unit", "them as numbers alone"
+    if values.n_unique() > FEW_WHOLE_NUMBERS:
+        units = sample.str.extract(_WITH_UNIT).drop_nulls().mode()
+        if len(units):
+            forms[rf"^[+-]?\d[\d.,]*\s?{re.escape(units[0])}$"] = "numbers with a unit", "them as numbers alone"
+        forms |= _OTHER_FORMS_OF_MANY
     for form, (what, instead) in forms.items():
         if all(_is_mostly(form, part) for part in (sample, values)):
             first = texts.str.contains(form).fill_null(value=False).arg_max()
@@ -168,7 +179,7 @@ def _refuse_other_forms(texts: pl.Series, values: pl.Series, rows: pl.Series, pl
             raise BadTable(
                 place,
                 f"column {name} holds {what}, as {shown(texts[first])} in row {rows[first]}; write {instead}, or say "
-                f"that its texts are categories: {_as_category(texts.name)}; {drop_option(texts.name)} leaves it out",
+                f"that its texts are categories: {_as_category(texts.name)}",
             )
 
 
@@ -278,7 +289,7 @@ def _kind_of_dtype(column: pl.Series, place: str) -> Kind:
     raise BadTable(
         place,
         f"column {shown(column.name)} is of type {column.dtype.base_type()}, which is no number, text, boolean or "
-        f"datetime; make it one, or {drop_option(column.name)} leaves it out",
+        "datetime; make it one",
     )
 
 

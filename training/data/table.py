@@ -12,6 +12,7 @@ import polars as pl
 
 from models.csv_file import BadTable, check_lines, read_header
 from models.errors import shown
+from training.plan import MOST_LISTED, listed
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 COMPRESSED = (".gz", ".zst", ".zip", ".bz2", ".xz")
@@ -93,7 +94,7 @@ def not_read(path: Path, error: Exception) -> BadTable:
     reason = str(error).splitlines()[0][:200]
     if isinstance(error, pl.exceptions.DuplicateError) or "more than one occurrence" in reason:
         return BadTable(str(path), f"two columns have one name ({reason}); rename one")
-    return BadTable(str(path), f"is not a whole Parquet file ({reason}); write it again")
+    return BadTable(str(path), f"is not a Parquet file that can be read ({reason}); write it again")
 
 
 def _read_csv(path: Path) -> Table:
@@ -135,13 +136,15 @@ def check_names(header: list[str], place: str) -> tuple[list[str], list[str]]:
         BadTable: a name stands twice, or is longer than a feature's may be.
     """
     seen: dict[str, int] = {}
-    notes = []
+    unnamed = []
     for number, name in enumerate(header, 1):
         if not name:
-            notes.append(f"column {number} has no name and is left out")
+            unnamed.append(number)
         elif name in seen:
             raise BadTable(place, f"columns {seen[name]} and {number} are both named {shown(name)}; rename one")
         elif len(name) > _LONGEST_NAME:
             raise BadTable(place, f"column {number} has a name of {len(name)} characters; {_LONGEST_NAME} are allowed")
         seen[name] = number
-    return header, notes
+    if len(unnamed) > MOST_LISTED:  # spreadsheets may leave thousands at the right
+        return header, [f"{len(unnamed)} columns have no name and are left out: {listed(unnamed)}"]
+    return header, [f"column {number} has no name and is left out" for number in unnamed]

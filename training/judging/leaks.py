@@ -4,7 +4,7 @@ Nothing is changed here. Each finding is a sentence for the console, the model c
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from models.errors import shown
 from training.data.columns import Data
 from training.data.split import Rows, Split, row_hashes
 from training.judging.evaluate import Targets
-from training.plan import SplitPlan, drop_option, listed
+from training.plan import MOST_LISTED, SplitPlan, drop_option, listed
 
 ALONE = 0.99
 """Share of what is to be explained that no honest feature explains by itself: R2, or errors of the majority avoided."""
@@ -30,6 +30,7 @@ _ROWS_LOOKED_AT = 20_000
 _FEWEST_ROWS = 50
 _MOST_BINS = 256
 _MOST_TERMS = 200
+_LARGEST_TERM = 1e150
 _MOSTLY_THERE = 0.9  # share of a column's values that are not zero, from which it may be a factor
 _NOTHING_LEFT = 1e-6  # of the variance: what rounding leaves of a sum, and no measurement
 _STANDS_FOR_MISSING = r"-?9{2,}"
@@ -41,18 +42,25 @@ _ID = r"(?i:(^|[\s_.-])(id|uid|uuid|guid)$)|[a-z]I[dD]$"
 
 def find_leaks(data: Data, split: Split, plan: SplitPlan) -> tuple[str, ...]:
     """Everything suspicious about a table and its split, a sentence each; empty for most tables."""
-    alone = tuple(_features_that_predict_alone(data, split))
+    alone = _the_first(_features_that_predict_alone(data, split))
     return (
         *(alone or _a_sum_or_product(data, split)),
-        *_row_numbers(data),
-        *_far_values(data),
-        *_two_spellings(data),
+        *_the_first(_row_numbers(data)),
+        *_the_first(_far_values(data)),
+        *_the_first(_two_spellings(data)),
         *_twins(data, split),
         *_rare_classes(data, split),
-        *_unknown_categories(data, split),
+        *_the_first(_unknown_categories(data, split)),
         *_few_rows(split, plan),
         *_time_is_mixed(data, plan),
     )
+
+
+def _the_first(told: Iterable[str]) -> list[str]:
+    """The first few of what is told of one column each, and of how many more it is true."""
+    sentences = list(told)
+    more = len(sentences) - MOST_LISTED
+    return [*sentences[:MOST_LISTED], f"the same is true of {more} more columns"] if more > 1 else sentences
 
 
 def _features_that_predict_alone(data: Data, split: Split) -> Iterator[str]:
@@ -180,7 +188,7 @@ def _two_spellings(data: Data) -> Iterator[str]:
 def _a_sum_or_product(data: Data, split: Split) -> Iterator[str]:
     """Numbers that add up to the target, as net and tax do to a price, or multiply to it, as price and number do."""
     train, judging = _looked_at(split)
-    names = [name for name, kind in data.kinds.items() if kind == "number"]
+    names = [name for name, kind in data.kinds.items() if kind == "number" and _can_be_squared(data.frame[name])]
     if data.classes is not None or not 2 <= len(names) <= min(_MOST_TERMS, len(train) // 4):
         return
     looked_at = np.concatenate([train, judging])
@@ -204,6 +212,11 @@ def _a_sum_or_product(data: Data, split: Split) -> Iterator[str]:
             f"target {shown(target)} is {what} of {listed([shown(name) for name in found])} to the last digits; are "
             f"they known before the target is? --drop leaves them out, and no network is needed to compute it"
         )
+
+
+def _can_be_squared(numbers: pl.Series) -> bool:
+    """Whether sums of their squares stay within float64."""
+    return float(numbers.abs().max() or 0.0) < _LARGEST_TERM  # type: ignore[arg-type] # of numbers it is one
 
 
 def _terms(

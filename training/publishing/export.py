@@ -41,6 +41,8 @@ Each costs a processor some 0.1 µs in float32; float64 costs 7 ns a row and two
 """
 TOLERANCE = 1e-5
 """How far the files may be from the eager network: of a probability, or of a prediction in standard deviations."""
+MOST_ALONE = 512
+"""Features of which each is missing in a row of its own, where the files are compared with the network."""
 
 _DATATYPES: dict[str, Datatype | str] = {"tensor(float)": "FP32", "tensor(double)": "FP64", "tensor(int64)": "INT64"}
 
@@ -215,17 +217,18 @@ def _check_close(
 
 
 def awkward_rows(schema: Schema, matrix: Matrix) -> Matrix:
-    """The rows and what is hardest about them: all missing, and each feature missing or unknown in turn."""
+    """The rows and what is hardest about them: all missing, and each feature missing or unknown in turn.
+
+    Of more than `MOST_ALONE` features some share a row: a row for each would be a square of their number.
+    """
     hard = [np.full((1, matrix.shape[1]), np.nan, matrix.dtype)]
-    start = 0
-    for feature in schema.features:
-        stop = start + len(feature.columns)
-        row = matrix[:1].copy()
-        row[:, start:stop] = np.nan
-        hard.append(row)
-        if feature.kind == "category":
-            row = matrix[:1].copy()
-            row[:, start] = len(feature.categories)
-            hard.append(row)
-        start = stop
+    ends = np.cumsum([len(feature.columns) for feature in schema.features])
+    for some in np.array_split(np.arange(len(ends)), min(len(ends), MOST_ALONE)):
+        missing, unknown = matrix[:1].copy(), matrix[:1].copy()
+        for number in some:
+            feature, stop = schema.features[number], ends[number]
+            missing[:, stop - len(feature.columns) : stop] = np.nan
+            if feature.kind == "category":
+                unknown[:, stop - 1] = len(feature.categories)
+        hard += [missing, unknown] if any(schema.features[n].kind == "category" for n in some) else [missing]
     return np.concatenate([matrix, *hard])

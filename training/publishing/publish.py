@@ -120,7 +120,7 @@ def make_proof(fitted: "Fitted") -> Proof:
     """
     rows = [*table_rows(fitted.parts["train"].frame, fitted.schema, most=PROOF_ROWS), *hard_rows(fitted.schema)]
     answers = fitted.predict(fitted.schema.encode(rows))
-    scale = 1.0 if fitted.data.task != "regression" else max(1.0, float(fitted.parts["train"].y.std(0).max()))
+    scale = (float(fitted.parts["train"].y.std(0).max()) if fitted.data.task == "regression" else 0.0) or 1.0
     return Proof(rows=rows, answers={name: values.tolist() for name, values in answers.items()}, atol=1e-5 * scale)
 
 
