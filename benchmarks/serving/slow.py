@@ -5,6 +5,8 @@ the setting allows, or, where it allows more than there are, half of the 64 that
 is measured by itself, then while the 64 connections keep the slow one busy. Nothing is refused for having to wait: by
 default a request must not wait for longer than 0.5 s, and 64 in batches of 8 may. Rows are counted from a second after
 wrk begins, since connections that come one after the other begin with batches of a row or two, until before it ends.
+wrk counts a pause once for each request that would have come in it. So p99 is of time, and a machine's own pauses count
+(docs/decisions/0081-what-is-beside-a-slow-model.md).
 """
 
 import statistics

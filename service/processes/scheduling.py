@@ -8,6 +8,7 @@ privilege. See docs/decisions/0033-who-gets-a-core-first.md.
 
 import contextlib
 import ctypes
+import math
 import mmap
 import os
 import platform
@@ -20,6 +21,7 @@ _NICE = 10  # about a tenth of a core beside a thread that never rests
 _LOOK_S = 0.1  # of computing, before it is said whether a thread starves
 _STARVES = 5.0  # times as long as it computed
 _FULL_S = 10.0
+_FIRST_FULL_S = 1.0  # what starves among the first batches after a start, when all come at once, soon does no more
 _LONGEST_S = 0.25  # of a core for one batch: with a small share it could take as long as a batch that hangs
 
 _SLICE_NS = 100_000  # the shortest that the kernel gives
@@ -54,11 +56,14 @@ class Hunger:
     """Until when threads have starved lately: in memory that the process which makes it and its forks share.
 
     Where one worker starves so do the others, and the one that is started in the place of a dead one: each would have
-    to find it out on each of its connections, at the price of a batch that is held up.
+    to find it out on each of its connections, at the price of a batch that is held up. It lasts for a second, and for
+    10 where threads starve again within 10 (docs/decisions/0081-what-is-beside-a-slow-model.md).
     """
 
     def __init__(self) -> None:
+        """Nobody has."""
         self._until = memoryview(mmap.mmap(-1, 8)).cast("d")
+        self._until[0] = -math.inf
 
     @property
     def lasts(self) -> bool:
@@ -67,7 +72,9 @@ class Hunger:
 
     def begins(self) -> None:
         """A thread starves."""
-        self._until[0] = time.monotonic() + _FULL_S
+        now, until = time.monotonic(), self._until[0]
+        if now >= until:  # those that starved beside it tell nothing new
+            self._until[0] = now + (_FULL_S if now < until + _FULL_S else _FIRST_FULL_S)
 
 
 class Share:

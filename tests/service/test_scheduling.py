@@ -82,8 +82,8 @@ def test_a_thread_that_starves_is_replaced_by_one_of_full_share(clock):
     assert (nice, nobody) == (less_by_ten(), None)  # too soon to say
 
     def go_on():
-        seen = [clock.batch(others, 0.5, 0.05)[0] for _ in range(3)]
-        clock.now += 10
+        seen = [clock.batch(others, 0.3, 0.03)[0] for _ in range(3)]
+        clock.now += 1
         return [*seen, clock.batch(others, 0.05, 0.04)[0]]
 
     assert in_a_thread(go_on) == [before, before, before, less_by_ten()]
@@ -112,8 +112,25 @@ def test_whoever_starves_speaks_for_all_workers_and_for_those_that_are_started_l
         return [clock.batch(share, 0.05, 0.04) for _ in range(2)]
 
     assert in_a_thread(lambda: batches(share_of(hunger))) == [(before, None)] * 2
-    clock.now += 10
+    clock.now += 1
     assert in_a_thread(lambda: batches(share_of(hunger))) == [(before, None), (less_by_ten(), None)]
+
+
+def test_what_starves_again_soon_has_its_full_share_for_longer(clock):
+    hunger = Hunger()
+
+    def lasts_s():
+        began = clock.now
+        hunger.begins()
+        while hunger.lasts:
+            clock.now += 0.5
+            if hunger.lasts:
+                hunger.begins()  # as others do, one after the other
+        return clock.now - began
+
+    assert [lasts_s() for _ in range(3)] == [1, 10, 10]
+    clock.now += 10
+    assert lasts_s() == 1
 
 
 def test_a_thread_with_a_small_share_is_replaced_once_another_one_starves(clock):
