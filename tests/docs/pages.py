@@ -97,13 +97,14 @@ class Runner:
                 [sys.executable, "-m", "service"], cwd=self.folder, env=self.environment, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        until(self.is_ready)
+        with httpx.Client() as client:
+            until(lambda: self.is_ready(client))
         return ""
 
-    def is_ready(self):
+    def is_ready(self, client):
         assert self.server.poll() is None, (self.folder / "service.log").read_text()
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"http://127.0.0.1:{self.port}/health/ready").status_code == 200
+            return client.get(f"http://127.0.0.1:{self.port}/health/ready").status_code == 200
         return False
 
     def __enter__(self):

@@ -90,8 +90,9 @@ def test_serve_answers_as_readme_says_and_picks_up_a_table_of_ones_own(checkout,
     hurried = run(f"$VENV/bin/python -m training {' '.join(plans)} --epochs 1", checkout, environment)
     assert hurried.returncode == 0, hurried.stderr
     server = subprocess.Popen(["make", "serve"], cwd=checkout, env=environment, start_new_session=True)
+    client = httpx.Client(base_url=f"http://127.0.0.1:{environment['ROWCAST_PORT']}", timeout=START_S)
     try:
-        until(lambda: is_ready(server, environment), what="ready")
+        until(lambda: is_ready(server, client), what="ready")
 
         [ask] = [command for command in COMMANDS if command.startswith("curl ")]
         answer = json.loads(run(ask, checkout, environment).stdout)
@@ -101,18 +102,17 @@ def test_serve_answers_as_readme_says_and_picks_up_a_table_of_ones_own(checkout,
 
         trained = run("make train DATA=my.csv TARGET=price", checkout, environment)
         assert trained.returncode == 0, trained.stderr
-        own = f"http://127.0.0.1:{environment['ROWCAST_PORT']}/v1/models/my:predict"
-        until(
-            lambda: httpx.post(own, json={"instances": [{"area": 90, "rooms": 0}]}, timeout=START_S).status_code == 200
-        )
+        own = {"instances": [{"area": 90, "rooms": 0}]}
+        until(lambda: client.post("/v1/models/my:predict", json=own).status_code == 200)
     finally:
+        client.close()
         os.killpg(server.pid, signal.SIGINT)  # what Ctrl-C does
         assert server.wait(START_S) is not None
 
 
-def is_ready(server, environment):
+def is_ready(server, client):
     assert server.poll() is None, "make serve ended"
     try:
-        return httpx.get(f"http://127.0.0.1:{environment['ROWCAST_PORT']}/health/ready").status_code == 200
+        return client.get("/health/ready").status_code == 200
     except httpx.TransportError:
         return False

@@ -17,18 +17,18 @@ def environment_beside_ours(folder: Path, packages: list[str]) -> Path:
     ours = sysconfig.get_path("purelib")
     made, said, python = folder / ".made", " ".join([*packages, ours]), folder / "bin" / "python"
     if not made.is_file() or made.read_text() != said:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", folder], check=True)
         (site,) = folder.glob("lib/python*/site-packages")
         (site / "ours.pth").write_text(ours)  # behind its own
-        pip(python, "install", *packages)
+        pip("--python", python, "install", "--no-compile", *packages)  # most of it is never imported
         made.write_text(said)
     return python
 
 
-def pip(python: str | Path, *arguments: str | Path) -> None:
+def pip(*arguments: str | Path) -> None:
     """Have pip do something; where no index can be reached, the test is skipped."""
     done = subprocess.run(
-        [python, "-m", "pip", "--disable-pip-version-check", *arguments, "--quiet"],
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, "--quiet"],
         capture_output=True,
         text=True,
         check=False,

@@ -5,7 +5,6 @@ import ctypes.util
 import os
 import platform
 import subprocess
-import sys
 import zipfile
 
 import pytest
@@ -43,7 +42,7 @@ def perf_analyzer():
         pytest.skip("perf_analyzer needs libb64.so.0d (Debian's libb64-0d)")
     made, said = ANALYZER_FOLDER / ".made", " ".join(ANALYZER)
     if not made.is_file() or made.read_text() != said:
-        pip(sys.executable, "download", "--no-deps", "--only-binary", ":all:", "--dest", ANALYZER_FOLDER, *ANALYZER)
+        pip("download", "--no-deps", "--only-binary", ":all:", "--dest", ANALYZER_FOLDER, *ANALYZER)
         for wheel in ANALYZER_FOLDER.glob("*.whl"):
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(ANALYZER_FOLDER)

@@ -200,11 +200,12 @@ def test_with_an_authority_only_its_clients_are_answered_and_probes_use_the_seco
 
     def is_ready():
         try:
-            return httpx.get(probe).status_code == 200
+            return client.get(probe).status_code == 200
         except httpx.TransportError:
             return False
 
-    until(is_ready, what="ready")
+    with httpx.Client() as client:
+        until(is_ready, what="ready")
     speak_tls(server, trusting(authority))
     with pytest.raises(httpx.TransportError):
         server.ask(3)
@@ -285,11 +286,12 @@ scrape_configs:
         prometheus = subprocess.Popen(
             [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log, cwd=tmp_path
         )
+    client = httpx.Client()
 
     def value(query):
         """The value of a query that has one; None while it has none."""
         try:
-            answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": query}).json()
+            answer = client.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": query}).json()
         except (httpx.TransportError, ValueError):  # it is starting
             return None
         found = answer.get("data", {}).get("result", [])
@@ -314,6 +316,7 @@ scrape_configs:
         p99 = "histogram_quantile(0.99, sum by (le) (rate(rowcast_request_duration_seconds_bucket[30s])))"
         until(lambda: is_positive(p99), what="a quantile")
     finally:
+        client.close()
         prometheus.terminate()
         prometheus.wait(START_S)
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from models.manifest import Scores
 from training.fitting.calibrate import fit_temperature
@@ -33,6 +34,15 @@ def test_what_is_undefined_is_none():
 def test_the_auc_of_many_classes_is_the_mean_over_those_present():
     p = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.5, 0.4, 0.1]])
     assert score("multiclass", np.array([0, 1, 0]), {"probabilities": p})["roc_auc"] == 1.0
+
+
+@pytest.mark.parametrize("classes", [2, 3, 30])
+def test_the_auc_is_that_of_scikit_learn_for_each_class_also_where_rows_tie(classes):
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, classes, 40), rng.multinomial(64, [1 / classes] * classes, 40) / 64
+    ones = [1] if classes == 2 else [code for code in range(classes) if code in y]
+    right = np.mean([metrics.roc_auc_score(y == code, p[:, code]) for code in ones])
+    assert score("multiclass", y, {"probabilities": p})["roc_auc"] == pytest.approx(right, abs=1e-12)
 
 
 def scores_of(task, y, answers, constant):

@@ -111,18 +111,31 @@ def test_a_trial_that_no_longer_beats_is_failed_by_the_next(plan: Plan, storage:
 
 
 def test_processes_that_open_an_empty_database_at_the_same_time_share_it(storage: str):
-    program = "import sys; from training.search import _opened\nsys.stdin.readline()\nwith _opened(sys.argv[1]): pass"
-    openers = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, storage], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for _ in range(4)
-    ]
-    for opener in openers:
-        assert opener.stdin is not None
-        opener.stdin.write(b"\n")
-        opener.stdin.flush()
-    assert [opener.communicate()[1] for opener in openers] == [b""] * 4
+    opened = subprocess.run(
+        [sys.executable, "-c", FOUR_OPENERS, storage], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (opened.stdout, opened.stderr) == ("[0, 0, 0, 0]\n", "")
+
+
+FOUR_OPENERS = """
+import os, sys
+from multiprocessing import get_context
+from training.search import _opened
+
+def open_it(gate):
+    gate.wait()
+    with _opened(sys.argv[1]):
+        pass
+
+fork = get_context("fork")  # what is imported is so once
+gate = fork.Barrier(4)
+openers = [fork.Process(target=open_it, args=(gate,)) for _ in range(4)]
+for opener in openers:
+    opener.start()
+for opener in openers:
+    opener.join()
+print([opener.exitcode for opener in openers])
+"""
 
 
 def test_a_wrong_password_is_refused_and_none_is_told(plan: Plan, storage: str):
