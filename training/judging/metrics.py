@@ -59,18 +59,17 @@ def of_probabilities(y: Numbers, probabilities: Numbers) -> dict[str, float]:
 def _roc_auc(y: Numbers, probabilities: Numbers) -> float:
     """Mean over the classes that some rows have and others have not.
 
-    The area is the share of pairs, one row of the class and one of the rest, that the probability puts in the right
-    order: ranks tell it of all classes at once, in a tenth to a third of the time of a `roc_auc_score` for each.
+    The area under each curve by itself, since `roc_auc_score` looks at its arguments for as long again.
     """
-    from scipy.stats import rankdata  # noqa: PLC0415 - see training/later.py
+    from sklearn.metrics import auc, roc_curve  # noqa: PLC0415 - see training/later.py
 
-    if probabilities.shape[1] == 2:
-        y, probabilities = y - 1, probabilities[:, 1:]
-    is_class = y[:, None] == np.arange(probabilities.shape[1])
-    rows = is_class.sum(0)
-    pairs = rows * (len(y) - rows)
-    ordered = np.where(is_class, rankdata(probabilities, axis=0), 0).sum(0) - rows * (rows + 1) / 2
-    return float(np.mean(ordered[pairs > 0] / pairs[pairs > 0])) if pairs.any() else np.nan
+    classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    curves = [
+        roc_curve(y == code, probabilities[:, code], drop_intermediate=False)
+        for code in classes
+        if 0 < (y == code).sum() < len(y)
+    ]
+    return float(np.mean([auc(false, true) for false, true, _ in curves])) if curves else np.nan
 
 
 def _calibration_error(y: Numbers, probabilities: Numbers) -> float:
