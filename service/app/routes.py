@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import BadVersion, RowcastError
@@ -183,9 +183,16 @@ async def _raise_as_problem(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         raise NotFound(request.url.path) from None
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        raise MethodNotAllowed(request.method, sorted(filter(None, allowed.split(", ")))) from None
+        raise MethodNotAllowed(request.method, _allowed(request)) from None
     raise Refused(error.status_code) from None
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of every route of the path; the framework names those of the first."""
+    routes = [route for route in request.app.router.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    of_path = [route.methods or () for route in matching if route.path == matching[0].path]
+    return sorted({method for methods in of_path for method in methods})
 
 
 # --------------------------------------------------------------------------------------------------- every answer

@@ -3,11 +3,13 @@
 The repository is looked at every few seconds. A version is immutable, so a look is cheap: a model is read again only
 when its folder's time of change moved. What was live stays live until its folder is gone, it is unloaded, or it is
 neither labelled nor among the newest. Many new versions are taken over in groups: what is done for each of them, on
-the event loop and in the thread beside it, requests wait for.
+the event loop and in the thread beside it, requests wait for. Between groups is a rest, so that few requests meet one
+(docs/decisions/0083-versions-come-at-a-pace.md).
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -32,6 +34,9 @@ ConnectionError: nobody there to ask.
 Alone = Callable[[], AbstractAsyncContextManager[None]]
 
 _TOGETHER = 32  # models that are taken over together, and versions that are proven together
+_IN_PEACE = 16  # the same, where others are asked meanwhile; fewer at a time cost more in all
+_RESTS = 9.0  # times as long as such a group took: of a hundred requests about ten meet one
+_LONGEST_REST_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +54,12 @@ class Catalog:
         unloaded: Callable[[], frozenset[str]] = frozenset,
         retire: Callable[[Version], None] = lambda _: None,
         alone: Alone = nullcontext,
+        rest: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Know of nothing yet.
 
-        Several versions that are new while others are asked are proven in an `alone`.
+        Several versions that are new while others are asked are proven in an `alone`, with a `rest` of so many seconds
+        in between.
         `unloaded` says which models are not served whatever the repository holds. `retire` hears of every version that
         is no longer live; requests that were given it before may still ask it.
         """
@@ -65,6 +72,7 @@ class Catalog:
         self._unloaded = unloaded
         self._retire = retire
         self._alone = alone
+        self._rest = rest
         self._stamps: dict[str, Mapping[int, Stamp]] = {}
         self._models: dict[str, Traffic] = {}
         self._looking = asyncio.Lock()
@@ -152,13 +160,35 @@ class Catalog:
         return f"nothing is published in {self._root}; `make train` trains and publishes a model"
 
     async def watch(self, every_s: float) -> None:
-        """Look at the repository for ever; what goes wrong is logged and tried again."""
+        """Look at the repository for ever; what goes wrong is logged and tried again.
+
+        Many versions that are new while others are asked come a few at a time. Whoever calls `refresh` meanwhile has
+        them at once, and what changes of a live model does not wait for new ones.
+        """
         while True:
             await next_turn(every_s)
             try:
-                await self.refresh()
+                await self._refresh_in_peace(every_s)
             except Exception:
                 log.exception("the repository could not be looked at; what is live goes on")
+
+    async def _refresh_in_peace(self, look_again_s: float) -> None:
+        longest_s, left = 0.0, 1
+        while left:
+            async with self._looking:
+                unreadable, changed = await self._look()
+            until, left = time.monotonic() + look_again_s, len(changed)
+            for some in _groups(changed, _IN_PEACE if self._models else _TOGETHER):
+                async with self._looking:
+                    fault, took_s = await self._take_over(some)
+                unreadable, left = unreadable or fault, left - len(some)
+                if took_s and left:
+                    longest_s = max(longest_s, took_s)  # another process may have had these opened
+                    await self._rest(min(_RESTS * longest_s, _LONGEST_REST_S))
+                    if time.monotonic() > until:
+                        break
+            if unreadable is not None or not left:
+                self._say_whether_readable(unreadable)
 
     async def refresh(self, again: str | None = None) -> None:
         """Look at the repository once: new versions go live, deleted ones go, labels take effect.
@@ -169,29 +199,43 @@ class Catalog:
             if again is not None:
                 self._folders.look_again(again)
                 self.failures = {place: why for place, why in self.failures.items() if _model_of(place) != again}
-            aside = asyncio.get_running_loop().run_in_executor
-            known = self._stamps.keys() | self._models.keys()
-            refused = [(name, int(number)) for name, number in map(_parts, self.failures) if number != LABELS]
-            unreadable, changed = await aside(self._reader, self._folders.look, known, self._unloaded(), refused)
-            for start in range(0, len(changed), _TOGETHER):
-                some = changed[start : start + _TOGETHER]
-                async with self._alone() if self._models and len(some) > 1 else nullcontext():
-                    fault, found = await aside(self._reader, self._folders.read, some)
-                    unreadable = unreadable or fault
-                    renewals = [self._renewal(name, folder) for name, folder in found.items()]
-                    try:
-                        await self._open(renewals)
-                    except Exception:  # whatever it was, nothing of them is taken over: the next look has to
-                        self._look_again(renewals)
-                        raise
-                    for before, after in self._switch(renewals):
-                        await self._tell(_live(before), _live(after))
-            if unreadable != self.unreadable:
-                if unreadable is not None:
-                    log.error("the repository cannot be read, what is live goes on: %s", unreadable)
-                else:
-                    log.warning("the repository can be read again")
-                self.unreadable = unreadable
+            unreadable, changed = await self._look()
+            for some in _groups(changed, _TOGETHER):
+                fault, _ = await self._take_over(some)
+                unreadable = unreadable or fault
+            self._say_whether_readable(unreadable)
+
+    async def _look(self) -> tuple[str | None, list[str]]:
+        """What cannot be read, and the models that have changed: those that are live come first."""
+        known = self._stamps.keys() | self._models.keys()
+        refused = [(name, int(number)) for name, number in map(_parts, self.failures) if number != LABELS]
+        aside = asyncio.get_running_loop().run_in_executor
+        unreadable, changed = await aside(self._reader, self._folders.look, known, self._unloaded(), refused)
+        return unreadable, sorted(changed, key=lambda name: name not in self._models)
+
+    async def _take_over(self, names: Sequence[str]) -> tuple[str | None, float]:
+        """What of these models could not be read, and how many seconds those took that have new versions."""
+        async with self._alone() if self._models and len(names) > 1 else nullcontext():
+            began, aside = time.monotonic(), asyncio.get_running_loop().run_in_executor
+            unreadable, found = await aside(self._reader, self._folders.read, names)
+            renewals = [self._renewal(name, folder) for name, folder in found.items()]
+            is_new = any(one.missing() for one in renewals)
+            try:
+                await self._open(renewals)
+            except Exception:  # whatever it was, nothing of them is taken over: the next look has to
+                self._look_again(renewals)
+                raise
+            for before, after in self._switch(renewals):
+                await self._tell(_live(before), _live(after))
+            return unreadable, time.monotonic() - began if is_new else 0.0
+
+    def _say_whether_readable(self, unreadable: str | None) -> None:
+        if unreadable != self.unreadable:
+            if unreadable is not None:
+                log.error("the repository cannot be read, what is live goes on: %s", unreadable)
+            else:
+                log.warning("the repository can be read again")
+            self.unreadable = unreadable
 
     def _renewal(self, name: str, folder: Folder) -> Renewal:
         before = self._models.get(name)
@@ -295,6 +339,10 @@ class Catalog:
         if not self._models and (reason := self.why_not_ready()):
             return NotReady(reason)
         return UnknownModel(name, sorted(self._models))
+
+
+def _groups(names: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [names[start : start + size] for start in range(0, len(names), size)]
 
 
 def _live(traffic: Traffic | None) -> Mapping[int, Version]:

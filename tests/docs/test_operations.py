@@ -11,6 +11,7 @@ from models.errors import RowcastError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 SERVICE = Path(service.__file__).parent
+REFERENCE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
 METRICS = "".join(path.read_text() for path in SERVICE.rglob("*.py"))
 SHADOW = ("requests", "rows", "equal_rows", "difference", "compute_seconds")
 
@@ -39,6 +40,11 @@ def test_every_metric_stands_in_the_page():
     names = {name for name in names if not name.endswith(("_sum", "_count", "_bucket"))}  # series of a histogram
     missing = {name for name in names if f"| `{name}` |" not in PAGE and f"| `{name}_total` |" not in PAGE}
     assert missing == set()
+
+
+def test_the_page_names_each_metric_as_it_is_scraped():
+    scraped = set(re.findall(r"^\| `(rowcast_\w+)`", REFERENCE, re.MULTILINE))
+    assert set(re.findall(r"`(rowcast_\w+)", PAGE)) - scraped == set()
 
 
 def test_the_page_names_nothing_that_is_gone():

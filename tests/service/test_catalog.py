@@ -12,6 +12,7 @@ from models.errors import BadVersion
 from models.repository import Repository, Version
 from service.app.oip_description import index
 from service.problems import NotReady, UnknownLabel, UnknownModel, UnknownVersion
+from service.processes.waking import next_turn
 from service.versions.catalog import Catalog
 from service.versions.folders import Folders
 from service.versions.traffic import points
@@ -636,3 +637,69 @@ def test_several_models_that_changed_are_taken_over_alone_where_others_are_live(
         settle()
         asyncio.run(catalog.refresh())
         turns.clear()
+
+
+async def watched(catalog, is_enough):
+    """Have a catalogue watch its repository until it has what is asked for."""
+    watch = asyncio.create_task(catalog.watch(0.01))
+    while not is_enough():
+        await next_turn(0.01)
+    watch.cancel()
+
+
+def test_many_new_models_come_a_few_at_a_time_where_others_are_asked_with_rests_in_between(tmp_path, workers):
+    rests = []
+
+    async def rest(seconds):
+        rests.append((seconds, len(workers.asked)))
+
+    tiny.publish(tmp_path, "line")
+    catalog = Catalog(Repository(tmp_path), workers.prove, rest=rest)
+    asyncio.run(catalog.refresh())
+    for number in range(40):
+        tiny.publish(tmp_path, "coin", called=f"coin-{number}")
+    asyncio.run(watched(catalog, lambda: len(catalog.live()) == 41))
+    assert sum(workers.together) == 41
+    assert max(workers.together) <= 16
+    assert len(rests) == len(workers.together) - 2  # none before the first of them, and none after the last
+    assert all(0 < seconds <= 2 and proven < 41 for seconds, proven in rests)
+
+
+def test_who_wants_many_new_models_at_once_has_them_while_another_look_rests(tmp_path, workers):
+    async def story():
+        rests = asyncio.Event()
+
+        async def rest(_):
+            rests.set()
+            await asyncio.Event().wait()  # for ever
+
+        catalog = Catalog(Repository(tmp_path), workers.prove, rest=rest)
+        await catalog.refresh()
+        for number in range(40):
+            tiny.publish(tmp_path, "coin", called=f"coin-{number}")
+        watch = asyncio.create_task(catalog.watch(0.01))
+        await rests.wait()
+        assert len(catalog.live()) <= 1 + 16
+        await catalog.refresh()
+        assert len(catalog.live()) == 1 + 40
+        watch.cancel()
+
+    tiny.publish(tmp_path, "line")
+    asyncio.run(story())
+
+
+def test_what_changes_of_a_live_model_does_not_wait_for_new_ones(tmp_path, workers):
+    answered = []
+
+    async def rest(_):
+        answered.append(catalog.find("line").number)
+
+    for _ in range(2):
+        tiny.publish(tmp_path, "line")
+    catalog = Catalog(Repository(tmp_path), workers.prove, rest=rest)
+    asyncio.run(catalog.refresh())
+    for number in range(40):
+        tiny.publish(tmp_path, "coin", called=f"coin-{number}")
+    Repository(tmp_path).set_label("line", "stable", 1)
+    asyncio.run(watched(catalog, lambda: len(catalog.live()) == 41))
+    assert answered[0] == 1

@@ -145,6 +145,7 @@ def test_a_path_that_leads_nowhere_says_what_is_there(client, path, code, hint):
         ("POST", "/metrics", "GET, HEAD"),
         ("GET", "/v1/models/line/versions/1:predict", "POST"),
         ("BREW", "/health/live", "GET, HEAD"),
+        ("POST", "/v1/models/line/labels/stable", "DELETE, GET, HEAD, PUT"),
     ],
 )
 def test_another_method_is_told_which_ones_there_are(client, method, path, allowed):
