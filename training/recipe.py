@@ -30,7 +30,7 @@ from training.fitting.candidates import candidates_of
 from training.fitting.checkpoint import Checkpoint
 from training.fitting.choice import Choice, Unit, choose, loss_of
 from training.fitting.distributed import is_team, team
-from training.fitting.fit import Epoch, Member, choose_device, device_name
+from training.fitting.fit import Epoch, Member, bfloat16_from, choose_device, device_name
 from training.fitting.problem import Problem, pose
 from training.fitting.units import fit_units, linear_unit
 from training.judging.evaluate import Targets, doubts, make_baselines, score, score_parts
@@ -166,7 +166,8 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
 
     problem = pose(plan, data, schema, matrix, folds)
     checkpoint = checkpoint or Checkpoint()
-    checkpoint.open(plan, data.sha256, device_name(problem.x.device))
+    device = problem.x.device
+    checkpoint.open(plan, data.sha256, f"{device_name(device)}, bfloat16 from {bfloat16_from(device, rows=1)}")
     if checkpoint.folder is not None:
         report(f"goes on from the checkpoint in {checkpoint.folder}")
     units, members = fit_units(problem, candidates, _steps(plan.fit, report), checkpoint, imports())

@@ -1,4 +1,6 @@
+import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from training.fitting.checkpoint import Checkpoint
-from training.fitting.fit import Diverged, Epoch, Job, Member, cycle_ends, fit, fit_together, worth
+from training.fitting.fit import (
+    BFLOAT16_FROM,
+    Diverged,
+    Epoch,
+    Job,
+    Member,
+    bfloat16_from,
+    cycle_ends,
+    fit,
+    fit_together,
+    worth,
+)
 from training.fitting.losses import objective_of
 from training.fitting.many import fit_all
 from training.network.linear import solve_linear
@@ -226,10 +239,10 @@ def test_the_number_of_rows_decides_what_the_plan_leaves_open(rows, batch, epoch
     assert said.for_rows(rows) == said
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_fit_that_is_resumed_ends_with_the_same_weights(tmp_path, optimizer):
+@pytest.mark.parametrize(("optimizer", "hidden"), [("sgd", (8, 8)), ("adamw", (8, 8)), ("adamw", (8, 400, 400))])
+def test_a_fit_that_is_resumed_ends_with_the_same_weights(tmp_path, optimizer, hidden):
     plan = FitPlan(epochs=6, batch=32, learning_rate=0.01, optimizer=optimizer)
-    make = lambda: make_member(NetPlan(hidden=(8, 8), dropout=0.2), 2, [], 1)  # noqa: E731
+    make = lambda: make_member(NetPlan(hidden=hidden, dropout=0.2), 2, [], 1)  # noqa: E731
     whole = fit(plan, make, line(), line(50), MSE, report=quietly)
 
     checkpoint = Checkpoint(tmp_path, every_s=0)
@@ -246,6 +259,12 @@ def test_a_fit_that_is_resumed_ends_with_the_same_weights(tmp_path, optimizer):
     assert seen == [4, 5, 6]
     assert digest_weights(resumed.net) == digest_weights(whole.net)
     assert [epoch.validation_loss for epoch in resumed.history] == [epoch.validation_loss for epoch in whole.history]
+
+
+def test_bfloat16_is_for_processors_that_have_instructions_for_it():
+    has_instructions = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    assert bfloat16_from(torch.device("cpu"), 250) == (BFLOAT16_FROM / 250 if has_instructions else math.inf)
+    assert bfloat16_from(torch.device("cuda"), 250) == math.inf
 
 
 def test_when_one_fit_fails_the_others_end_with_their_epoch():

@@ -1,11 +1,13 @@
 """The chain rule written out is autograd's, and the update is that of torch.optim."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from training.fitting.losses import objective_of
-from training.fitting.step import Stepper
+from training.fitting.step import Stepper, _Linear
 from training.network.expansions import Steps
 from training.network.net import ACTIVATIONS, make_member
 from training.plan import FitPlan, NetPlan
@@ -185,3 +187,32 @@ def test_a_net_that_expands_its_numbers_steps_as_on_expanded_rows():
     Stepper([rest], plan, objective_of("mse"), torch.Generator())(expansion(x)[None], y[None], 0.1)
     for got, right in zip(whole.parameters(), rest.parameters(), strict=True):
         torch.testing.assert_close(got.data, right.data)
+
+
+@pytest.mark.parametrize(("hidden", "sizes"), [((40, 30), []), ((30, 40), []), ((40, 30), SIZES)])
+def test_large_layers_in_bfloat16_learn_what_they_learn_in_float32(hidden, sizes):
+    x, y = rows(3, "cross_entropy")
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    losses = []
+    for bfloat16_from in (math.inf, 0.0):
+        torch.manual_seed(0)
+        nets = [make_member(NetPlan(hidden=hidden), WIDTH, sizes, 3) for _ in range(2)]
+        step = Stepper(nets, FitPlan(), objective_of("cross_entropy"), torch.Generator(), bfloat16_from=bfloat16_from)
+        inputs = x.expand(2, -1, -1), y.expand(2, -1)
+        losses.append(torch.stack([step(*inputs, 0.01).mean((1, 2)) for _ in range(60)]))
+        assert {weight.dtype for net in nets for weight in net.parameters()} == {torch.float32}
+    assert not torch.equal(*losses)
+    assert losses[1][-1].max() < 0.7 * losses[1][0].min()
+    torch.testing.assert_close(*losses, rtol=0.03, atol=0.003)
+
+
+def test_layers_of_fewer_weights_and_the_last_one_stay_float32():
+    (net,), x = nets_of(NetPlan(hidden=(8, 40, 50)), 60, 1), rows(1, "mse")[0]
+    step = Stepper([net], FitPlan(), objective_of("mse"), torch.Generator(), bfloat16_from=2000)
+    seen = []
+    x = x[None].mT
+    for rule in step._layers:
+        x = rule.forward(x)
+        if isinstance(rule, _Linear):
+            seen.append(x.dtype)
+    assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.float32]

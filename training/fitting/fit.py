@@ -32,6 +32,9 @@ MOST_EXPANDED = 1 << 26
 WORTH_A_GPU_S = 5.0
 """Seconds of one core for a candidate's fits from which a GPU is quicker than a few cores (docs/decisions/0062)."""
 
+BFLOAT16_FROM = 5_000_000
+"""Multiplications of a product from which bfloat16 is quicker (docs/decisions/0082): smaller ones wait for oneDNN."""
+
 
 class Diverged(RowcastError):
     """A loss is no longer a number.
@@ -180,8 +183,9 @@ class Fitting:
         self._checkpoint = checkpoint or Checkpoint()
         self._generators = [torch.Generator(job.train[0].device).manual_seed(job.seed) for job in jobs]
         self._learned, self._trains, self._validations = zip(*(_without_expansion(job) for job in jobs), strict=True)
-        self._step = Stepper(self._learned, self._plan, objective, self._generators[0])
-        self._device = self._step.weights.device
+        self._device = jobs[0].train[0].device
+        large = bfloat16_from(self._device, min(self._plan.batch or self._rows, self._rows))
+        self._step = Stepper(self._learned, self._plan, objective, self._generators[0], bfloat16_from=large)
         self._move: Move = self._step
         self._judged: Callable[[], Tensor] = self._validation_losses
         if self._device.type == "cuda":
@@ -410,6 +414,15 @@ def _without_expansion(job: Job) -> tuple[nn.Sequential, Rows, Rows]:
 def choose_device(seconds: float = math.inf) -> torch.device:
     """CUDA where there is a GPU and fits of so many seconds of one core are worth its start, else the CPU."""
     return torch.device("cuda" if seconds >= WORTH_A_GPU_S and has_own_gpu() else "cpu")
+
+
+def bfloat16_from(device: torch.device, rows: int) -> float:
+    """Weights of a layer from which minibatches of so many rows take less time in bfloat16; infinite where none do.
+
+    A CPU without instructions for it would emulate them; a GPU has TF32 (docs/decisions/0062).
+    """
+    has_instructions = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16")
+    return BFLOAT16_FROM / rows if has_instructions else math.inf
 
 
 def device_name(device: torch.device) -> str:

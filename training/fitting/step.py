@@ -9,8 +9,14 @@ which a single small network cannot fill.
 
 Within a step features stand before rows, [K, features, N]: so a bias is added to a line of memory, its gradient is the
 sum of one, a softmax over a few classes works on whole vectors of rows, and narrow products take a third of the time.
+
+Where its products are large and the processor has instructions for it, a hidden layer computes in bfloat16: the range
+of float32 with 8 bits of precision, and sums in float32 (Kalamkar et al. 2019, A Study of BFLOAT16 for Deep Learning
+Training). Weights and their updates stay float32, since most updates are less than the last of 8 bits (Micikevicius et
+al. 2018, Mixed Precision Training, section 3.1), and so do the last layer and the loss.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -40,9 +46,18 @@ class Stepper:
     """
 
     def __init__(
-        self, nets: Sequence[nn.Sequential], plan: FitPlan, objective: Objective, generator: torch.Generator
+        self,
+        nets: Sequence[nn.Sequential],
+        plan: FitPlan,
+        objective: Objective,
+        generator: torch.Generator,
+        *,
+        bfloat16_from: float = math.inf,
     ) -> None:
-        """The networks are perceptrons of `make_member`, on the generator's device; dropout masks come from it."""
+        """The networks are perceptrons of `make_member`, on the generator's device; dropout masks come from it.
+
+        A layer of `bfloat16_from` weights or more computes in bfloat16, unless it is the last.
+        """
         self._plan, self._objective = plan, objective
         named = dict(nets[0].named_parameters())
         order = sorted(named, key=lambda name: named[name].ndim <= 1)  # stable: biases go to the end
@@ -65,7 +80,15 @@ class Stepper:
                 slots[name].weight[k] = own.detach()
                 own.data = slots[name].weight[k]
         masks = _Masks(generator)
-        self._layers = [_rule(layer, number, slots, masks) for number, layer in enumerate(nets[0])]
+        self._layers: list[_Rule] = []
+        now = torch.float32
+        for number, layer in enumerate(nets[0]):
+            if isinstance(layer, nn.Linear):
+                is_large = layer.weight.numel() >= bfloat16_from and number < len(nets[0]) - 1
+                before, now = now, torch.bfloat16 if is_large else torch.float32
+                if now != before:
+                    self._layers.append(_Rounding(before, now, is_first=number == 0))
+            self._layers.append(_rule(layer, number, slots, masks, now))
         for activation, dropout in pairwise(self._layers):
             if isinstance(activation, _Activation) and isinstance(dropout, _Dropout):
                 dropout.is_in_place = not activation.needs_out
@@ -168,11 +191,12 @@ class _Rule:
         raise NotImplementedError
 
 
-def _rule(layer: nn.Module, number: int, slots: dict[str, _Slot], masks: "_Masks") -> _Rule:
+def _rule(layer: nn.Module, number: int, slots: dict[str, _Slot], masks: "_Masks", dtype: torch.dtype) -> _Rule:
     prefix = f"{number}."
     match layer:
         case nn.Linear():
-            return _Linear(slots[prefix + "weight"], slots[prefix + "bias"], is_first=number == 0)
+            kind = _Linear if dtype == torch.float32 else _Bfloat16Linear
+            return kind(slots[prefix + "weight"], slots[prefix + "bias"], is_first=number == 0)
         case Embedding():
             return _Embedding(layer.plain, slots[prefix + "table"])
         case nn.Dropout():
@@ -201,6 +225,37 @@ class _Linear(_Rule):
         torch.sum(d, 2, out=self._bias.gradient)
         del self._x
         return d if self._is_first else torch.bmm(self._transposed, d)
+
+
+class _Bfloat16Linear(_Linear):
+    """The same of rows and derivatives in bfloat16, and of weights rounded to it; gradients are float32 again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._x, self._rounded = x, self._weight.weight.bfloat16()
+        return torch.bmm(self._rounded, x).add_(self._column.bfloat16())
+
+    def backward(self, d: Tensor) -> Tensor:
+        gradient = self._weight.gradient
+        if gradient.stride(2) == 1:
+            gradient.copy_(torch.bmm(d, self._x.mT))
+        else:  # as it lies in memory
+            gradient.mT.copy_(torch.bmm(self._x, d.mT))
+        self._bias.gradient.copy_(torch.sum(d, 2))
+        del self._x
+        return d if self._is_first else torch.bmm(self._rounded.mT, d)
+
+
+class _Rounding(_Rule):
+    """The same numbers in another precision, and derivatives in the one before."""
+
+    def __init__(self, before: torch.dtype, after: torch.dtype, *, is_first: bool) -> None:
+        self._before, self._after, self._is_first = before, after, is_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(self._after)
+
+    def backward(self, d: Tensor) -> Tensor:
+        return d if self._is_first else d.to(self._before)
 
 
 class _Embedding(_Rule):
@@ -236,7 +291,7 @@ class _Dropout(_Rule):
         masks.prepare(share)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._mask = self._masks.draw(x.shape, self._share)
+        self._mask = self._masks.draw(x.shape, self._share, x.dtype)
         return x.mul_(self._mask) if self.is_in_place else x * self._mask
 
     def backward(self, d: Tensor) -> Tensor:
@@ -286,19 +341,20 @@ class _Masks:
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
-        self._stores: dict[float, Tensor] = {}
+        self._stores: dict[tuple[float, torch.dtype], Tensor] = {}
 
     def prepare(self, share: float) -> None:
         """Draw the store before anything else is drawn, so that a fit that is resumed has the same one."""
-        if self._generator.device.type == "cpu" and share not in self._stores:
-            self._stores[share] = self._fresh([_MASKS], share)
+        if self._generator.device.type == "cpu" and (share, torch.float32) not in self._stores:
+            self._stores[share, torch.float32] = store = self._fresh([_MASKS], share)
+            self._stores[share, torch.bfloat16] = store.bfloat16()
 
-    def draw(self, shape: torch.Size, share: float) -> Tensor:
-        size = shape.numel()
-        if share not in self._stores or 2 * size > _MASKS:
-            return self._fresh(list(shape), share)
+    def draw(self, shape: torch.Size, share: float, dtype: torch.dtype) -> Tensor:
+        size, store = shape.numel(), self._stores.get((share, dtype))
+        if store is None or 2 * size > _MASKS:
+            return self._fresh(list(shape), share).to(dtype)
         start = int(torch.randint(_MASKS - size, (), generator=self._generator))
-        return self._stores[share][start : start + size].view(shape)
+        return store[start : start + size].view(shape)
 
     def _fresh(self, shape: list[int], share: float) -> Tensor:
         kept = torch.empty(shape, device=self._generator.device).bernoulli_(1 - share, generator=self._generator)
