@@ -200,7 +200,7 @@ def _rule(layer: nn.Module, number: int, slots: dict[str, _Slot], masks: "_Masks
         case Embedding():
             return _Embedding(layer.plain, slots[prefix + "table"])
         case nn.Dropout():
-            return _Dropout(layer.p, masks)
+            return _Dropout(layer.p, masks, dtype)
         case Expansion():
             return _Activation(lambda x: layer(x.mT).mT, lambda d, _x, _out: d)  # the first: nobody asks for d
         case _:
@@ -285,10 +285,10 @@ class _Dropout(_Rule):
             in a core's own cache.
     """
 
-    def __init__(self, share: float, masks: "_Masks") -> None:
+    def __init__(self, share: float, masks: "_Masks", dtype: torch.dtype) -> None:
         self._share, self._masks = share, masks
         self.is_in_place = False
-        masks.prepare(share)
+        masks.prepare(share, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         self._mask = self._masks.draw(x.shape, self._share, x.dtype)
@@ -343,11 +343,14 @@ class _Masks:
         self._generator = generator
         self._stores: dict[tuple[float, torch.dtype], Tensor] = {}
 
-    def prepare(self, share: float) -> None:
+    def prepare(self, share: float, dtype: torch.dtype) -> None:
         """Draw the store before anything else is drawn, so that a fit that is resumed has the same one."""
-        if self._generator.device.type == "cpu" and (share, torch.float32) not in self._stores:
-            self._stores[share, torch.float32] = store = self._fresh([_MASKS], share)
-            self._stores[share, torch.bfloat16] = store.bfloat16()
+        if self._generator.device.type != "cpu":
+            return
+        if (share, torch.float32) not in self._stores:
+            self._stores[share, torch.float32] = self._fresh([_MASKS], share)
+        if (share, dtype) not in self._stores:
+            self._stores[share, dtype] = self._stores[share, torch.float32].to(dtype)
 
     def draw(self, shape: torch.Size, share: float, dtype: torch.dtype) -> Tensor:
         size, store = shape.numel(), self._stores.get((share, dtype))
