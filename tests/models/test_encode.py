@@ -2,7 +2,6 @@ import json
 import math
 import pickle
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -167,12 +166,17 @@ def test_columns_of_different_lengths_are_refused():
 
 def test_a_schema_of_many_long_names_still_refuses_in_a_short_sentence():
     schema = Schema(features=tuple(NumberFeature(name=f"{i:03d}" + "\0" * 497) for i in range(300)))
-    start = time.process_time()
 
     sentences = [sentence_of(schema.encode, [{"\0" * 60: 1}]), sentence_of(schema.encode, [[1]])]
 
     assert max(map(len, sentences)) < 500
-    assert time.process_time() - start < 1  # a hint costs time with the square of a name's length
+
+
+@pytest.mark.parametrize(("length", "hint"), [(60, "did you mean"), (61, "the model reads")])
+def test_no_hint_is_searched_for_a_name_longer_than_60(length, hint):
+    """The search takes time with the square of a name's length."""
+    schema = Schema(features=(NumberFeature(name="x" * length),))
+    assert hint in sentence_of(schema.encode, [{"x" * (length - 1) + "y": 1}])
 
 
 # ----------------------------------------------------------------------------------------------------- numbers
@@ -196,19 +200,16 @@ def test_what_float32_cannot_hold_is_refused_and_what_it_rounds_is_not():
 
 
 @pytest.mark.parametrize("position", [0, 1])
-def test_an_integer_of_a_million_digits_takes_no_time(position):
+def test_the_digits_of_an_integer_of_a_million_are_never_written(position):
     schema = Schema(features=(NumberFeature(name="x"), CategoryFeature(name="c", categories=("a",))))
     huge = 10**1_000_000
     row = [0, 0]
     row[position] = huge
-    start = time.process_time()
 
     if position == 0:
         assert sentence_of(schema.encode, [row]).endswith("got an integer of 3321929 bits")
     else:
         assert schema.encode([row]).tolist() == [[0, 1]]
-
-    assert time.process_time() - start < 2  # its digits would take ten times as long
 
 
 @given(
