@@ -1,6 +1,5 @@
 """How to serve: every setting with its meaning, read from the environment and nowhere else."""
 
-import difflib
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from models.errors import RowcastError, shown
+from models.errors import RowcastError, nearest, shown
 
 PREFIX = "ROWCAST_"
 PATH = r"^/[!-~]{0,500}$"
@@ -263,8 +262,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     for variable in sorted(environment):
         name = variable.upper().removeprefix(PREFIX)
         if variable.upper().startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {PREFIX}{near[0]}?" if near else f"there are {', '.join(PREFIX + k for k in known)}"
+            near = nearest(name, known)
+            hint = f"did you mean {PREFIX}{near}?" if near else f"there are {', '.join(PREFIX + k for k in known)}"
             raise BadSettings(f"{variable} is not a setting; {hint}")
     try:
         return Settings()
