@@ -25,6 +25,7 @@ _FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "j
 _SAID_OF_IT = frozenset({b"x-request-id", b"x-routing-key", b"x-timeout-ms", b"traceparent"})
 _OIP_LENGTH = OIP_LENGTH.encode()
 _PRIORITY, _URGENT = PRIORITY.encode(), URGENT.encode()
+_LONGEST_PATH = 500  # names have 100 letters at most; of longer paths, thousands would be kept
 _LONGEST_KNOWN = 4000  # bytes of a head
 _MOST_KNOWN = 8000  # bytes of a connection's head with one Content-Length and another
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
@@ -83,7 +84,7 @@ def read_head(url: bytes, fields: list[tuple[bytes, bytes]], parser: Any, most_b
 
     A body may have `most_bytes`.
     """
-    target = _target_of(url)
+    target = _target_of(url) if len(url) <= _LONGEST_PATH else None
     if target is None or parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
         return None
     headers = dict(fields)

@@ -54,6 +54,8 @@ def equal(got, expected):
         ("", "text/csv;q=0", "json", "json"),
         ("", "text/csv;q=x", "json", "json"),
         ("", "image/png", "json", "json"),
+        ("", "image/png," * 31 + "text/csv", "json", "csv"),
+        ("", "image/png," * 32 + "text/csv", "json", "json"),
         ("text/csv; header=absent; q", "text/csv; =;;", "csv", "csv"),
     ],
 )
