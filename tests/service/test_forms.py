@@ -99,6 +99,18 @@ def test_csv_is_read_with_and_without_a_header(text, rows):
     equal(csv_text.encode(text.encode(), PAIR, 10), of(PAIR, *rows))
 
 
+@pytest.mark.parametrize(
+    ("encode", "raw", "sentence"),
+    [
+        (json_lines.encode, (b"[" + b"[]," * 399_999 + b"[]]\n") * 3, "at most 1000000 lists and objects"),
+        (csv_text.encode, b"," * 4_000_001, "at most 4000000 values"),
+    ],
+)
+def test_too_many_values_are_refused_before_they_are_made(encode, raw, sentence):
+    with pytest.raises(TooLarge, match=sentence):
+        encode(raw, PAIR, 10)
+
+
 def test_a_header_is_known_by_most_of_its_cells_or_by_what_the_type_says():
     words = Schema(features=tuple(CategoryFeature(name=name, categories=("a", "b", "c")) for name in "abc"))
     assert len(csv_text.encode(b"a,b,c\na,a,a", words, 10)) == 1
