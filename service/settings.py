@@ -250,16 +250,16 @@ def _networks_of(text: str | None) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part.strip()) for part in (text or "").split(",") if part.strip())
 
 
-def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """The settings of this environment.
+def read_settings() -> Settings:
+    """The settings of this process's environment.
 
     Raises:
         BadSettings: a variable is no setting, or has a value that it cannot have.
     """
-    if "LIT_SERVER_API_KEY" in environment:
+    if "LIT_SERVER_API_KEY" in os.environ:
         raise BadSettings(f"LIT_SERVER_API_KEY would lock the health probes out; set {PREFIX}API_KEY instead")
     known = [name.upper() for name in Settings.model_fields]
-    for variable in sorted(environment):
+    for variable in sorted(os.environ):
         name = variable.upper().removeprefix(PREFIX)
         if variable.upper().startswith(PREFIX) and name not in known:
             near = nearest(name, known)
