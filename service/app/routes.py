@@ -119,7 +119,7 @@ class _Routes:
 
     async def _model(self, request: Request) -> Response:
         path, catalog = request.path_params, self._front().catalog
-        if str(path[list(path)[-1]]).endswith((":predict", ":explain")):
+        if str(path[list(path)[-1]]).endswith((":predict", ":explain")):  # a path of predictions, asked by GET
             raise MethodNotAllowed(request.method, ("POST",))
         version = find(self._front(), path)
         example = await asyncio.to_thread(example_row, version)  # reads a file

@@ -7,7 +7,7 @@ on the other port.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -99,7 +99,7 @@ class _Bounded(HttpToolsProtocol):
             self._timer = self.loop.call_later(_LOOK_S, self._look)
 
 
-def _only_metrics(app: ASGIApp) -> Callable[[Scope, Receive, Send], object]:
+def _only_metrics(app: ASGIApp) -> ASGIApp:
     """The application, for which every other path is one that it does not have."""
 
     async def only_metrics(scope: Scope, receive: Receive, send: Send) -> None:

@@ -147,7 +147,7 @@ def check_output(version: Version, form: Form, output: str | None, level: float 
     if "probabilities" in (output, form.output) and version.manifest.classes is None:
         raise BadBody(f"model '{version.name}' predicts numbers and has no probabilities")
     if form.kind == "csv":
-        _ = form.header
+        _ = form.header  # raises where it is neither
     if level is None and form.interval is not None:
         level = certainty.asked_level({certainty.INTERVAL: form.interval}, version)
     if level is not None and form.kind == "json":
