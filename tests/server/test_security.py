@@ -417,7 +417,7 @@ def test_spans_of_every_stage_reach_a_collector(start, collector, monkeypatch):
 
 def test_a_collector_that_is_gone_harms_nobody(start, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    server = start(tracing="otlp", drain_s=2)
+    server = start(tracing="otlp", drain_s=4)  # the exporter would try again for seven
     assert all(server.answers(x) for x in range(20))
     server.process.terminate()
     assert server.ended() == 0
