@@ -263,15 +263,18 @@ def test_api_processes_say_how_often_they_compute_by_themselves(monkeypatch):
 
     async def tell():
         async with rate.told_by(1, lambda: next(given)):
-            while not rate._per_s[1]:  # noqa: ASYNC110 - it is memory
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(START_S):
+                while not rate._per_s[1]:  # noqa: ASYNC110 - it is memory
+                    await asyncio.sleep(0.01)
             seen.extend(rate._per_s)
 
     child = os.fork()
     if child == 0:  # an API process; a worker reads what it says
-        asyncio.run(tell())
-        rate._per_s[0] = seen[1]
-        os._exit(0)
+        try:
+            asyncio.run(tell())
+            rate._per_s[0] = seen[1]
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     first, second = rate._per_s
     assert first > 1000
