@@ -8,12 +8,11 @@ are encoded once into a file of plain numbers, from which minibatches are drawn 
 with the rows.
 """
 
-import contextlib
 import copy
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,10 @@ from training.data.split import Split, part_of, split_in_pieces
 from training.data.spool import Spool, minibatches
 from training.fitting.calibrate import fit_temperature
 from training.fitting.checkpoint import Checkpoint
+from training.fitting.course import SCHEDULES, Course, Epoch
+from training.fitting.device import choose_device, seeded, threads
 from training.fitting.distributed import Team
-from training.fitting.fit import SCHEDULES, Course, Epoch, Member, choose_device, mean_loss
+from training.fitting.fit import Member, TensorRows, mean_loss
 from training.fitting.kernels import pick_kernels
 from training.fitting.losses import LOSSES, objective_of
 from training.fitting.step import Stepper
@@ -129,7 +130,7 @@ class _Scale:
 def fit_streamed(
     plan: Plan,
     sampled: Sampled,
-    validation: tuple[Tensor, Tensor],
+    validation: TensorRows,
     scale: _Scale,
     report: Callable[[Epoch], object],
     *,
@@ -145,8 +146,8 @@ def fit_streamed(
     assert fit.epochs is not None
     preprocessing, device = sampled.preprocessing, choose_device()
     there = replace(sampled, preprocessing=copy.deepcopy(preprocessing).to(device))
-    torch.manual_seed(fit.seed)
-    net = make_member(plan.net, preprocessing.width, preprocessing.sizes, outputs_of(sampled.data)).to(device)
+    with seeded(fit.seed):
+        net = make_member(plan.net, preprocessing.width, preprocessing.sizes, outputs_of(sampled.data)).to(device)
     objective = objective_of(LOSSES[sampled.data.task])
     random = torch.Generator(device).manual_seed(fit.seed)
     step, course = Stepper([net], fit, objective, random), Course(fit)
@@ -159,8 +160,8 @@ def fit_streamed(
         start = time.perf_counter()
         random.manual_seed(fit.seed + 1_000_003 * number + 15_485_863 * team.rank)  # a run that resumes draws the same
         train_loss = _one_pass(step, fit, there, scale, team, number=number)
-        rate = sampled.spool.rows / (time.perf_counter() - start)
-        epoch = Epoch(number, train_loss, mean_loss(net, validation, objective), rate)
+        seconds = time.perf_counter() - start
+        epoch = Epoch(number, train_loss, mean_loss(net, validation, objective), sampled.spool.rows / seconds)
         report(epoch)
         course.take(epoch, step.weights[0])
         if team.leads:
@@ -183,17 +184,6 @@ def _one_pass(step: Stepper, fit: FitPlan, sampled: Sampled, scale: _Scale, team
         if share:
             total += losses.mean() * (share * len(x))
     return team.total(float(total)) / (team.size * rows)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One core for a process: with two each step waits for the busier one, and torchrun has a process for each."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def outputs_of(data: Data) -> int:
@@ -234,7 +224,7 @@ def fit_large(
         scale = _Scale.of(data.y[sampled.split.train], plan, data.task)
         x, y = _tensors(sampled, sampled.split.validation, scale)
         validation = (x.to(choose_device()), y.to(choose_device()))
-        with _one_thread():
+        with threads(1):  # with two each step waits for the busier core, and torchrun has a process for each core
             member = fit_streamed(plan, sampled, validation, scale, epochs, team=team, checkpoint=checkpoint)
     member.net.cpu()
     objective = objective_of(LOSSES[data.task])
@@ -266,7 +256,7 @@ def fit_large(
     return Large(sampled, final, line.net, member, chosen, calibration)
 
 
-def _tensors(sampled: Sampled, rows: npt.NDArray[np.int64], scale: _Scale) -> tuple[Tensor, Tensor]:
+def _tensors(sampled: Sampled, rows: npt.NDArray[np.int64], scale: _Scale) -> TensorRows:
     data = sampled.data
     x = preprocess(sampled.preprocessing, encode(data.frame[rows], sampled.schema))
     return x, scale.of_targets(torch.from_numpy(data.y[rows]))

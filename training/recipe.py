@@ -29,8 +29,10 @@ from training.fitting.calibrate import fit_temperature
 from training.fitting.candidates import candidates_of
 from training.fitting.checkpoint import Checkpoint
 from training.fitting.choice import Choice, Unit, choose, loss_of
+from training.fitting.course import Epoch
+from training.fitting.device import bfloat16_from, choose_device, device_name
 from training.fitting.distributed import is_team, team
-from training.fitting.fit import Epoch, Member, bfloat16_from, choose_device, device_name
+from training.fitting.fit import Member
 from training.fitting.problem import Problem, pose
 from training.fitting.units import fit_units, linear_unit
 from training.judging.evaluate import Targets, doubts, make_baselines, score, score_parts

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from training import recipe
-from training.fitting.fit import Diverged
+from training.fitting.course import Diverged
 from training.plan import BadPlan, Plan
 
 HEARTBEAT_S = 60

@@ -18,8 +18,8 @@ from training.data.columns import Data
 from training.data.folds import Fold, fitted_on
 from training.data.split import Rows
 from training.fitting.choice import Answers
-from training.fitting.fit import Member, choose_device, mean_loss
-from training.fitting.fit import Rows as TensorRows
+from training.fitting.device import choose_device
+from training.fitting.fit import Member, TensorRows, mean_loss
 from training.fitting.kernels import pick_kernels
 from training.fitting.loops import seconds_of
 from training.fitting.losses import LOSSES, Objective, objective_of

@@ -16,8 +16,8 @@ from training.data.folds import Fold, fitted_on
 from training.fitting.candidates import Candidate
 from training.fitting.checkpoint import Checkpoint
 from training.fitting.choice import Unit
-from training.fitting.fit import Diverged, Epoch, Job, Member, mean_loss, worth
-from training.fitting.fit import Rows as TensorRows
+from training.fitting.course import Diverged, Epoch, useful_share
+from training.fitting.fit import Job, Member, TensorRows, mean_loss
 from training.fitting.many import fit_all
 from training.fitting.problem import Problem
 from training.network.expansions import Expansion, Steps, Waves
@@ -112,7 +112,7 @@ def fit_units(
 
     def until(candidate: Candidate) -> float:
         first = of(candidate, 0)
-        return worth(candidate.fit.for_rows(len(problem.folds[0].train)), first[0]) if first else 1.0
+        return useful_share(candidate.fit.for_rows(len(problem.folds[0].train)), first[0].history) if first else 1.0
 
     def of(candidate: Candidate, fold: int) -> list[Member]:
         found = [done[key] for member in members if (key := (candidate.name, fold, member)) in done]
