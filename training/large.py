@@ -26,10 +26,11 @@ from models.errors import shown
 from models.manifest import Calibration, Task
 from models.schema import Schema
 from training.data.columns import Data, read_batch, read_columns, targets_of
+from training.data.schema import encode, learn_schema, what_is_unknown
 from training.data.source import Source
 from training.data.split import Split, part_of, split_in_pieces
 from training.data.spool import Spool, minibatches
-from training.fitting.calibrate import fit_temperature
+from training.fitting.calibrate import calibrate
 from training.fitting.checkpoint import Checkpoint
 from training.fitting.course import SCHEDULES, Course, Epoch
 from training.fitting.device import choose_device, seeded, threads
@@ -39,10 +40,11 @@ from training.fitting.kernels import pick_kernels
 from training.fitting.losses import LOSSES, objective_of
 from training.fitting.step import Stepper
 from training.network.averaged import Averaged
-from training.network.encoders import Preprocessing, encode, learn_schema, preprocess, what_is_unknown
+from training.network.encoders import Preprocessing, preprocess
 from training.network.linear import readings, solve_linear
 from training.network.net import Net, answers_of, make_member
 from training.plan import BadPlan, FitPlan, Plan
+from training.sentences import listed
 
 Report = Callable[[str], object]
 
@@ -132,7 +134,7 @@ def fit_streamed(
     sampled: Sampled,
     validation: TensorRows,
     scale: _Scale,
-    report: Callable[[Epoch], object],
+    report: Callable[[Epoch, int], object],
     *,
     team: Team,
     checkpoint: Checkpoint,
@@ -162,7 +164,7 @@ def fit_streamed(
         train_loss = _one_pass(step, fit, there, scale, team, number=number)
         seconds = time.perf_counter() - start
         epoch = Epoch(number, train_loss, mean_loss(net, validation, objective), sampled.spool.rows / seconds)
-        report(epoch)
+        report(epoch, fit.epochs)
         course.take(epoch, step.weights[0])
         if team.leads:
             checkpoint.save("large", lambda: {"step": step.state(), "course": course.state()})
@@ -196,8 +198,16 @@ def outputs_of(data: Data) -> int:
 
 @dataclass(frozen=True)
 class Large:
-    """A network that was fitted on a table in pieces, as `recipe` goes on with it."""
+    """A network that was fitted on a table in pieces, as `recipe` goes on with it.
 
+    Attributes:
+        plan: as it was run.
+        linear: the linear model to compare it with.
+        member: the fitted network.
+        chosen: what is averaged in `net`: it, the linear model, or both.
+    """
+
+    plan: Plan
     sampled: Sampled
     net: Net
     linear: nn.Module
@@ -207,14 +217,15 @@ class Large:
 
 
 def fit_large(
-    plan: Plan, report: Report, epochs: Callable[[Epoch], object], team: Team, checkpoint: Checkpoint
+    plan: Plan, report: Report, epochs: Callable[[Epoch, int], object], team: Team, checkpoint: Checkpoint
 ) -> Large:
-    """Read, fit and calibrate; `epochs` is told of each pass over the training rows.
+    """Read, fit and calibrate; `epochs` is told of each pass over the training rows, and of how many there may be.
 
     Raises:
         BadPlan: the plan asks for what only a table in memory can have.
         RowcastError: the table or the fit is bad.
     """
+    _check_plan(plan)
     with tempfile.TemporaryDirectory(prefix="rowcast-rows-") as folder:
         sampled = read_in_pieces(plan, Path(folder), report if team.leads else lambda _: None)
         data = sampled.data
@@ -227,7 +238,8 @@ def fit_large(
         with threads(1):  # with two each step waits for the busier core, and torchrun has a process for each core
             member = fit_streamed(plan, sampled, validation, scale, epochs, team=team, checkpoint=checkpoint)
     member.net.cpu()
-    objective = objective_of(LOSSES[data.task])
+    task = data.task
+    objective = objective_of(LOSSES[task])
     train = _tensors(sampled, sampled.split.train, scale)
     sizes, outputs = sampled.preprocessing.sizes, outputs_of(data)
     solved = [
@@ -247,13 +259,29 @@ def fit_large(
         return Net(sampled.preprocessing, nets, data.task, centre=centre, scale=spread, temperature=temperature)
 
     calibration = None
-    if data.task != "regression" and plan.fit.calibrate:
+    if task != "regression" and plan.fit.calibrate:
         rows = sampled.split.validation
         probabilities = answers_of(net(1.0), encode(data.frame[rows], sampled.schema))["probabilities"]
-        temperature = fit_temperature(probabilities, data.y[rows].astype(np.int64))
-        calibration = Calibration(method="temperature", temperature=temperature, rows=len(rows))
+        calibration = calibrate(probabilities, data.y[rows])
     final = net(1.0 if calibration is None else calibration.temperature)
-    return Large(sampled, final, line.net, member, chosen, calibration)
+    one = {"members": 1, "averaged": 1, "folds": 1}
+    fit = plan.fit.for_rows(sampled.spool.rows).model_copy(update=one)
+    as_run = plan.model_copy(update={"task": task, "fit": fit})
+    return Large(as_run, sampled, final, line.net, member, chosen, calibration)
+
+
+def _check_plan(plan: Plan) -> None:
+    fit = plan.fit
+    asked = {
+        "fit.members": fit.members not in (None, 1),
+        "fit.averaged": fit.averaged not in (None, 1),
+        "fit.folds": fit.folds not in (None, 1),
+        "fit.shuffle": not fit.shuffle,
+        "net.expansion": plan.net.expansion != "none",
+    }
+    if keys := [key for key, is_asked in asked.items() if is_asked]:
+        what = "a table in pieces is fitted by one network, on shuffled rows and without an expansion"
+        raise BadPlan(plan.name, f"{what}; leave out {listed(keys)}")
 
 
 def _tensors(sampled: Sampled, rows: npt.NDArray[np.int64], scale: _Scale) -> TensorRows:

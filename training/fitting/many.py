@@ -42,8 +42,8 @@ def fit_all(
 
     On a GPU jobs of one plan and shape go together, which a single small network could not fill. On a CPU each goes
     alone, on one thread, in as many processes as there are cores: 8 networks in one loop took longer there than 8
-    loops, and threads wait for each other's turn of the interpreter (docs/decisions). While processes are at work,
-    `meanwhile` is asked for its next; where there are none, it is not.
+    loops, and threads wait for each other's turn of the interpreter (docs/decisions/0031, 0051). While processes are at
+    work, `meanwhile` is asked for its next; where there are none, it is not.
 
     Raises:
         LostProcess: one was killed.
