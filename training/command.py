@@ -140,7 +140,11 @@ def find(
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the command; the exit status: 0, 1 for plans that failed, 2 for what was asked wrongly, 130 for Ctrl-C."""
+    """Run the command, and give its exit status.
+
+    0, 1 where some of several plans failed, 2 where the one plan failed or was asked for wrongly, 130 for Ctrl-C, and
+    141 where nobody reads the output any more, as of `| head -1`.
+    """
     try:
         return int(app(words, exit_on_error=False, result_action="return_value") or 0)
     except CycloptsError:  # it has printed its sentence
@@ -151,6 +155,10 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing more was published", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        print("nobody reads the output any more; nothing more was published", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        return 141
 
 
 # ------------------------------------------------------------------------------------------------ what to train

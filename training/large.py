@@ -30,6 +30,7 @@ from training.data.schema import encode, learn_schema, what_is_unknown
 from training.data.source import Source
 from training.data.split import Split, part_of, split_in_pieces
 from training.data.spool import Spool, minibatches
+from training.faults import as_sentences
 from training.fitting.calibrate import calibrate
 from training.fitting.checkpoint import Checkpoint
 from training.fitting.course import SCHEDULES, Course, Epoch
@@ -227,7 +228,8 @@ def fit_large(
     """
     _check_plan(plan)
     with tempfile.TemporaryDirectory(prefix="rowcast-rows-") as folder:
-        sampled = read_in_pieces(plan, Path(folder), report if team.leads else lambda _: None)
+        with as_sentences(folder):  # it may be on another disk than the repository
+            sampled = read_in_pieces(plan, Path(folder), report if team.leads else lambda _: None)
         data = sampled.data
         if plan.fit.loss not in (None, LOSSES[data.task]):
             raise BadPlan(plan.name, f"a table in pieces is fitted by {LOSSES[data.task]}, not by {plan.fit.loss}")

@@ -25,6 +25,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
+from models.files import replace
 from training import recipe
 from training.fitting.course import Diverged
 from training.plan import BadPlan, Plan
@@ -84,13 +85,19 @@ def search(plan: Plan, trials: int, storage: str, report: Report = print, *, sta
         )
         while (ended := _ended(study)) < trials:
             _fail_stale(study, stale_s)
-            study.optimize(lambda trial: _objective(trial, plan), n_trials=1)
-            last = study.trials[-1]
-            report(f"{name}: {ended + 1} of {trials} trials; {_told(study, last)}")
+            trial = run_trial(study, plan)
+            report(f"{name}: {ended + 1} of {trials} trials; {_told(study, trial)}")
         best, ended = _best(study), _ended(study)
     if best is None or best.value is None:
         raise BadPlan(_without_password(storage), f"no trial of {name} has come to an end; is every fit diverging?")
     return Found(name, ended, best.value, plan_of(plan, best.params))
+
+
+def run_trial(study: optuna.Study, plan: Plan) -> FrozenTrial:
+    """The study's next trial, run here to its end: not its last one where other processes have begun others."""
+    ended: list[FrozenTrial] = []
+    study.optimize(lambda trial: _objective(trial, plan), n_trials=1, callbacks=[lambda _, trial: ended.append(trial)])
+    return ended[0]
 
 
 def plan_of(plan: Plan, values: dict[str, Any]) -> Plan:
@@ -103,9 +110,13 @@ def plan_of(plan: Plan, values: dict[str, Any]) -> Plan:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan as `Plan.read` reads it, in a folder that is made if it is not there."""
+    """Write a plan as `Plan.read` reads it, in a folder that is made if it is not there.
+
+    Raises:
+        OSError: the disk is full or fails; the file is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True, exclude={"published"})), "utf-8")
+    replace(path, tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True, exclude={"published"})).encode())
 
 
 def _objective(trial: optuna.Trial, plan: Plan) -> float:

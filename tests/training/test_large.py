@@ -1,6 +1,7 @@
 """Tables in pieces and fits by several processes: real files, real ranks, and the memory that they take."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from models.repository import Repository
 from training import recipe
 from training.data import source
 from training.data.spool import BLOCK_ROWS, Spool, minibatches
+from training.faults import DiskFailed
 from training.fitting.distributed import Team
 from training.plan import BadPlan, Plan
 from training.publishing.export import ONNX, OnnxSession
@@ -121,6 +123,18 @@ def test_what_only_a_table_in_memory_can_have_is_refused_not_passed_over(tmp_pat
     path = table(100, tmp_path / "t.parquet")
     with pytest.raises(BadPlan, match=rf"^m: a table in pieces is fitted by one network.*; leave out {keys}$"):
         recipe.train(plan_of(path, "y", "side", **fields))
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_a_full_disk_names_the_folder_of_the_encoded_rows_not_the_repository(tmp_path: Path):
+    plan = plan_of(table(1000, tmp_path / "t.parquet"), "y", "side")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # stands in for a disk that is full
+    try:
+        with pytest.raises(DiskFailed, match=r"rowcast-rows-.* could not be written: File too large"):
+            recipe.train(plan)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.usefixtures("in_pieces")

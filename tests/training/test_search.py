@@ -1,5 +1,6 @@
 """A study that processes share: real processes, a real journal, and one of them killed."""
 
+import resource
 from pathlib import Path
 
 import optuna
@@ -9,7 +10,7 @@ from optuna.trial import TrialState
 from models.csv_file import BadTable
 from tests.training.sharing import check_that_killing_one_of_two_loses_its_trial_alone, plan, trials_in
 from training.plan import BadPlan, Plan
-from training.search import plan_of, search, write_plan
+from training.search import plan_of, run_trial, search, write_plan
 
 __all__ = ["plan"]
 
@@ -39,6 +40,34 @@ def test_a_trial_whose_process_died_is_failed_by_the_next(plan: Plan, tmp_path: 
     lost = optuna.load_study(study_name=found.study, storage=backend).ask()
     search(plan, 2, storage, stale_s=0.0)
     assert trials_in(storage)[lost.number].state is TrialState.FAIL
+
+
+class AnotherBegins(optuna.samplers.RandomSampler):
+    """Another process begins a trial before this one's has ended."""
+
+    def after_trial(self, study, *_):
+        study.ask()
+
+
+def test_what_is_told_of_a_trial_is_not_of_one_that_another_process_has_begun(plan: Plan):
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=AnotherBegins(seed=0))
+    trial = run_trial(study, plan)
+    assert (trial.number, trial.state) == (0, TrialState.COMPLETE)
+    assert [one.state for one in study.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+
+
+def test_a_disk_that_is_full_leaves_the_plan_that_was_there(plan: Plan, tmp_path: Path):
+    write_plan(plan, tmp_path / "best.toml")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # stands in for a disk that is full
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_plan(plan.model_copy(update={"about": "another"}), tmp_path / "best.toml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Plan.read(tmp_path / "best.toml") == plan
+    assert [path.name for path in tmp_path.glob("*best*")] == ["best.toml"]
 
 
 def test_every_value_of_a_trial_is_in_its_plan(plan: Plan):
