@@ -25,8 +25,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
+from models.files import replace
 from training import recipe
-from training.fitting.fit import Diverged
+from training.fitting.course import Diverged
 from training.plan import BadPlan, Plan
 
 STALE_S = 600.0
@@ -100,9 +101,13 @@ def plan_of(plan: Plan, values: dict[str, Any]) -> Plan:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan as `Plan.read` reads it, in a folder that is made if it is not there."""
+    """Write a plan as `Plan.read` reads it, in a folder that is made if it is not there.
+
+    Raises:
+        OSError: the disk is full or fails; the file is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True, exclude={"published"})), "utf-8")
+    replace(path, tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True, exclude={"published"})).encode())
 
 
 def _run(study: optuna.Study, plan: Plan) -> FrozenTrial:

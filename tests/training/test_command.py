@@ -82,6 +82,16 @@ def test_ctrl_c_publishes_nothing_and_says_so(table: Path, tmp_path: Path):
     assert Repository(tmp_path / "r").names() == []
 
 
+def test_output_that_nobody_reads_ends_the_run_with_one_sentence(table: Path, tmp_path: Path):
+    nobody, output = os.pipe()
+    os.close(nobody)
+    words = [sys.executable, "-m", "training", str(table), "--target", "price", "--repository", str(tmp_path / "r")]
+    done = subprocess.run(words, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(output)
+    assert (done.returncode, done.stderr) == (141, "nobody reads the output any more; nothing more was published\n")
+    assert Repository(tmp_path / "r").names() == []
+
+
 def test_ctrl_c_before_there_is_anything_to_interrupt_shows_no_traceback(tmp_path: Path):
     (tmp_path / "torch.py").write_text("print('is being imported', flush=True)\nwhile True: pass")  # and takes its time
     words = [sys.executable, "-m", "training", "my.csv", "--target", "y"]

@@ -1,6 +1,7 @@
 """Tables in pieces and fits by several processes: real files, real ranks, and the memory that they take."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,9 @@ from models.repository import Repository
 from training import recipe
 from training.data import source
 from training.data.spool import BLOCK_ROWS, Spool, minibatches
+from training.faults import DiskFailed
 from training.fitting.distributed import Team
-from training.plan import Plan
+from training.plan import BadPlan, Plan
 from training.publishing.export import ONNX, OnnxSession
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +108,43 @@ def test_a_split_by_time_is_refused(tmp_path: Path):
     path = table(1000, tmp_path / "t.parquet")
     with pytest.raises(BadTable, match=r"is read in pieces, and split.time 'x0' needs it whole"):
         recipe.train(plan_of(path, "y", "side", split={"time": "x0"}))
+
+
+@pytest.mark.usefixtures("in_pieces")
+@pytest.mark.parametrize(
+    ("fields", "keys"),
+    [
+        ({"fit": {"members": 3}}, "fit.members"),
+        ({"fit": {"folds": 5, "shuffle": False}}, "fit.folds, fit.shuffle"),
+        ({"net": {"hidden": [8], "expansion": "waves"}}, "net.expansion"),
+    ],
+)
+def test_what_only_a_table_in_memory_can_have_is_refused_not_passed_over(tmp_path: Path, fields, keys):
+    path = table(100, tmp_path / "t.parquet")
+    with pytest.raises(BadPlan, match=rf"^m: a table in pieces is fitted by one network.*; leave out {keys}$"):
+        recipe.train(plan_of(path, "y", "side", **fields))
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_a_full_disk_names_the_folder_of_the_encoded_rows_not_the_repository(tmp_path: Path):
+    plan = plan_of(table(1000, tmp_path / "t.parquet"), "y", "side")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # stands in for a disk that is full
+    try:
+        with pytest.raises(DiskFailed, match=r"rowcast-rows-.* could not be written: File too large"):
+            recipe.train(plan)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_what_is_told_of_a_fit_in_pieces_is_what_is_done(tmp_path: Path):
+    said: list[object] = []
+    fitted = recipe.train(plan_of(table(1000, tmp_path / "t.parquet"), "y", "side", fit={"patience": 1}), said.append)
+    steps = [step for step in said if isinstance(step, recipe.Step)]
+    assert {(step.members, step.epochs) for step in steps} == {(1, fitted.plan.fit.epochs)}
+    assert fitted.plan.fit.epochs == 64
+    assert (fitted.plan.fit.folds, fitted.plan.fit.members, fitted.plan.fit.averaged) == (1, 1, 1)
 
 
 @given(rows=st.integers(1, 3 * BLOCK_ROWS), batch=st.integers(1, 9000), seed=st.integers(0, 99))

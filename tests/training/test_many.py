@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from tests.server.groups import control_group
 from training.children import LostProcess
 from training.fitting.checkpoint import FOLDER, Checkpoint
-from training.fitting.fit import Diverged, Epoch, Job, Member
+from training.fitting.course import Diverged, Epoch
+from training.fitting.fit import Job, Member
 from training.fitting.loops import Loop
 from training.fitting.losses import objective_of
 from training.fitting.many import WORTH_A_MOVE_S, WORTH_S, fit_all
