@@ -115,7 +115,7 @@ class ControlRoutes:
             raise ControlOff
         name = request.path_params["model"]
         check_name("model", name)
-        raw = await read_body(request, min(_LARGEST_BODY, front.settings.max_body_bytes), front.settings.deadline_s)
+        raw = await read_body(request, front.settings, _LARGEST_BODY)
         body = read_json(raw) if raw else {}
         if not isinstance(body, dict):
             raise BadBody("the body must be a JSON object", shown(body))

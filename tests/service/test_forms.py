@@ -54,6 +54,8 @@ def equal(got, expected):
         ("", "text/csv;q=0", "json", "json"),
         ("", "text/csv;q=x", "json", "json"),
         ("", "image/png", "json", "json"),
+        ("", "image/png," * 31 + "text/csv", "json", "csv"),
+        ("", "image/png," * 32 + "text/csv", "json", "json"),
         ("text/csv; header=absent; q", "text/csv; =;;", "csv", "csv"),
     ],
 )
@@ -95,6 +97,18 @@ def test_probabilities_are_asked_of_classes_alone(versions):
 )
 def test_csv_is_read_with_and_without_a_header(text, rows):
     equal(csv_text.encode(text.encode(), PAIR, 10), of(PAIR, *rows))
+
+
+@pytest.mark.parametrize(
+    ("encode", "raw", "sentence"),
+    [
+        (json_lines.encode, (b"[" + b"[]," * 399_999 + b"[]]\n") * 3, "at most 1000000 lists and objects"),
+        (csv_text.encode, b"," * 4_000_001, "at most 4000000 values"),
+    ],
+)
+def test_too_many_values_are_refused_before_they_are_made(encode, raw, sentence):
+    with pytest.raises(TooLarge, match=sentence):
+        encode(raw, PAIR, 10)
 
 
 def test_a_header_is_known_by_most_of_its_cells_or_by_what_the_type_says():

@@ -247,6 +247,29 @@ def test_a_deleted_version_is_kept_while_it_is_asked_for_and_then_forgotten(tmp_
         engine.run(version.key, PAIR_ROW)
 
 
+def test_what_is_to_be_closed_does_not_wait_for_an_opening(root, versions):
+    begun, may_end = threading.Event(), threading.Event()
+
+    def open_session(version):
+        begun.set()
+        assert may_end.wait(60)
+        return Honest(version)
+
+    engine = Engine(Repository(root), open_session)
+    opening = threading.Thread(target=engine.open, args=(versions["pair"].key,))
+    looking = threading.Thread(target=engine.forget_retired)
+    opening.start()
+    try:
+        assert begun.wait(60)
+        looking.start()
+        looking.join(30)
+        assert not looking.is_alive()
+    finally:
+        may_end.set()
+        opening.join()
+        looking.join()
+
+
 # ------------------------------------------------------------------------------------------- over a real unix socket
 
 
