@@ -8,7 +8,7 @@ import codecs
 import csv
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +90,7 @@ def check_lines(path: Path, delimiter: str, width: int) -> tuple[str, int, list[
             place_in_file = line + (rest + chunk[: chunk.index(b"\0")]).count(b"\n")
             raise BadTable(place, f"{_row(place_in_file)} holds a NUL byte; it is damaged or not a text file")
         try:
-            decoder.decode(chunk)
+            decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             place_in_file = line + (rest + chunk[: error.start]).count(b"\n")
             raise BadTable(place, f"{_row(place_in_file)} is not UTF-8; save the file as UTF-8") from None
@@ -116,9 +116,11 @@ def check_lines(path: Path, delimiter: str, width: int) -> tuple[str, int, list[
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
+    """The file piece by piece, and an empty piece at its end."""
     with path.open("rb") as file:
-        read: Callable[[], bytes] = lambda: file.read(_CHUNK)  # noqa: E731 - iter() wants a callable
-        yield from iter(read, b"")
+        while chunk := file.read(_CHUNK):
+            yield chunk
+        yield b""
 
 
 def _line_widths(block: bytes, delimiter: str) -> tuple[np.ndarray, np.ndarray, int]:

@@ -218,6 +218,8 @@ class Repository:
             raise BadVersion(f"{name}/{number}", f"is not there; of {name} there are {', '.join(map(str, there))}")
         self.open(name, number)
         with locked(self.root / name / ".lock"):
+            if not self.has(name, number):
+                raise BadVersion(f"{name}/{number}", "is not there: it was deleted just now")
             self._replace_labels(name, self.routes(name) | {label: Label(number, share, shadow)})
 
     def remove_label(self, name: str, label: str) -> bool:

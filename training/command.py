@@ -24,6 +24,7 @@ from training.fitting.checkpoint import EVERY_S, FOLDER, Checkpoint
 from training.fitting.distributed import leads
 from training.judging.evaluate import MAIN
 from training.plan import PLANS, BadPlan, Plan
+from training.sentences import nearest
 
 DEFAULT_REPOSITORY = Path("models/published")
 SERVER = "http://localhost:8000"
@@ -139,7 +140,11 @@ def find(
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the command; the exit status: 0, 1 for plans that failed, 2 for what was asked wrongly, 130 for Ctrl-C."""
+    """Run the command, and give its exit status.
+
+    0, 1 where some of several plans failed, 2 where the one plan failed or was asked for wrongly, 130 for Ctrl-C, and
+    141 where nobody reads the output any more, as of `| head -1`.
+    """
     try:
         return int(app(words, exit_on_error=False, result_action="return_value") or 0)
     except CycloptsError:  # it has printed its sentence
@@ -150,6 +155,10 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing more was published", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        print("nobody reads the output any more; nothing more was published", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        return 141
 
 
 # ------------------------------------------------------------------------------------------------ what to train
@@ -180,7 +189,7 @@ def _read_plan(source: str, options: _Options) -> Plan:
             raise BadPlan(source, "say what to predict: --target COLUMN")
         plan = {"name": _model_name(path), "target": options.target, "table": {"path": source}}
     else:
-        known = plans.nearest(source, plans.names())
+        known = nearest(source, plans.names())
         raise BadPlan(
             source, f"is no plan that ships, no plan's file (.toml) and no table ({', '.join(SUFFIXES)}){known}"
         )

@@ -59,6 +59,8 @@ def as_sentences(place: str) -> Iterator[None]:
         if "allocate memory" not in str(error):
             raise
         raise OutOfMemory(_first_line(error)) from None
+    except BrokenPipeError:  # no disk: whoever read what was said has gone
+        raise
     except OSError as error:
         raise DiskFailed(str(error.filename or place), error.strerror or str(error)) from None
 

@@ -8,12 +8,11 @@ are encoded once into a file of plain numbers, from which minibatches are drawn 
 with the rows.
 """
 
-import contextlib
 import copy
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,21 +26,26 @@ from models.errors import shown
 from models.manifest import Calibration, Task
 from models.schema import Schema
 from training.data.columns import Data, read_batch, read_columns, targets_of
+from training.data.schema import encode, learn_schema, what_is_unknown
 from training.data.source import Source
 from training.data.split import Split, part_of, split_in_pieces
 from training.data.spool import Spool, minibatches
-from training.fitting.calibrate import fit_temperature
+from training.faults import as_sentences
+from training.fitting.calibrate import calibrate
 from training.fitting.checkpoint import Checkpoint
+from training.fitting.course import SCHEDULES, Course, Epoch
+from training.fitting.device import choose_device, seeded, threads
 from training.fitting.distributed import Team
-from training.fitting.fit import SCHEDULES, Course, Epoch, Member, choose_device, mean_loss
+from training.fitting.fit import Member, TensorRows, mean_loss
 from training.fitting.kernels import pick_kernels
 from training.fitting.losses import LOSSES, objective_of
 from training.fitting.step import Stepper
 from training.network.averaged import Averaged
-from training.network.encoders import Preprocessing, encode, learn_schema, preprocess, what_is_unknown
+from training.network.encoders import Preprocessing, preprocess
 from training.network.linear import readings, solve_linear
 from training.network.net import Net, answers_of, make_member
 from training.plan import BadPlan, FitPlan, Plan
+from training.sentences import listed
 
 Report = Callable[[str], object]
 
@@ -129,9 +133,9 @@ class _Scale:
 def fit_streamed(
     plan: Plan,
     sampled: Sampled,
-    validation: tuple[Tensor, Tensor],
+    validation: TensorRows,
     scale: _Scale,
-    report: Callable[[Epoch], object],
+    report: Callable[[Epoch, int], object],
     *,
     team: Team,
     checkpoint: Checkpoint,
@@ -145,8 +149,8 @@ def fit_streamed(
     assert fit.epochs is not None
     preprocessing, device = sampled.preprocessing, choose_device()
     there = replace(sampled, preprocessing=copy.deepcopy(preprocessing).to(device))
-    torch.manual_seed(fit.seed)
-    net = make_member(plan.net, preprocessing.width, preprocessing.sizes, outputs_of(sampled.data)).to(device)
+    with seeded(fit.seed):
+        net = make_member(plan.net, preprocessing.width, preprocessing.sizes, outputs_of(sampled.data)).to(device)
     objective = objective_of(LOSSES[sampled.data.task])
     random = torch.Generator(device).manual_seed(fit.seed)
     step, course = Stepper([net], fit, objective, random), Course(fit)
@@ -159,9 +163,9 @@ def fit_streamed(
         start = time.perf_counter()
         random.manual_seed(fit.seed + 1_000_003 * number + 15_485_863 * team.rank)  # a run that resumes draws the same
         train_loss = _one_pass(step, fit, there, scale, team, number=number)
-        rate = sampled.spool.rows / (time.perf_counter() - start)
-        epoch = Epoch(number, train_loss, mean_loss(net, validation, objective), rate)
-        report(epoch)
+        seconds = time.perf_counter() - start
+        epoch = Epoch(number, train_loss, mean_loss(net, validation, objective), sampled.spool.rows / seconds)
+        report(epoch, fit.epochs)
         course.take(epoch, step.weights[0])
         if team.leads:
             checkpoint.save("large", lambda: {"step": step.state(), "course": course.state()})
@@ -185,17 +189,6 @@ def _one_pass(step: Stepper, fit: FitPlan, sampled: Sampled, scale: _Scale, team
     return team.total(float(total)) / (team.size * rows)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One core for a process: with two each step waits for the busier one, and torchrun has a process for each."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def outputs_of(data: Data) -> int:
     """How many numbers the network answers: one for each target or class, one logit for two classes."""
     return len(data.targets) if data.classes is None else 1 if data.task == "binary" else len(data.classes)
@@ -206,8 +199,16 @@ def outputs_of(data: Data) -> int:
 
 @dataclass(frozen=True)
 class Large:
-    """A network that was fitted on a table in pieces, as `recipe` goes on with it."""
+    """A network that was fitted on a table in pieces, as `recipe` goes on with it.
 
+    Attributes:
+        plan: as it was run.
+        linear: the linear model to compare it with.
+        member: the fitted network.
+        chosen: what is averaged in `net`: it, the linear model, or both.
+    """
+
+    plan: Plan
     sampled: Sampled
     net: Net
     linear: nn.Module
@@ -217,16 +218,18 @@ class Large:
 
 
 def fit_large(
-    plan: Plan, report: Report, epochs: Callable[[Epoch], object], team: Team, checkpoint: Checkpoint
+    plan: Plan, report: Report, epochs: Callable[[Epoch, int], object], team: Team, checkpoint: Checkpoint
 ) -> Large:
-    """Read, fit and calibrate; `epochs` is told of each pass over the training rows.
+    """Read, fit and calibrate; `epochs` is told of each pass over the training rows, and of how many there may be.
 
     Raises:
         BadPlan: the plan asks for what only a table in memory can have.
         RowcastError: the table or the fit is bad.
     """
+    _check_plan(plan)
     with tempfile.TemporaryDirectory(prefix="rowcast-rows-") as folder:
-        sampled = read_in_pieces(plan, Path(folder), report if team.leads else lambda _: None)
+        with as_sentences(folder):  # it may be on another disk than the repository
+            sampled = read_in_pieces(plan, Path(folder), report if team.leads else lambda _: None)
         data = sampled.data
         if plan.fit.loss not in (None, LOSSES[data.task]):
             raise BadPlan(plan.name, f"a table in pieces is fitted by {LOSSES[data.task]}, not by {plan.fit.loss}")
@@ -234,10 +237,11 @@ def fit_large(
         scale = _Scale.of(data.y[sampled.split.train], plan, data.task)
         x, y = _tensors(sampled, sampled.split.validation, scale)
         validation = (x.to(choose_device()), y.to(choose_device()))
-        with _one_thread():
+        with threads(1):  # with two each step waits for the busier core, and torchrun has a process for each core
             member = fit_streamed(plan, sampled, validation, scale, epochs, team=team, checkpoint=checkpoint)
     member.net.cpu()
-    objective = objective_of(LOSSES[data.task])
+    task = data.task
+    objective = objective_of(LOSSES[task])
     train = _tensors(sampled, sampled.split.train, scale)
     sizes, outputs = sampled.preprocessing.sizes, outputs_of(data)
     solved = [
@@ -257,16 +261,32 @@ def fit_large(
         return Net(sampled.preprocessing, nets, data.task, centre=centre, scale=spread, temperature=temperature)
 
     calibration = None
-    if data.task != "regression" and plan.fit.calibrate:
+    if task != "regression" and plan.fit.calibrate:
         rows = sampled.split.validation
         probabilities = answers_of(net(1.0), encode(data.frame[rows], sampled.schema))["probabilities"]
-        temperature = fit_temperature(probabilities, data.y[rows].astype(np.int64))
-        calibration = Calibration(method="temperature", temperature=temperature, rows=len(rows))
+        calibration = calibrate(probabilities, data.y[rows])
     final = net(1.0 if calibration is None else calibration.temperature)
-    return Large(sampled, final, line.net, member, chosen, calibration)
+    one = {"members": 1, "averaged": 1, "folds": 1}
+    fit = plan.fit.for_rows(sampled.spool.rows).model_copy(update=one)
+    as_run = plan.model_copy(update={"task": task, "fit": fit})
+    return Large(as_run, sampled, final, line.net, member, chosen, calibration)
 
 
-def _tensors(sampled: Sampled, rows: npt.NDArray[np.int64], scale: _Scale) -> tuple[Tensor, Tensor]:
+def _check_plan(plan: Plan) -> None:
+    fit = plan.fit
+    asked = {
+        "fit.members": fit.members not in (None, 1),
+        "fit.averaged": fit.averaged not in (None, 1),
+        "fit.folds": fit.folds not in (None, 1),
+        "fit.shuffle": not fit.shuffle,
+        "net.expansion": plan.net.expansion != "none",
+    }
+    if keys := [key for key, is_asked in asked.items() if is_asked]:
+        what = "a table in pieces is fitted by one network, on shuffled rows and without an expansion"
+        raise BadPlan(plan.name, f"{what}; leave out {listed(keys)}")
+
+
+def _tensors(sampled: Sampled, rows: npt.NDArray[np.int64], scale: _Scale) -> TensorRows:
     data = sampled.data
     x = preprocess(sampled.preprocessing, encode(data.frame[rows], sampled.schema))
     return x, scale.of_targets(torch.from_numpy(data.y[rows]))

@@ -3,11 +3,9 @@
 A plan says what is different from the defaults; `Plan.model_dump` writes all of it out for the manifest.
 """
 
-import difflib
 import math
-import shlex
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,14 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from models.errors import AtPlace, shown
 from models.manifest import Task, check_name
+from training.sentences import nearest
 
 PLANS = Path(__file__).parent / "plans"
 MANY_ROWS = 100_000
 """Training rows beyond which one fold is enough to choose by."""
 FEW_ROWS, SEVERAL_ROWS = 2_000, 5_000
 """Training rows up to which five folds are affordable, and beyond which four are: more rows take no longer there."""
-MOST_LISTED = 5
-"""Names in a sentence; beyond, it says how many more there are."""
 HIDDEN = (256, 256)
 """Widths of the hidden layers where a plan names none and nothing is there to choose them by."""
 
@@ -191,30 +188,53 @@ class FitPlan(_Section):
         return self
 
     def for_rows(self, rows: int) -> Self:
-        """The same plan with every choice made that it leaves to the number of training rows.
-
-        A minibatch is a twenty-fourth of the rows as a power of two, from 32 to 256, and beyond 100,000 rows a
-        four-hundredth, to 4096. Epochs are 64 up to 2,000 rows and 48 beyond, or fewer where the rows would be visited
-        more than 450,000 times; yet 10, while that is not more than 5 million. There are five folds up to 2,000 rows,
-        three up to 5,000, four up to 100,000, then one. With folds there is one member for each, without there are 8 up
-        to 2,000 rows, 4 up to 20,000, else 1.
-        """
+        """The same plan with every choice made that it leaves to the number of training rows."""
         rows = max(rows, 1)
-        share, most = (24, 256) if rows <= MANY_ROWS else (400, 4096)
-        batch = self.batch if self.batch is not None else min(most, max(32, 2 ** round(math.log2(rows / share))))
-        epochs = self.epochs or min(
-            64 if rows <= FEW_ROWS else 48, max(1, round(450_000 / rows), min(10, round(5_000_000 / rows)))
+        folds = self.folds or (1 if self.members else _folds(rows))
+        members = self.members or max(_members(rows, folds), self.averaged or 1)
+        return self.model_copy(
+            update={
+                "batch": _batch(rows) if self.batch is None else self.batch,
+                "epochs": self.epochs or _epochs(rows),
+                "folds": folds,
+                "members": members,
+                "averaged": self.averaged or members,
+            }
         )
-        folds = self.folds or (1 if self.members or rows > MANY_ROWS else _folds(rows))
-        members = self.members or max(
-            1 if folds > 1 or rows > 20_000 else 8 if rows <= 2_000 else 4, self.averaged or 1
-        )
-        chosen = {"batch": batch, "epochs": epochs, "folds": folds, "members": members}
-        return self.model_copy(update=chosen | {"averaged": self.averaged or members})
+
+
+# What the number of training rows decides; docs/decisions/0030 compares some of it, up to 100,000 rows.
+
+
+def _batch(rows: int) -> int:
+    """A twenty-fourth of the rows as a power of two, from 32 to 256; beyond 100,000 a four-hundredth, to 4096."""
+    share, most = (24, 256) if rows <= MANY_ROWS else (400, 4096)
+    power: float = 2 ** round(math.log2(rows / share))
+    return int(min(most, max(32, power)))
+
+
+def _epochs(rows: int) -> int:
+    """64 up to 2,000 rows, 48 beyond; fewer where all would be visited more than 450,000 times together.
+
+    Yet 10, as long as these are no more than 5 million visits.
+    """
+    most = 64 if rows <= FEW_ROWS else 48
+    fewest = min(10, round(5_000_000 / rows))
+    return min(most, max(1, fewest, round(450_000 / rows)))
 
 
 def _folds(rows: int) -> int:
+    """Five up to 2,000 rows, three up to 5,000, four up to 100,000, then one."""
+    if rows > MANY_ROWS:
+        return 1
     return 5 if rows <= FEW_ROWS else 3 if rows <= SEVERAL_ROWS else 4
+
+
+def _members(rows: int, folds: int) -> int:
+    """One for each fold; of a single fold 8 up to 2,000 rows, 4 up to 20,000, then 1."""
+    if folds > 1 or rows > 20_000:
+        return 1
+    return 8 if rows <= FEW_ROWS else 4
 
 
 class ExportPlan(_Section):
@@ -333,31 +353,6 @@ class Plan(_Section):
 def names() -> list[str]:
     """The plans that ship, sorted."""
     return sorted(path.stem for path in PLANS.glob("*.toml"))
-
-
-def nearest(wrong: str, known: Iterable[str]) -> str:
-    """The known name that a wrong one probably meant, or the known names, as the end of a sentence."""
-    names = sorted(filter(None, known))
-    near = [name for name in names if name.casefold() == wrong.casefold()] or difflib.get_close_matches(wrong, names, 1)
-    if near or not names:
-        return f"; did you mean {near[0]}?" if near else ""
-    return f"; there {'is only' if len(names) == 1 else 'are'} {listed(names, 8)}"
-
-
-def listed(names: Sequence[object], most: int = MOST_LISTED) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(str(name) for name in names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def kind_option(column: str, kind: Kind) -> str:
-    """How a command says that a column is of some kind."""
-    return f"--kind {shlex.quote(f'{column}={kind}')}"
-
-
-def drop_option(column: str) -> str:
-    """How a command leaves a column out."""
-    return f"--drop {shlex.quote(column)}"
 
 
 def _nearest_key(key: str) -> str:

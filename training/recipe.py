@@ -7,38 +7,40 @@
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import polars as pl
+from torch import nn
 
 from models.manifest import Calibration, Part, Scores
 from models.repository import Repository
 from models.schema import Matrix, Schema
 from training.data.columns import Data, read_columns
 from training.data.folds import Fold, deal_folds, fitted_on
+from training.data.schema import encode, learn_schema, what_is_unknown
 from training.data.source import is_large
-from training.data.split import Rows, Split, split_rows
+from training.data.split import Split, split_rows
 from training.data.table import Table, read_table
 from training.data.totals import without_total
-from training.fitting.calibrate import fit_temperature
+from training.fitting.calibrate import calibrate
 from training.fitting.candidates import candidates_of
 from training.fitting.checkpoint import Checkpoint
-from training.fitting.choice import Choice, Unit, choose, loss_of
+from training.fitting.choice import choose
+from training.fitting.course import Epoch
+from training.fitting.device import bfloat16_from, choose_device, device_name
 from training.fitting.distributed import is_team, team
-from training.fitting.fit import Epoch, Member, bfloat16_from, choose_device, device_name
+from training.fitting.fit import Member
 from training.fitting.problem import Problem, pose
-from training.fitting.units import fit_units, linear_unit
+from training.fitting.units import fit_units, linear_unit, wants_linear
 from training.judging.evaluate import Targets, doubts, make_baselines, score, score_parts
 from training.judging.findings import Findings, examine
 from training.judging.leaks import find_leaks
 from training.large import fit_large
 from training.later import imports
-from training.network.encoders import encode, learn_schema, what_is_unknown
 from training.network.net import Net, answers_of
 from training.plan import BadPlan, FitPlan, Plan
 from training.publishing.publish import publish
@@ -146,51 +148,47 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     Raises:
         RowcastError: the table, the plan or the fit is bad.
     """
+    checkpoint = checkpoint or Checkpoint()
     if is_large(plan) or is_team():
-        return _train_in_pieces(plan, report, checkpoint or Checkpoint())
+        return _train_in_pieces(plan, report, checkpoint)
     start = time.perf_counter()
     data = read_columns(without_total(read(plan)), plan)
     split = split_rows(data, plan.split)
-    candidates, plan = candidates_of(plan, len(split.train)), _settled(plan, data, split)
+    candidates = candidates_of(plan, len(split.train))  # by what the plan leaves open, which the next line settles
+    plan = _settled(plan, data, split)
     assert plan.fit.folds is not None
     folds = deal_folds(data, split, plan.split, plan.fit.folds)
     schema = learn_schema(data, fitted_on(folds), plan.table)
-    for note in (notes := (*data.notes, *split.notes, *what_is_unknown(data, fitted_on(folds), schema))):
+    notes = (*data.notes, *split.notes, *what_is_unknown(data, fitted_on(folds), schema))
+    for note in notes:
         report(note)
-    for warning in (warnings := find_leaks(data, split, plan.split)):
-        report(f"look at this: {warning}")
+    leaks = _warned(find_leaks(data, split, plan.split), report)
 
     matrix = encode(data.frame, schema)
-    rows: dict[Part, Rows] = {"train": split.train, "validation": split.validation, "test": split.test}
-    parts = {part: PartRows(data.frame[kept], matrix[kept], data.y[kept]) for part, kept in rows.items() if len(kept)}
-
+    parts = _parts_of(data, matrix, split)
     problem = pose(plan, data, schema, matrix, folds)
-    checkpoint = checkpoint or Checkpoint()
-    device = problem.x.device
-    checkpoint.open(plan, data.sha256, f"{device_name(device)}, bfloat16 from {bfloat16_from(device, rows=1)}")
-    if checkpoint.folder is not None:
-        report(f"goes on from the checkpoint in {checkpoint.folder}")
+    _open(checkpoint, problem, data, report)
     units, members = fit_units(problem, candidates, _steps(plan.fit, report), checkpoint, imports())
     if checkpoint.trouble is not None:
         report(checkpoint.trouble)
+
     baseline = problem.baseline(Fold(split.train, split.validation))
-    if wants_linear(plan, problem, units, baseline, split.validation):
+    if wants_linear(problem, units, baseline, split.validation):
         units.append(linear_unit(problem))
     choice = choose(units, problem.held_out_y)
     if len(units) > 1:
         report(str(choice))
-    calibration = _calibrate(plan.fit, problem, choice)
+    is_calibrated = data.task != "regression" and plan.fit.calibrate
+    calibration = calibrate(choice.answers, problem.held_out_y) if is_calibrated else None
     net = problem.net(choice.members, choice.weights, 1.0 if calibration is None else calibration.temperature)
 
-    baselines = make_baselines(net, baseline.net, parts["train"].y)
-    scores = score_parts(net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()})
+    scores = _scores_of(net, baseline.net, parts)
     held_out = problem.in_units(choice.answers, net)
     if len(folds) > 1:  # most of the networks were fitted on the validation rows: score what the others say of them
         answers = problem.published(held_out, net, parts["validation"].matrix, split.validation)
         metrics = score(data.task, parts["validation"].y, answers)
         scores["validation"] = scores["validation"].model_copy(update={"metrics": metrics})
-    for warning in (doubted := doubts(scores)):
-        report(f"look at this: {warning}")
+    doubted = _warned(doubts(scores), report)
     return Fitted(
         plan=plan,
         data=data,
@@ -207,7 +205,7 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
         notes=notes,
         device=device_name(problem.x.device),
         seconds=time.perf_counter() - start,
-        warnings=(*warnings, *doubted),
+        warnings=(*leaks, *doubted),
     )
 
 
@@ -216,26 +214,17 @@ def _train_in_pieces(plan: Plan, report: Report, checkpoint: Checkpoint) -> Fitt
     start = time.perf_counter()
     if plan.table.path is None:
         raise BadPlan(plan.name, "several processes fit a table from a file; this one is a dataset")
-    epochs = plan.fit.epochs or 1
     with team() as ranks:
-        large = fit_large(plan, report, lambda epoch: report(Step(1, 1, epochs, epoch)), ranks, checkpoint)
-    sampled = large.sampled
-    data, split = sampled.data, sampled.split
-    fit = plan.fit.for_rows(sampled.spool.rows)
-    plan = plan.model_copy(update={"task": data.task, "fit": fit.model_copy(update={"members": 1, "averaged": 1})})
-    for warning in (warnings := find_leaks(data, split, plan.split)):
-        report(f"look at this: {warning}")
-    matrix = encode(data.frame, sampled.schema)
-    rows: dict[Part, Rows] = {"train": split.train, "validation": split.validation, "test": split.test}
-    parts = {part: PartRows(data.frame[kept], matrix[kept], data.y[kept]) for part, kept in rows.items() if len(kept)}
-    baselines = make_baselines(large.net, large.linear, parts["train"].y)
-    scores = score_parts(large.net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()})
-    for warning in (doubted := doubts(scores)):
-        report(f"look at this: {warning}")
+        large = fit_large(plan, report, lambda epoch, epochs: report(Step(1, 1, epochs, epoch)), ranks, checkpoint)
+    plan, data, split = large.plan, large.sampled.data, large.sampled.split
+    leaks = _warned(find_leaks(data, split, plan.split), report)
+    parts = _parts_of(data, encode(data.frame, large.sampled.schema), split)
+    scores = _scores_of(large.net, large.linear, parts)
+    doubted = _warned(doubts(scores), report)
     return Fitted(
         plan=plan,
         data=data,
-        schema=sampled.schema,
+        schema=large.sampled.schema,
         parts=parts,
         net=large.net,
         members=[large.member],
@@ -245,10 +234,10 @@ def _train_in_pieces(plan: Plan, report: Report, checkpoint: Checkpoint) -> Fitt
         held_out_y=parts["validation"].y,
         scores=scores,
         calibration=large.calibration,
-        notes=sampled.notes,
+        notes=large.sampled.notes,
         device=device_name(choose_device()),
         seconds=time.perf_counter() - start,
-        warnings=(*warnings, *doubted),
+        warnings=(*leaks, *doubted),
     )
 
 
@@ -259,7 +248,7 @@ def follow(plan: Plan) -> None:
         RowcastError: as for `train`.
     """
     with team() as ranks:
-        fit_large(plan, lambda _: None, lambda _: None, ranks, Checkpoint())
+        fit_large(plan, lambda _: None, lambda *_: None, ranks, Checkpoint())
 
 
 def read(plan: Plan) -> Table:
@@ -285,27 +274,29 @@ def _settled(plan: Plan, data: Data, split: Split) -> Plan:
     return plan.model_copy(update={"task": data.task, "fit": fit.for_rows(len(split.train))})
 
 
-def wants_linear(plan: Plan, problem: Problem, units: Sequence[Unit], baseline: Member, validation: Rows) -> bool:
-    """Whether a linear model may count: the plan asks, it could come near, and the networks are not linear anyway.
-
-    It and the networks are compared on the same rows, of which it learned none either: of a few dozen others, a few
-    that are hard to predict can make twice the loss.
-    """
-    if not plan.fit.linear or plan.net.hidden == () or plan.net.preprocessing != "learned":
-        return False
-    common = np.isin(problem.held_out, validation)
-    if not common.any():  # each is the only one of its class
-        return True
-    y = problem.held_out_y[common]
-    networks = min(loss_of(unit.answers[common], y) for unit in units)
-    return loss_of(problem.answers([baseline], problem.held_out[common]), y) < problem.far * networks
+def _parts_of(data: Data, matrix: Matrix, split: Split) -> dict[Part, PartRows]:
+    return {part: PartRows(data.frame[rows], matrix[rows], data.y[rows]) for part, rows in split.parts.items()}
 
 
-def _calibrate(plan: FitPlan, problem: Problem, choice: Choice) -> Calibration | None:
-    if problem.task == "regression" or not plan.calibrate:
-        return None
-    y = problem.held_out_y.astype(np.int64)
-    return Calibration(method="temperature", temperature=fit_temperature(choice.answers, y), rows=len(y))
+def _scores_of(net: Net, linear: nn.Module, parts: Mapping[Part, PartRows]) -> dict[Part, Scores]:
+    baselines = make_baselines(net, linear, parts["train"].y)
+    return score_parts(net, baselines, {part: (rows.matrix, rows.y) for part, rows in parts.items()})
+
+
+def _open(checkpoint: Checkpoint, problem: Problem, data: Data, report: Report) -> None:
+    """Begin to keep states, or go on from those of a run that was killed, if its weights would have been the same."""
+    device = problem.x.device
+    arithmetic = f"{device_name(device)}, bfloat16 from {bfloat16_from(device, rows=1)}"
+    checkpoint.open(problem.plan, data.sha256, arithmetic)
+    if checkpoint.folder is not None:
+        report(f"goes on from the checkpoint in {checkpoint.folder}")
+
+
+def _warned(sentences: Sequence[str], report: Report) -> tuple[str, ...]:
+    """The sentences, which were reported."""
+    for sentence in sentences:
+        report(f"look at this: {sentence}")
+    return tuple(sentences)
 
 
 def _steps(plan: FitPlan, report: Report) -> Callable[[int, int, Epoch], object]:

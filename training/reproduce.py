@@ -28,7 +28,7 @@ from rich.table import Table
 from models.manifest import Part, Scores
 from training import plan as plans
 from training import recipe
-from training.fitting.fit import Diverged
+from training.fitting.course import Diverged
 from training.fitting.processes import cores
 from training.judging.evaluate import MAIN
 from training.plan import PLANS, Plan, Published

@@ -302,6 +302,21 @@ def test_a_label_never_points_at_what_does_not_open(repository, folder):
     assert repository.labels("house") == {"stable": 1}
 
 
+class DeletedOnceOpened(Repository):
+    """Another process deletes a version as soon as this one has opened it."""
+
+    def open(self, name, number):
+        version = super().open(name, number)
+        Repository(self.root).delete(name, number)
+        return version
+
+
+def test_a_label_never_points_at_a_version_that_was_deleted_meanwhile(repository):
+    with pytest.raises(BadVersion, match="is not there: it was deleted just now"):
+        DeletedOnceOpened(repository.root).set_label("house", "stable", 1)
+    assert repository.labels("house") == {}
+
+
 def test_a_label_of_a_model_that_nobody_published_is_refused(repository):
     with pytest.raises(BadVersion):
         repository.set_label("barn", "stable", 1)

@@ -14,7 +14,7 @@ import torch
 
 from models.repository import Repository
 from training.command import main
-from training.fitting.checkpoint import FOLDER, Checkpoint
+from training.fitting.checkpoint import FOLDER, Checkpoint, code_files
 from training.plan import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +85,12 @@ def test_ctrl_c_says_where_the_checkpoint_is(table: Path, tmp_path: Path, thread
         "interrupted; nothing more was published",
     ]
     assert Repository(tmp_path / "r").names() == []
+
+
+def test_the_code_of_what_a_row_is_decides_too_whether_a_checkpoint_is_gone_on_from():
+    root = Path(__file__).parents[2]
+    names = {path.relative_to(root).as_posix() for path in code_files()}
+    assert {"models/features.py", "models/moments.py", "training/fitting/step.py"} <= names
 
 
 def test_sigterm_ends_every_process(table: Path, tmp_path: Path):

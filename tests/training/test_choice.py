@@ -9,14 +9,15 @@ from torch import nn
 from training import recipe
 from training.data.columns import Data, read_columns
 from training.data.folds import Fold, deal_folds, fitted_on
+from training.data.schema import encode, learn_schema
 from training.data.split import Split, split_rows
 from training.data.table import Table
 from training.fitting.candidates import candidates_of
 from training.fitting.choice import Unit, choose
 from training.fitting.fit import Member
 from training.fitting.problem import pose
+from training.fitting.units import wants_linear
 from training.judging.intervals import calibrated
-from training.network.encoders import encode, learn_schema
 from training.network.expansions import Steps, Waves
 from training.plan import Plan
 
@@ -173,5 +174,5 @@ def test_a_line_is_let_in_by_its_loss_on_the_rows_that_judge_the_networks_too():
     lucky_on_the_first_fold = [Member(nn.Identity(), (), 1e-9)]
     no_better = Unit("steps", lucky_on_the_first_fold, problem.answers([line], problem.held_out))
     perfect = Unit("steps", lucky_on_the_first_fold, problem.held_out_y.astype(np.float64))
-    assert recipe.wants_linear(plan, problem, [no_better], line, split.validation)
-    assert not recipe.wants_linear(plan, problem, [perfect], line, split.validation)
+    assert wants_linear(problem, [no_better], line, split.validation)
+    assert not wants_linear(problem, [perfect], line, split.validation)

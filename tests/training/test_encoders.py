@@ -9,8 +9,9 @@ from models.errors import BadRow
 from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
 from models.schema import Schema
 from training.data.columns import Data, read_columns
+from training.data.schema import encode, learn_schema, what_is_unknown
 from training.data.table import Table
-from training.network.encoders import Embedding, Preprocessing, encode, learn_schema, what_is_unknown
+from training.network.encoders import Embedding, Preprocessing
 from training.plan import Plan, TablePlan
 
 

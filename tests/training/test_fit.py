@@ -8,18 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from training.fitting.checkpoint import Checkpoint
-from training.fitting.fit import (
-    BFLOAT16_FROM,
-    Diverged,
-    Epoch,
-    Job,
-    Member,
-    bfloat16_from,
-    cycle_ends,
-    fit,
-    fit_together,
-    worth,
-)
+from training.fitting.course import Diverged, Epoch, useful_share, wave_ends
+from training.fitting.device import BFLOAT16_FROM, bfloat16_from
+from training.fitting.fit import Job, Member, fit, fit_together
 from training.fitting.losses import objective_of
 from training.fitting.many import fit_all
 from training.network.linear import solve_linear
@@ -171,15 +162,16 @@ def test_networks_of_one_rival_stand_and_fall_together():
     assert [len(member.history) for member in members if isinstance(member, Member)] == [15, 15]
 
 
-def test_a_cycle_that_brings_nothing_ends_the_fit_and_was_not_worth_it():
+def test_a_wave_that_brings_nothing_ends_the_fit_and_was_not_worth_it():
     train = line()
     opposite = (train[0], -train[1])  # every step makes validation worse
     plan = FitPlan(epochs=30, schedule="coslog4", optimizer="sgd", learning_rate=0.05)
     member = fit(plan, perceptron(()), train, opposite, MSE, report=quietly)
-    assert cycle_ends(plan) == (2, 6, 14, 30)
+    assert wave_ends(plan) == (2, 6, 14, 30)
     assert len(member.history) == 6
-    assert worth(plan, member) == 1 / 15
-    assert worth(plan, fit(plan, perceptron(()), train, line(50), MSE, report=quietly)) == 1.0
+    assert useful_share(plan, member.history) == 1 / 15
+    whole = fit(plan, perceptron(()), train, line(50), MSE, report=quietly)
+    assert useful_share(plan, whole.history) == 1.0
     assert (
         len(fit(plan.model_copy(update={"patience": 0}), perceptron(()), train, opposite, MSE, report=quietly).history)
         == 30

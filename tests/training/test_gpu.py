@@ -13,9 +13,10 @@ from models.proof import prove
 from models.repository import Repository
 from training import recipe
 from training.data import source
-from training.fitting import fit as fitting
+from training.fitting import device as devices
 from training.fitting.checkpoint import Checkpoint
-from training.fitting.fit import Epoch, Job, Member, fit
+from training.fitting.course import Epoch
+from training.fitting.fit import Job, Member, fit
 from training.fitting.graphs import GraphedStep
 from training.fitting.losses import objective_of
 from training.fitting.many import fit_all
@@ -147,7 +148,7 @@ def test_a_table_becomes_a_version_as_good_as_a_cpu_makes_it(tmp_path: Path, mon
     plan = Plan.of(fields | {"fit": {"epochs": 20}}, "test")
     scores = {}
     for device, worth in (("cpu", np.inf), ("cuda", 0.0)):
-        monkeypatch.setattr(fitting, "WORTH_A_GPU_S", worth)
+        monkeypatch.setattr(devices, "WORTH_A_GPU_S", worth)
         fitted, number = recipe.run(plan, Repository(tmp_path / device))
         version = Repository(tmp_path / device).open("m", number)
         prove(version.manifest, version.proof(), OnnxSession(version.read(ONNX)))

@@ -1,6 +1,7 @@
 """Tables in pieces and fits by several processes: real files, real ranks, and the memory that they take."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,9 @@ from models.repository import Repository
 from training import recipe
 from training.data import source
 from training.data.spool import BLOCK_ROWS, Spool, minibatches
+from training.faults import DiskFailed
 from training.fitting.distributed import Team
-from training.plan import Plan
+from training.plan import BadPlan, Plan
 from training.publishing.export import ONNX, OnnxSession
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +110,43 @@ def test_a_split_by_time_is_refused(tmp_path: Path):
         recipe.train(plan_of(path, "y", "side", split={"time": "x0"}))
 
 
+@pytest.mark.usefixtures("in_pieces")
+@pytest.mark.parametrize(
+    ("fields", "keys"),
+    [
+        ({"fit": {"members": 3}}, "fit.members"),
+        ({"fit": {"folds": 5, "shuffle": False}}, "fit.folds, fit.shuffle"),
+        ({"net": {"hidden": [8], "expansion": "waves"}}, "net.expansion"),
+    ],
+)
+def test_what_only_a_table_in_memory_can_have_is_refused_not_passed_over(tmp_path: Path, fields, keys):
+    path = table(100, tmp_path / "t.parquet")
+    with pytest.raises(BadPlan, match=rf"^m: a table in pieces is fitted by one network.*; leave out {keys}$"):
+        recipe.train(plan_of(path, "y", "side", **fields))
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_a_full_disk_names_the_folder_of_the_encoded_rows_not_the_repository(tmp_path: Path):
+    plan = plan_of(table(1000, tmp_path / "t.parquet"), "y", "side")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # stands in for a disk that is full
+    try:
+        with pytest.raises(DiskFailed, match=r"rowcast-rows-.* could not be written: File too large"):
+            recipe.train(plan)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_what_is_told_of_a_fit_in_pieces_is_what_is_done(tmp_path: Path):
+    said: list[object] = []
+    fitted = recipe.train(plan_of(table(1000, tmp_path / "t.parquet"), "y", "side", fit={"patience": 1}), said.append)
+    steps = [step for step in said if isinstance(step, recipe.Step)]
+    assert {(step.members, step.epochs) for step in steps} == {(1, fitted.plan.fit.epochs)}
+    assert fitted.plan.fit.epochs == 64
+    assert (fitted.plan.fit.folds, fitted.plan.fit.members, fitted.plan.fit.averaged) == (1, 1, 1)
+
+
 @given(rows=st.integers(1, 3 * BLOCK_ROWS), batch=st.integers(1, 9000), seed=st.integers(0, 99))
 @settings(max_examples=20)
 def test_each_row_is_in_one_minibatch_and_its_target_with_it(tmp_path_factory, rows, batch, seed):
@@ -156,8 +195,9 @@ def run(words: list[str], path: Path, repository: Path) -> int:
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path):
-    small = run([sys.executable, "-c", IN_PIECES], table(300_000, tmp_path / "s.parquet", 12), tmp_path / "r")
-    large = run([sys.executable, "-c", IN_PIECES], table(1_200_000, tmp_path / "l.parquet", 12), tmp_path / "r")
+    sampled = "from training.data import source; source.SAMPLE_ROWS = 20_000\n" + IN_PIECES
+    small = run([sys.executable, "-c", sampled], table(100_000, tmp_path / "s.parquet", 12), tmp_path / "r")
+    large = run([sys.executable, "-c", sampled], table(1_000_000, tmp_path / "l.parquet", 12), tmp_path / "r")
     # read whole, 900,000 more rows of 14 columns would take 60 bytes a value: 720 MB
     assert large - small < 250
 

@@ -1,7 +1,7 @@
 import pytest
 
 from training import progress
-from training.fitting.fit import Epoch
+from training.fitting.course import Epoch
 from training.recipe import Step
 
 

@@ -28,6 +28,7 @@ EIGHT_ROWS = b"1,2\n" * 8
         ("t.csv", b"a,b\n" + EIGHT_ROWS + b"1,2,3\n", "row 9 has 3 values, the header names 2"),
         ("t.csv", b"a,b\n1,2\n1,2,3", "row 2 has 3 values, the header names 2"),
         ("t.csv", b"a,b\n1,\xff\n", "row 1 is not UTF-8; save the file as UTF-8"),
+        ("t.csv", b"a,b\n1,2\n1,caf\xc3", "row 2 is not UTF-8; save the file as UTF-8"),  # cut within a letter
         ("t.csv", b"\xff,b\n1,2\n", "its header is not UTF-8; save the file as UTF-8"),
         ("t.csv", b"a,b\n1,2\n\x00,2\n", "row 2 holds a NUL byte; it is damaged or not a text file"),
         ("t.csv", b'a,b\n1,2\n"1,2\n3,4\n', "row 2 opens a quote that is never closed"),

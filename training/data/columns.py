@@ -14,7 +14,8 @@ from training.data.cells import TEXTS, TOLD, is_whole, plain_value, without_blan
 from training.data.kinds import FEW_WHOLE_NUMBERS, from_texts, typed_column
 from training.data.table import Table
 from training.data.target import codes_of, learned_target, read_target, task_of
-from training.plan import MOST_LISTED, Kind, Plan, drop_option, kind_option, listed, nearest
+from training.plan import Kind, Plan
+from training.sentences import MOST_LISTED, drop_option, kind_option, listed, nearest
 
 ID_SHARE = 0.9
 """Share of distinct values among a text column's from which it is taken for an id or free text, and dropped."""
@@ -75,16 +76,16 @@ def read_columns(table: Table, plan: Plan) -> Data:
         notes.append(f"{told}; --task regression takes it as a number")
     keep = [name for name in typed if name in kinds or name in _splitting(plan)]
     return Data(
-        pl.DataFrame([typed[name].alias(name) for name in keep]).with_columns(target for target in targets),
-        kinds,
-        task,
-        plan.target,
-        classes,
-        y,
-        place,
-        table.sha256,
-        table.frame.height,
-        tuple(notes),
+        frame=pl.DataFrame([typed[name].alias(name) for name in keep]).with_columns(target for target in targets),
+        kinds=kinds,
+        task=task,
+        targets=plan.target,
+        classes=classes,
+        y=y,
+        source=place,
+        sha256=table.sha256,
+        rows_read=table.frame.height,
+        notes=tuple(notes),
     )
 
 

@@ -15,7 +15,8 @@ import polars as pl
 from sklearn import datasets as sklearn_datasets
 
 from models.errors import shown
-from training.plan import BadPlan, nearest
+from training.plan import BadPlan
+from training.sentences import nearest
 
 PART = "part"
 """The column of a generated table that holds "train", "validation" or "test"."""

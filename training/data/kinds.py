@@ -31,7 +31,8 @@ from training.data.cells import (
     without_spelled_missing,
 )
 from training.data.distinct import of_distinct
-from training.plan import Kind, kind_option
+from training.plan import Kind
+from training.sentences import kind_option
 
 MOSTLY = 0.8
 """Share of a column's values from which the others are taken for mistakes: refused, never read as categories."""

@@ -14,9 +14,11 @@ import polars as pl
 
 from models.csv_file import BadTable
 from models.errors import shown
+from models.manifest import Part
 from training.data.columns import Data
 from training.data.distinct import of_distinct
-from training.plan import MOST_LISTED, SplitPlan, listed
+from training.plan import SplitPlan
+from training.sentences import MOST_LISTED, listed
 
 Rows = npt.NDArray[np.int64]
 """Numbers of rows, from 0, rising."""
@@ -38,6 +40,12 @@ class Split:
     validation: Rows
     test: Rows
     notes: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> dict[Part, Rows]:
+        """The rows of each part that has some."""
+        parts: dict[Part, Rows] = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {part: rows for part, rows in parts.items() if len(rows)}
 
 
 def split_rows(data: Data, plan: SplitPlan) -> Split:

@@ -12,7 +12,7 @@ import polars as pl
 
 from models.csv_file import BadTable, check_lines, read_header
 from models.errors import shown
-from training.plan import MOST_LISTED, listed
+from training.sentences import MOST_LISTED, listed
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 COMPRESSED = (".gz", ".zst", ".zip", ".bz2", ".xz")

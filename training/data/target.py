@@ -12,7 +12,8 @@ from models.manifest import ClassLabel, Task
 from training.data.cells import is_whole, plain_value
 from training.data.distinct import of_distinct
 from training.data.kinds import FEW_WHOLE_NUMBERS, plain_numbers, typed_column
-from training.plan import Plan, kind_option
+from training.plan import Plan
+from training.sentences import kind_option
 
 MOST_CLASSES = 1000
 COARSEST = 10

@@ -10,7 +10,7 @@ import polars as pl
 
 from models.errors import shown
 from training.data.table import Table
-from training.plan import listed
+from training.sentences import listed
 
 _FEWEST_ROWS = 10
 _NEAR = 1e-4

@@ -2,14 +2,27 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from models.manifest import Calibration
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _BOUNDS = (math.log(0.1), math.log(10.0))
 _PRIOR_ROWS = 2.0
 """Weight of the belief that nothing needs to change: without it, thirty rows without an error ask for certainty."""
+
+
+def calibrate(probabilities: npt.NDArray[np.floating], y: npt.NDArray[Any]) -> Calibration:
+    """The calibration of a classification on rows that trained nothing.
+
+    Shape:
+        probabilities: [N, C]; y: class codes [N]
+    """
+    temperature = fit_temperature(probabilities, y.astype(np.int64))
+    return Calibration(method="temperature", temperature=temperature, rows=len(y))
 
 
 def fit_temperature(probabilities: npt.NDArray[np.floating], y: npt.NDArray[np.int64]) -> float:

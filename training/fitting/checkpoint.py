@@ -101,8 +101,14 @@ class Checkpoint:
 
 
 def _digest_of_code() -> str:
-    """What the weights depend on beside plan and table."""
+    """What the weights depend on beside plan, table and device."""
     digest = hashlib.sha256(torch.__version__.encode())
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+    for path in code_files():
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def code_files() -> list[Path]:
+    """The code that the weights depend on: the trainer's, and that of what a row is."""
+    root = Path(__file__).parents[2]
+    return sorted(path for package in ("models", "training") for path in (root / package).rglob("*.py"))

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from training.fitting.checkpoint import Checkpoint
-from training.fitting.fit import Diverged, Epoch, Fitting, Job, Member
+from training.fitting.course import Diverged, Epoch
+from training.fitting.fit import Fitting, Job, Member
 from training.fitting.losses import Objective
 from training.plan import FitPlan
 

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 
 from training.fitting.checkpoint import Checkpoint
-from training.fitting.fit import Diverged, Epoch, Job, Member
+from training.fitting.course import Diverged, Epoch
+from training.fitting.device import threads
+from training.fitting.fit import Job, Member
 from training.fitting.loops import Loop, Standing
 from training.fitting.losses import Objective
 from training.fitting.processes import Workers, beside, most_processes
@@ -40,8 +42,8 @@ def fit_all(
 
     On a GPU jobs of one plan and shape go together, which a single small network could not fill. On a CPU each goes
     alone, on one thread, in as many processes as there are cores: 8 networks in one loop took longer there than 8
-    loops, and threads wait for each other's turn of the interpreter (docs/decisions). While processes are at work,
-    `meanwhile` is asked for its next; where there are none, it is not.
+    loops, and threads wait for each other's turn of the interpreter (docs/decisions/0031, 0051). While processes are at
+    work, `meanwhile` is asked for its next; where there are none, it is not.
 
     Raises:
         LostProcess: one was killed.
@@ -77,11 +79,11 @@ def _alike(jobs: Sequence[Job]) -> list[list[int]]:
 @contextlib.contextmanager
 def _here() -> Iterator[_Advance]:
     """One loop after the other in this process."""
-    threads = torch.get_num_threads()
+    most = torch.get_num_threads()
 
     def advance(loops: Sequence[Loop], share: float | None) -> None:
         for loop in loops:
-            with _threads(threads if len(loops) == 1 and loop.is_large else 1):
+            with threads(most if len(loops) == 1 and loop.is_large else 1):
                 _advance(loop, share)
 
     yield advance
@@ -92,16 +94,6 @@ def _advance(loop: Loop, share: float | None) -> None:
         loop.end()
     else:
         loop.advance(share)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # ------------------------------------------------------------------------------------------------ in processes

@@ -1,4 +1,15 @@
-"""The plan in torch's terms: what is fitted on which rows, and what it says of the rows it was not fitted on."""
+"""The plan in torch's terms: what is fitted on which rows, and what it says of the rows it was not fitted on.
+
+`pose` makes a `Problem` of a plan and its table: all rows preprocessed once, on the device that their fits are worth.
+`units.py` fits networks and linear models on the folds of it, and asks it what they answer for the rows held out from
+them; `recipe.py` has it make the published network of those that were chosen.
+
+Shape:
+    N rows of the table, R of them held out from some network, in the order of the folds
+    x: [N, width], preprocessed
+    y: [N, K] of a regression, in the units of the fit: standardised, unless the plan says no; else class codes [N]
+    answers about the held-out rows: [R, K] in the units of the fit, or probabilities [R, C]
+"""
 
 import copy
 from collections.abc import Sequence
@@ -18,8 +29,8 @@ from training.data.columns import Data
 from training.data.folds import Fold, fitted_on
 from training.data.split import Rows
 from training.fitting.choice import Answers
-from training.fitting.fit import Member, choose_device, mean_loss
-from training.fitting.fit import Rows as TensorRows
+from training.fitting.device import choose_device
+from training.fitting.fit import Member, TensorRows, mean_loss
 from training.fitting.kernels import pick_kernels
 from training.fitting.loops import seconds_of
 from training.fitting.losses import LOSSES, Objective, objective_of
@@ -30,9 +41,11 @@ from training.network.net import Net, answers_of
 from training.plan import HIDDEN, BadPlan, Loss, Plan
 
 FAR, FAR_OF_MANY = 1.5, 1.2
-"""A linear model whose loss on the validation part is so many times the networks' is not worth its solving by folds."""
+"""A linear model whose loss on the validation part is so many times the networks' is not solved for on every fold
+(docs/decisions/0030)."""
 MANY_ANSWERS = 100_000
-"""Rows times outputs beyond which the stricter one holds: for 12,000 rows of 27 classes it took a third of the run."""
+"""Rows times outputs beyond which the second of them holds: with 12,000 rows of 27 classes the solving took a third of
+the run."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ class Problem:
 
     @property
     def far(self) -> float:
-        """How many times the networks' loss that of a linear model may be for it to be worth its solving."""
+        """How many times the networks' loss that of a linear model may be, if it is to be solved for on every fold."""
         return FAR if len(self.folds[0].train) * self.outputs <= MANY_ANSWERS else FAR_OF_MANY
 
     def rows(self, numbers: Rows) -> TensorRows:
@@ -79,7 +92,7 @@ class Problem:
 
     def net(self, members: Sequence[Member], weights: Sequence[float] | None = None, temperature: float = 1.0) -> Net:
         """The published form of some members, on the CPU."""
-        nets = copy.deepcopy([member.net for member in members])  # at once: members share their expansion
+        nets = copy.deepcopy([member.net for member in members])  # in one call, since members share their expansion
         return Net(
             self.preprocessing,
             [net.cpu() for net in nets],
@@ -176,16 +189,16 @@ def pose(plan: Plan, data: Data, schema: Schema, matrix: Matrix, folds: list[Fol
     x = preprocess(preprocessing, matrix)
     device = choose_device(_seconds_of(plan, x.shape[1], folds))
     return Problem(
-        plan,
-        data.task,
-        preprocessing,
-        objective_of(loss),
-        outputs,
-        x.to(device),
-        torch.from_numpy(y).to(device),
-        folds,
-        None if centre is None else torch.tensor(centre, dtype=torch.float32),
-        None if scale is None else torch.tensor(scale, dtype=torch.float32),
+        plan=plan,
+        task=data.task,
+        preprocessing=preprocessing,
+        objective=objective_of(loss),
+        outputs=outputs,
+        x=x.to(device),
+        y=torch.from_numpy(y).to(device),
+        folds=folds,
+        centre=None if centre is None else torch.tensor(centre, dtype=torch.float32),
+        scale=None if scale is None else torch.tensor(scale, dtype=torch.float32),
     )
 
 

@@ -1,19 +1,26 @@
 """One step of the optimizer: forward, backward by the chain rule, update.
 
-The chain rule is written out here because at these sizes autograd and an optimizer object cost more than the products
-do. All weights are views of one flat buffer, all gradients of another, and the update is one kernel over both.
-`tests/training/test_step.py` holds every rule against autograd and every update against `torch.optim`.
+`training/scratch.py` explains the chain rule; here is the same arithmetic, as fast as torch's kernels allow. It is
+written out because at these sizes autograd and an optimizer object cost more than the products do
+(docs/decisions/0031). `tests/training/test_step.py` holds every rule against autograd and every update against
+`torch.optim`.
 
-A step moves K networks of one shape at once, by products of [K, ...] tensors: one network on a CPU, several on a GPU,
-which a single small network cannot fill.
+Read `Stepper.__call__` first: through the layers, back through them, update. Then the rules: each kind of layer has
+one, which answers on the way forward and knows the derivative on the way back.
 
-Within a step features stand before rows, [K, features, N]: so a bias is added to a line of memory, its gradient is the
-sum of one, a softmax over a few classes works on whole vectors of rows, and narrow products take a third of the time.
+Shape:
+    K networks of one shape are moved at once, each by its own minibatch of N rows: one network on a CPU, several on a
+    GPU, which a single small network cannot fill.
+    weights, gradients: [K, P], one flat line for each network, so that the update is one kernel over all parameters;
+        what layers hold are views of it, like [K, outputs, inputs] and [K, outputs]
+    between layers: [K, features, N], features before rows. So a bias is added to a line of memory and its gradient is
+        the sum of one, a softmax over a few classes works on whole vectors of rows, and narrow products take a third
+        of the time (docs/decisions/0064)
 
 Where its products are large and the processor has instructions for it, a hidden layer computes in bfloat16: the range
 of float32 with 8 bits of precision, and sums in float32 (Kalamkar et al. 2019, A Study of BFLOAT16 for Deep Learning
 Training). Weights and their updates stay float32, since most updates are less than the last of 8 bits (Micikevicius et
-al. 2018, Mixed Precision Training, section 3.1), and so do the last layer and the loss.
+al. 2018, Mixed Precision Training, section 3.1), and so do the last layer and the loss (docs/decisions/0082).
 """
 
 import math
@@ -70,15 +77,15 @@ class Stepper:
         self._count = torch.zeros((), device=self.weights.device)
 
         slots = {}
-        for name, weight, gradient in zip(
-            order, torch.split(self.weights, sizes, 1), torch.split(self._gradient, sizes, 1), strict=True
-        ):
+        flat = (torch.split(self.weights, sizes, 1), torch.split(self._gradient, sizes, 1))
+        for name, weight, gradient in zip(order, *flat, strict=True):
             shape, is_linear = named[name].shape, name.endswith(".weight")
-            slots[name] = _Slot(*(_shaped(flat, shape, is_linear=is_linear) for flat in (weight, gradient)))
+            slot = _Slot(_shaped(weight, shape, is_linear=is_linear), _shaped(gradient, shape, is_linear=is_linear))
             for k, net in enumerate(nets):
                 own = net.get_parameter(name)
-                slots[name].weight[k] = own.detach()
-                own.data = slots[name].weight[k]
+                slot.weight[k] = own.detach()
+                own.data = slot.weight[k]
+            slots[name] = slot
         masks = _Masks(generator)
         self._layers: list[_Rule] = []
         now = torch.float32
@@ -105,10 +112,11 @@ class Stepper:
     def __call__(
         self, x: Tensor, y: Tensor, rate: float | Tensor, agree: Callable[[Tensor], object] = lambda _: None
     ) -> Tensor:
-        """Move every network once, and say its losses before; `agree` may change the gradients [K, P] on the way.
+        """Move every network once against its gradient, and say the losses that it had before.
 
-        The rate is a number, or one on the device, which a captured step reads anew each time. Losses are those of each
-        row: whoever wants a mean takes it once for many steps.
+        The rate is a number, or one on the device, which a step that is captured in a graph reads anew each time.
+        `agree` is given the gradients [K, P] before the update: processes that fit together put their mean there.
+        Losses are those of each row: whoever wants a mean takes it once for many steps.
 
         Shape:
             x: [K, N, inputs]; y: [K, N, outputs] of a regression, class codes [K, N] of a classification
@@ -177,9 +185,9 @@ def _shaped(flat: Tensor, shape: torch.Size, *, is_linear: bool) -> Tensor:
 
 
 class _Rule:
-    """A layer that remembers what the way back needs, and no longer than until then.
+    """A layer that remembers what the way back needs, and forgets it there.
 
-    So the next product can be written where the last tensors stood, in a core's own cache: 7% of a step of `rings`.
+    The next product is then written where those tensors stood, in a core's own cache: 7% of a step of `rings`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,7 +212,8 @@ def _rule(layer: nn.Module, number: int, slots: dict[str, _Slot], masks: "_Masks
         case Expansion():
             return _Activation(lambda x: layer(x.mT).mT, lambda d, _x, _out: d)  # the first: nobody asks for d
         case _:
-            # a ReLU's answer is 0 where a mask makes it 0, and so is what comes back: its sign is all that is read
+            # the way back of tanh and sigmoid reads what they answered, so dropout must not write over it. That of a
+            # ReLU reads its sign alone: where a mask has made the answer 0, what comes back is 0 as well
             return _Activation(*_DERIVATIVES[type(layer)], needs_out=isinstance(layer, nn.Tanh | nn.Sigmoid))
 
 
@@ -278,11 +287,11 @@ class _Embedding(_Rule):
 
 
 class _Dropout(_Rule):
-    """Some numbers become 0.
+    """Some numbers become 0, and the others larger, so that their expected sum stays.
 
     Attributes:
-        is_in_place: where nobody reads the input any more, the answer takes its place: what a step touches should stay
-            in a core's own cache.
+        is_in_place: nobody reads the input any more, so the answer takes its place: what a step touches should stay in
+            a core's own cache.
     """
 
     def __init__(self, share: float, masks: "_Masks", dtype: torch.dtype) -> None:
@@ -329,12 +338,15 @@ _DERIVATIVES: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[
     Sine: (torch.sin, lambda d, x, _: d.mul_(torch.cos(x))),
     nn.Identity: (lambda x: x, lambda d, _x, _out: d),
 }
-"""What an activation answers, and what becomes of a derivative in its own place: at these sizes the time of an operator
-is that of the memory it touches, and what a product has just written nobody else reads."""
+"""What an activation answers, and how it changes a derivative d on the way back, given its input x and its answer out.
+
+ReLU, tanh and sigmoid need their answer, the others their input. The result stands in the place of d: at these sizes an
+operator takes as long as the memory that it touches, and nobody else reads what a product has just written.
+"""
 
 
 class _Masks:
-    """Dropout masks: zeros for what is dropped, and what makes up for it elsewhere.
+    """Dropout masks: 0 for what is dropped, 1 / (1 - share) for what stays.
 
     On a CPU each mask is cut at a random place out of a store that is drawn once.
     """

@@ -1,6 +1,10 @@
 """What the choice is made from: candidates fitted on the folds, and a linear model.
 
-Networks are fitted on the targets, or on what a line leaves of them where the line reads what they cannot.
+A *candidate* is a network and a recipe (`candidates.py`), a *fold* says which rows fit and which judge
+(`data/folds.py`), a *member* is one fitted network. The members of one candidate on all folds are a *unit*: `choice.py`
+gives each unit its share in the published average. `fit_units` is the story, `_Fits` keeps the books of it.
+
+Networks are fitted on the targets, or on what a linear model (a *line*, for short) leaves of them; `_lines` says when.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from training.data.folds import Fold, fitted_on
+from training.data.split import Rows
 from training.fitting.candidates import Candidate
 from training.fitting.checkpoint import Checkpoint
-from training.fitting.choice import Unit
-from training.fitting.fit import Diverged, Epoch, Job, Member, mean_loss, worth
-from training.fitting.fit import Rows as TensorRows
+from training.fitting.choice import Unit, loss_of
+from training.fitting.course import Diverged, Epoch, useful_share
+from training.fitting.fit import Job, Member, TensorRows, mean_loss
 from training.fitting.many import fit_all
 from training.fitting.problem import Problem
 from training.network.expansions import Expansion, Steps, Waves
@@ -33,8 +38,11 @@ KEPT = 2
 class Halving:
     """How far behind the least loss on the first fold a candidate may be, by what times.
 
+    Measured in docs/decisions/0030, "When to end a candidate".
+
     Attributes:
-        rungs: after which shares of the epochs it is asked, and what is allowed to go on then.
+        rungs: after which shares of the epochs it is asked, and what is allowed to go on then. A wave of the default
+            recipe's learning rate ends at each of these shares.
         near: what is allowed to go on to the other folds.
     """
 
@@ -48,7 +56,8 @@ MANY = Halving({3 / 15: 1.08, 7 / 15: 1.035}, 1.02)
 MOST_PIECES = 512
 """Columns that an expansion may add: beyond, the first layer costs more than all others together."""
 UNCLIPPED = 0.5
-"""The loss of a line on unclipped numbers, times that on clipped ones, up to which networks are fitted on its rest."""
+"""The loss of a line on unclipped numbers, times that on clipped ones, up to which networks are fitted on its rest
+(docs/decisions/0050)."""
 
 
 def fit_units(
@@ -68,79 +77,138 @@ def fit_units(
     Raises:
         Diverged: no candidate has a finite loss.
     """
-    assert problem.plan.fit.members is not None
-    members = range(problem.plan.fit.members)
     is_small = len(problem.folds[0].train) <= FEW_ROWS
     halving = FEW if is_small else MANY
-    total = (len(candidates) + min(KEPT, len(candidates)) * (len(problem.folds) - 1)) * len(members)
-    expansions = {candidate.name: _expansion(problem, candidate) for candidate in candidates}
-    lines: dict[int, _Line] = {}
-    begun = 0
-    done: dict[tuple[str, int, int], Member] = {}  # of a candidate, a fold and a member
-    bad: list[Diverged] = []
-
-    def fit_on(some: Sequence[Candidate], folds: Sequence[int]) -> None:
-        nonlocal begun
-        keys = [(candidate, fold, member) for candidate, fold, member in product(some, folds, members)]
-        jobs = [
-            _job(
-                problem,
-                candidate,
-                expansions[candidate.name],
-                line=lines.get(fold),
-                fold=fold,
-                member=member,
-                until=until(candidate),
-            )
-            for candidate, fold, member in keys
-        ]
-        before, begun = begun, begun + len(jobs)
-        fitted = fit_all(
-            jobs,
-            problem.objective,
-            report=lambda k, epoch: report(before + k, total, epoch),
-            checkpoint=checkpoint,
-            rivals=[candidate.name for candidate, _, _ in keys],
-            rungs=halving.rungs if folds == [0] else None,
-            meanwhile=meanwhile,
-        )
-        for (candidate, fold, member), result in zip(keys, fitted, strict=True):
-            if isinstance(result, Diverged):
-                bad.append(result)
-            else:
-                done[candidate.name, fold, member] = _corrected(problem, result, fold, lines.get(fold))
-
-    def until(candidate: Candidate) -> float:
-        first = of(candidate, 0)
-        return worth(candidate.fit.for_rows(len(problem.folds[0].train)), first[0]) if first else 1.0
-
-    def of(candidate: Candidate, fold: int) -> list[Member]:
-        found = [done[key] for member in members if (key := (candidate.name, fold, member)) in done]
-        return sorted(found, key=lambda one: one.validation_loss)[: problem.plan.fit.averaged]
-
     may_have_lines = len(candidates) > 1  # a network that a plan names stands alone
+    fits = _Fits(problem, candidates, report, checkpoint, meanwhile)
     if may_have_lines and not is_small:
-        lines = _lines(problem)
-    fit_on(candidates, [0])
+        fits.lines = _lines(problem)
+    fits.fit(candidates, [0], halving.rungs)
     # a small table is fitted sooner than the library is imported that solves for lines: that is done beside these fits,
     # and where there are lines after all, as few tables have them, the fits are made once more
     if may_have_lines and is_small and (lines := _lines(problem)):
-        done.clear()
-        total += begun
-        fit_on(candidates, [0])
-    losses = {candidate.name: of(candidate, 0)[0].validation_loss for candidate in candidates if of(candidate, 0)}
-    standing = sorted((one for one in candidates if one.name in losses), key=lambda one: losses[one.name])[:KEPT]
-    standing = [one for one in standing if losses[one.name] <= halving.near * min(losses.values())]
-    if others := range(1, len(problem.folds)):
-        fit_on(standing, others)
+        fits.begin_again(lines)
+        fits.fit(candidates, [0], halving.rungs)
+
+    first = {one.name: members[0].validation_loss for one in candidates if (members := fits.of(one, 0))}
+    best = sorted((one for one in candidates if one.name in first), key=lambda one: first[one.name])[:KEPT]
+    standing = [one for one in best if first[one.name] <= halving.near * first[best[0].name]]
+    folds = range(len(problem.folds))
+    if len(folds) > 1:
+        fits.fit(standing, folds[1:])
     units = [
-        unit_of(problem, candidate.name, [of(candidate, fold) for fold in range(len(problem.folds))])
+        unit_of(problem, candidate.name, [fits.of(candidate, fold) for fold in folds])
         for candidate in standing
-        if all(of(candidate, fold) for fold in range(len(problem.folds)))
+        if all(fits.of(candidate, fold) for fold in folds)
     ]
     if not units:
-        raise bad[0]
-    return units, list(done.values())
+        raise fits.diverged[0]
+    return units, fits.members
+
+
+class _Fits:
+    """The fits of a run: those that are done, and what the next ones need to know of them.
+
+    Attributes:
+        lines: by fold, the linear model on whose rest the networks are fitted; empty where they are fitted on the
+            targets.
+        diverged: what became of those without a finite loss.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        candidates: Sequence[Candidate],
+        report: Callable[[int, int, Epoch], object],
+        checkpoint: Checkpoint | None,
+        meanwhile: Iterable[object],
+    ) -> None:
+        assert problem.plan.fit.members is not None
+        self._problem, self._report, self._checkpoint, self._meanwhile = problem, report, checkpoint, meanwhile
+        self._seeds = range(problem.plan.fit.members)
+        self._expansions = {candidate.name: _expansion(problem, candidate) for candidate in candidates}
+        others = min(KEPT, len(candidates)) * (len(problem.folds) - 1)
+        self._total = (len(candidates) + others) * len(self._seeds)
+        self._begun = 0
+        self._done: dict[tuple[str, int, int], Member] = {}  # by candidate, fold, and which member of both
+        self.lines: dict[int, _Line] = {}
+        self.diverged: list[Diverged] = []
+
+    @property
+    def members(self) -> list[Member]:
+        """Every fitted network."""
+        return list(self._done.values())
+
+    def of(self, candidate: Candidate, fold: int) -> list[Member]:
+        """The networks of a candidate on a fold, the best first, as many as the plan averages."""
+        keys = [(candidate.name, fold, number) for number in self._seeds]
+        found = [self._done[key] for key in keys if key in self._done]
+        return sorted(found, key=lambda member: member.validation_loss)[: self._problem.plan.fit.averaged]
+
+    def begin_again(self, lines: dict[int, "_Line"]) -> None:
+        """Forget what was fitted; from now on networks are fitted on the rest of these lines."""
+        self.lines = lines
+        self._done.clear()
+        self._total += self._begun
+
+    def fit(
+        self, candidates: Sequence[Candidate], folds: Sequence[int], rungs: Mapping[float, float] | None = None
+    ) -> None:
+        """Fit some candidates on some folds; those that fall behind on the `rungs` end there."""
+        keys = list(product(candidates, folds, self._seeds))
+        before, self._begun = self._begun, self._begun + len(keys)
+        fitted = fit_all(
+            [self._job(*key) for key in keys],
+            self._problem.objective,
+            report=lambda k, epoch: self._report(before + k, self._total, epoch),
+            checkpoint=self._checkpoint,
+            rivals=[candidate.name for candidate, _, _ in keys],
+            rungs=rungs,
+            meanwhile=self._meanwhile,
+        )
+        for (candidate, fold, number), result in zip(keys, fitted, strict=True):
+            if isinstance(result, Diverged):
+                self.diverged.append(result)
+            else:
+                self._done[candidate.name, fold, number] = self._with_its_line(result, fold)
+
+    def _job(self, candidate: Candidate, fold: int, number: int) -> Job:
+        problem, line = self._problem, self.lines.get(fold)
+        preprocessing, expansion = problem.preprocessing, self._expansions[candidate.name]
+        train, held_out = problem.rows(problem.folds[fold].train), problem.rows(problem.folds[fold].held_out)
+        return Job.of(
+            candidate.fit,
+            lambda: make_member(candidate.net, preprocessing.width, preprocessing.sizes, problem.outputs, expansion),
+            train if line is None else line.rest_of(train),
+            held_out if line is None else line.rest_of(held_out),
+            # the first network has the plan's own seed; neighbouring plans share no other
+            seed=candidate.fit.seed + 1_000_003 * number + 15_485_863 * fold,
+            key=f"{candidate.name}-{fold}-{number}{'' if line is None else '-rest'}",
+            until=self._until(candidate),
+        )
+
+    def _until(self, candidate: Candidate) -> float:
+        """The share of the epochs that is worth fitting: on the first fold all, then as many as were of use there."""
+        first = self.of(candidate, 0)
+        if not first:
+            return 1.0
+        plan = candidate.fit.for_rows(len(self._problem.folds[0].train))
+        return useful_share(plan, first[0].history)
+
+    def _with_its_line(self, member: Member, fold: int) -> Member:
+        """The member with the line that its network was fitted on the rest of, and the loss of both together."""
+        line = self.lines.get(fold)
+        if line is None:
+            return member
+        assert isinstance(member.net, nn.Sequential)
+        net, held_out = line.with_rest(member.net), self._problem.rows(self._problem.folds[fold].held_out)
+        return replace(member, net=net, validation_loss=mean_loss(net, held_out, self._problem.objective))
+
+
+def unit_of(problem: Problem, name: str, members: Sequence[Sequence[Member]]) -> Unit:
+    """The members of each fold as one unit, with what they say of the rows held out from them."""
+    answers = [problem.answers(own, fold.held_out) for own, fold in zip(members, problem.folds, strict=True)]
+    return Unit(name, [member for own in members for member in own], np.concatenate(answers))
 
 
 def _expansion(problem: Problem, candidate: Candidate) -> Expansion | None:
@@ -154,9 +222,58 @@ def _expansion(problem: Problem, candidate: Candidate) -> Expansion | None:
     return kind(problem.rows(fitted_on(problem.folds))[0], numbers, embedded, pieces).to(problem.x.device)
 
 
+# ------------------------------------------------------------------------------------------------ linear models
+
+
+def wants_linear(problem: Problem, units: Sequence[Unit], baseline: Member, validation: Rows) -> bool:
+    """Whether a linear model may count: the plan asks, it could come near, and the networks are not linear anyway.
+
+    It and the networks are compared on the same rows, of which it learned none either: of a few dozen others, a few
+    that are hard to predict can make twice the loss.
+    """
+    plan = problem.plan
+    if not plan.fit.linear or plan.net.hidden == () or plan.net.preprocessing != "learned":
+        return False
+    common = np.isin(problem.held_out, validation)
+    if not common.any():  # each is the only one of its class
+        return True
+    y = problem.held_out_y[common]
+    networks = min(loss_of(unit.answers[common], y) for unit in units)
+    return loss_of(problem.answers([baseline], problem.held_out[common]), y) < problem.far * networks
+
+
+def linear_unit(problem: Problem) -> Unit:
+    """The linear model as a unit; the first fold chooses its penalty, and whether it reads clipped numbers.
+
+    Its answers are those of each fold's model, its member is the model of all rows that are fitted on: a mean of linear
+    models would be no better.
+    """
+    form = _best_line(problem, readings(problem.task, problem.preprocessing))
+    models = _lines_of_folds(problem, form)
+    unit = unit_of(problem, "linear", [[model] for model in models])
+    if len(problem.folds) > 1:
+        everything = Fold(fitted_on(problem.folds), problem.folds[0].held_out)
+        models = [problem.linear(*form, everything)]
+    return Unit("linear", models, unit.answers)
+
+
+def _best_line(problem: Problem, unclipped: Sequence[int]) -> tuple[float, int]:
+    """The best of the first fold's lines that read so many numbers unclipped: its penalty, and this number."""
+    forms = [form for form in problem.lines if form[1] in unclipped]
+    return min(forms, key=lambda form: problem.lines[form].validation_loss)
+
+
+def _lines_of_folds(problem: Problem, form: tuple[float, int]) -> list[Member]:
+    return [problem.lines[form], *(problem.linear(*form, fold) for fold in problem.folds[1:])]
+
+
 @dataclass(frozen=True)
 class _Line:
-    """A fold's linear model, and how much it leaves of the targets: standard deviations, [outputs]."""
+    """A fold's linear model, on whose rest networks are fitted.
+
+    Attributes:
+        left: the standard deviation of what it leaves of each target, [outputs]; the rest is told in these.
+    """
 
     net: LinearMember
     left: Tensor
@@ -169,7 +286,7 @@ class _Line:
             return cls(net, (y - net(x)).std(0).clamp_min(1e-6))
 
     def rest_of(self, rows: TensorRows) -> TensorRows:
-        """The rows with what the line leaves of their targets, in standard deviations."""
+        """The rows with the rest for a target."""
         x, y = rows
         with torch.no_grad():
             return x, (y - self.net(x)) / self.left
@@ -193,75 +310,8 @@ def _lines(problem: Problem) -> dict[int, _Line]:
     numbers = readings(problem.task, problem.preprocessing)
     if len(numbers) == 1 or not problem.plan.fit.linear or problem.plan.fit.loss not in (None, "mse"):
         return {}
-    clipped, form = (_best_line(problem, [some]) for some in numbers)
-    if problem.lines[form].validation_loss > UNCLIPPED * problem.lines[clipped].validation_loss:
+    clipped, unclipped = (_best_line(problem, [some]) for some in numbers)
+    if problem.lines[unclipped].validation_loss > UNCLIPPED * problem.lines[clipped].validation_loss:
         return {}
-    models = _lines_of_folds(problem, form)
+    models = _lines_of_folds(problem, unclipped)
     return {k: _Line.of(models[k].net, problem.rows(fold.train)) for k, fold in enumerate(problem.folds)}
-
-
-def _corrected(problem: Problem, member: Member, fold: int, line: _Line | None) -> Member:
-    """The member with the line that its network was fitted on the rest of, and the loss of both together."""
-    if line is None:
-        return member
-    assert isinstance(member.net, nn.Sequential)
-    net = line.with_rest(member.net)
-    return replace(
-        member, net=net, validation_loss=mean_loss(net, problem.rows(problem.folds[fold].held_out), problem.objective)
-    )
-
-
-def _job(
-    problem: Problem,
-    candidate: Candidate,
-    expansion: Expansion | None,
-    *,
-    line: _Line | None,
-    fold: int,
-    member: int,
-    until: float,
-) -> Job:
-    preprocessing, rows = problem.preprocessing, problem.folds[fold]
-    # the first network has the plan's own seed; neighbouring plans share no other
-    seed = candidate.fit.seed + 1_000_003 * member + 15_485_863 * fold
-    train, held_out = problem.rows(rows.train), problem.rows(rows.held_out)
-    return Job.of(
-        candidate.fit,
-        lambda: make_member(candidate.net, preprocessing.width, preprocessing.sizes, problem.outputs, expansion),
-        train if line is None else line.rest_of(train),
-        held_out if line is None else line.rest_of(held_out),
-        seed,
-        key=f"{candidate.name}-{fold}-{member}{'' if line is None else '-rest'}",
-        until=until,
-    )
-
-
-def unit_of(problem: Problem, name: str, members: Sequence[Sequence[Member]]) -> Unit:
-    """The members of each fold as one unit, with what they say of the rows held out from them."""
-    answers = [problem.answers(own, fold.held_out) for own, fold in zip(members, problem.folds, strict=True)]
-    return Unit(name, [member for own in members for member in own], np.concatenate(answers))
-
-
-def linear_unit(problem: Problem) -> Unit:
-    """The linear model of the penalty that does best on the first fold, and of clipped numbers or not, likewise.
-
-    Its answers are those of each fold's model, its member is the model of all rows that are fitted on: a mean of linear
-    models would be no better.
-    """
-    form = _best_line(problem, readings(problem.task, problem.preprocessing))
-    models = _lines_of_folds(problem, form)
-    unit = unit_of(problem, "linear", [[model] for model in models])
-    if len(problem.folds) > 1:
-        everything = Fold(fitted_on(problem.folds), problem.folds[0].held_out)
-        models = [problem.linear(*form, everything)]
-    return Unit("linear", models, unit.answers)
-
-
-def _best_line(problem: Problem, unclipped: Sequence[int]) -> tuple[float, int]:
-    """Of the first fold's linear models that read so many numbers unclipped, the best: its penalty, and this number."""
-    forms = [form for form in problem.lines if form[1] in unclipped]
-    return min(forms, key=lambda form: problem.lines[form].validation_loss)
-
-
-def _lines_of_folds(problem: Problem, form: tuple[float, int]) -> list[Member]:
-    return [problem.lines[form], *(problem.linear(*form, fold) for fold in problem.folds[1:])]

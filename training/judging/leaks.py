@@ -14,7 +14,8 @@ from models.errors import shown
 from training.data.columns import Data
 from training.data.split import Rows, Split, row_hashes
 from training.judging.evaluate import Targets
-from training.plan import MOST_LISTED, SplitPlan, drop_option, listed
+from training.plan import SplitPlan
+from training.sentences import MOST_LISTED, drop_option, listed
 
 ALONE = 0.99
 """Share of what is to be explained that no honest feature explains by itself: R2, or errors of the majority avoided."""

@@ -1,180 +1,38 @@
-"""What is learned about the columns: the schema, and the preprocessing that stands first in the graph.
+"""The preprocessing that stands first in the graph: a row's line of the matrix becomes what the network reads.
 
-The schema says how a value becomes a number and never changes with the data afterwards; `Preprocessing` holds what was
-fitted on the training rows. Both stay with the version, so a served row passes through exactly what a training row did.
+Networks learn best from numbers of about unit size without holes. `Preprocessing` makes such of any table. What it has
+learned (medians, spreads, what was ever missing) comes from the training rows and stays in the graph, so a served row
+passes through exactly what a training row did.
+
+Read `Preprocessing` first, then `_fit`, which decides what becomes of each feature. `Embedding` is the one step that
+the network learns itself: it is the first layer of each perceptron, not a part of the preprocessing.
+
+Shape:
+    N rows, F columns of the schema's matrix (a datetime has several), S embedded features
+    matrix [N, F] -> Preprocessing -> [N, width] -> Embedding -> [N, width - S + 8 S]
+
+The columns of [N, width], in this order: numbers, booleans and days among them; one-hot columns; sines, cosines;
+indicators; and S row numbers of the embedding table.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
-import polars as pl
 import torch
 from torch import Tensor, nn
 
-from models.errors import shown
-from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
-from models.schema import Datatype, Matrix, Schema
-from training.data.columns import Data
-from training.data.distinct import of_distinct
-from training.data.split import Rows
-from training.plan import TablePlan
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, NumberFeature
+from models.schema import Matrix, Schema
+from training.data.schema import MOST_ONE_HOT, centre_and_scale
 
-QUANTILES = 20
-"""Intervals between the quantiles that the schema keeps of a number."""
-MOST_ONE_HOT = 9
-"""Categories up to which a feature is one-hot, as in RealMLP-TD (Holzmüller et al. 2024, table A.1)."""
-MOST_CATEGORIES = 1000
-"""Categories of a feature that are told apart, the most frequent ones; the others count as unknown ones do."""
-FEWEST_ROWS = 4
-"""Training rows from which a category beyond the `MOST_ONE_HOT` most frequent is told apart; rarer ones are unknown.
-
-What is embedded for a rarer one is its rows learned by heart, and nobody would learn what unknown means
-(docs/decisions/0063-tables-once-more.md).
-"""
-FROM_ROWS = 500
-"""Training rows from which this is so: of fewer, what two rows of a category say is missed more."""
 EMBEDDING = 8
-"""Width of the embedding of a larger category, as in RealMLP-TD (table A.1)."""
+"""Width of the embedding of a larger category, as in RealMLP-TD (Holzmüller et al. 2024, table A.1)."""
 
-_WHOLE_LOST = 0.01  # share of distinct whole numbers that FP32 may merge with a neighbour
-_SPREAD_LOST = 1e-4  # rounding error of FP32 that is allowed, in interquartile ranges
-_TOGETHER = 1 << 12  # rows that stay in the processor's cache while columns become lines, or lines columns
-_DAY, _WEEK, _YEAR = 86_400.0, 7.0, 365.25
+_TOGETHER = 1 << 12  # rows that stay in the processor's cache while they are preprocessed
+_DAY, _WEEK, _YEAR = 86_400.0, 7.0, 365.25  # in the units of a datetime's columns: seconds, days, days
 _CLIP = 3.0  # interquartile ranges that a number tends to, however large it is
 _MOST_UNCLIPPED = 100.0  # interquartile ranges up to which FP32 tells clipped numbers apart to 1e-4 of themselves
-
-
-# ------------------------------------------------------------------------------------------------ the schema
-
-
-def learn_schema(data: Data, train: Rows, plan: TablePlan) -> Schema:
-    """Describe the features by the training rows alone: categories, quantiles, shares, precision."""
-    frame = data.frame[train]
-    features = tuple(_feature(frame[name], kind, plan.units.get(name)) for name, kind in data.kinds.items())
-    return Schema(datatype=_datatype(frame, features), features=features)
-
-
-def what_is_unknown(data: Data, train: Rows, schema: Schema) -> list[str]:
-    """A sentence for each category that has values among the training rows that count as unknown."""
-    said = []
-    for feature in schema.features:
-        if isinstance(feature, CategoryFeature):
-            column = data.frame[feature.name][train].drop_nulls()
-            known, there = len(feature.categories), column.n_unique()
-            if known < there:
-                others = f"the others, {1 - sum(feature.shares):.1%} of the training rows, count as unknown"
-                told = f"the {known} most frequent are told apart, {others}"
-                said.append(f"column {shown(feature.name)} has {there} categories: {told}")
-    return said
-
-
-def encode(frame: pl.DataFrame, schema: Schema) -> Matrix:
-    """The matrix of a typed frame; bit by bit what a request's values are made by the same features.
-
-    Shape:
-        frame: N rows -> float32 or float64 (`datatype`) [N, F], C order
-
-    Raises:
-        BadRow: a number does not fit the datatype.
-    """
-    lines = [line for feature in schema.features for line in _lines(frame[feature.name], feature)]
-    matrix = np.empty((frame.height, len(lines)), np.float64 if schema.datatype == "FP64" else np.float32)
-    with np.errstate(over="ignore"):  # what does not fit is named
-        for start in range(0, frame.height, _TOGETHER):
-            some = slice(start, start + _TOGETHER)
-            np.stack([line[some] for line in lines], axis=1, out=matrix[some], casting="same_kind")
-    if np.isinf(matrix).any():
-        numbers = Schema(datatype=schema.datatype, features=tuple(f for f in schema.features if f.kind == "number"))
-        numbers.encode_columns({name: frame[name].cast(pl.Float64).to_numpy() for name in numbers.names})
-    return matrix
-
-
-def _lines(column: pl.Series, feature: Feature) -> Sequence[npt.NDArray[np.float64]]:
-    """The columns of the matrix that a feature fills."""
-    match feature:
-        case NumberFeature() | BooleanFeature():
-            return [column.cast(pl.Float64).to_numpy()]  # null becomes NaN
-        case DatetimeFeature():
-            return [np.asarray(line, np.float64) for line in feature.lines(column.to_numpy())]  # null becomes NaT
-        case CategoryFeature():
-            return [of_distinct(column, lambda texts: feature.lines(texts)[0], pl.Float64).to_numpy()]
-
-
-def _feature(column: pl.Series, kind: str, unit: str | None) -> Feature:
-    missing = column.null_count() / max(len(column), 1)
-    present = column.drop_nulls()
-    match kind:
-        case "number":
-            quantiles = quantiles_of(present.cast(pl.Float64).to_numpy())
-            return NumberFeature(name=column.name, missing_share=missing, unit=unit, quantiles=quantiles)
-        case "boolean":
-            share = float(present.cast(pl.Float64).to_numpy().mean()) if len(present) else None
-            return BooleanFeature(name=column.name, missing_share=missing, true_share=share)
-        case "datetime":
-            days = present.cast(pl.Int64).to_numpy() / 86_400e6
-            return DatetimeFeature(name=column.name, missing_share=missing, quantiles=quantiles_of(days))
-        case _:
-            counts = present.value_counts(name="count").sort(["count", column.name], descending=[True, False])
-            common = int((counts["count"] >= FEWEST_ROWS).sum()) if len(column) >= FROM_ROWS else len(counts)
-            counts = counts.head(min(max(common, MOST_ONE_HOT), MOST_CATEGORIES)).sort(column.name)
-            shares = tuple(float(count) / len(present) for count in counts["count"])
-            categories = tuple(counts[column.name].to_list())
-            return CategoryFeature(name=column.name, missing_share=missing, categories=categories, shares=shares)
-
-
-def quantiles_of(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
-    """The quantiles that a manifest keeps of values [N]; none of no values."""
-    if not len(values):
-        return ()
-    # sorted values are quickly selected from, and numpy sorts in a quarter of the time that it takes to select
-    quantiles = np.quantile(np.sort(values), np.linspace(0, 1, QUANTILES + 1)) + 0.0  # where -0.0 sorts is chance
-    return tuple(float(value) for value in quantiles)
-
-
-def _datatype(frame: pl.DataFrame, features: tuple[Feature, ...]) -> Datatype:
-    """FP64 where FP32 would round a column's information away."""
-    numbers = (feature.name for feature in features if isinstance(feature, NumberFeature))
-    return "FP64" if any(_needs_64_bits(frame[name].drop_nulls()) for name in numbers) else "FP32"
-
-
-def _needs_64_bits(column: pl.Series) -> bool:
-    """Whole numbers merge (ids, timestamps), or rounding is no longer small beside the spread (1e9 plus or minus 1)."""
-    values = np.sort(column.cast(pl.Float64).to_numpy())
-    if not len(values):
-        return False
-    if np.abs(values).max() > np.finfo(np.float32).max:
-        return True
-    rounded = values.astype(np.float32)
-    low, high = np.quantile(values, [0.01, 0.99])
-    central = (values >= low) & (values <= high)
-    error = np.abs(rounded[central] - values[central]).max(initial=0.0)
-    _, scale = _centre_and_scale(values)
-    if error * scale > _SPREAD_LOST:
-        return True
-    if error == 0 or not column.dtype.is_integer():
-        return False
-    return bool(len(np.unique(rounded)) < (1 - _WHOLE_LOST) * len(np.unique(values)))
-
-
-# ------------------------------------------------------------------------------------------------ the preprocessing
-
-
-@dataclass
-class _Fitted:
-    """The columns of the matrix that one step of the preprocessing reads, with what was learned for each."""
-
-    numbers: list[int]
-    centres: list[float]
-    scales: list[float]
-    indicators: list[int]
-    one_hot: list[int]
-    codes: list[float]
-    turns: list[int]
-    radians: list[float]
-    embedded: list[int]
-    sizes: list[int]
 
 
 class Preprocessing(nn.Module):
@@ -201,35 +59,39 @@ class Preprocessing(nn.Module):
 
     width: int
     sizes: list[int]
+    numbers: Tensor
+    centres: Tensor
+    scales: Tensor
+    indicators: Tensor
+    one_hot: Tensor
+    codes: Tensor
+    turns: Tensor
+    radians: Tensor
+    embedded: Tensor
+    missing_rows: Tensor
+    offsets: Tensor
 
     def __init__(self, schema: Schema, train: Matrix, *, learned: bool = True) -> None:
         """Fit on the training rows; `learned=False` passes numbers as they are (missing 0, a category one-hot)."""
         super().__init__()
         fitted = _fit(schema, train) if learned else _plain(schema)
-        dtype = torch.float64 if schema.datatype == "FP64" else torch.float32
-        self.numbers: Tensor
-        self.centres: Tensor
-        self.scales: Tensor
-        self.indicators: Tensor
-        self.one_hot: Tensor
-        self.codes: Tensor
-        self.turns: Tensor
-        self.radians: Tensor
-        self.embedded: Tensor
-        self.missing_rows: Tensor
-        self.offsets: Tensor
-        self.register_buffer("numbers", torch.tensor(fitted.numbers, dtype=torch.int64))
-        self.register_buffer("centres", torch.tensor(fitted.centres, dtype=dtype)[:, None])
-        self.register_buffer("scales", torch.tensor(fitted.scales, dtype=dtype)[:, None])
-        self.register_buffer("indicators", torch.tensor(fitted.indicators, dtype=torch.int64))
-        self.register_buffer("one_hot", torch.tensor(fitted.one_hot, dtype=torch.int64))
-        self.register_buffer("codes", torch.tensor(fitted.codes, dtype=dtype)[:, None])
-        self.register_buffer("turns", torch.tensor(fitted.turns, dtype=torch.int64))
-        self.register_buffer("radians", torch.tensor(fitted.radians, dtype=torch.float32)[:, None])
-        self.register_buffer("embedded", torch.tensor(fitted.embedded, dtype=torch.int64))
-        self.register_buffer("missing_rows", torch.tensor([size - 1 for size in fitted.sizes], dtype=dtype)[:, None])
-        starts = np.concatenate([[0], np.cumsum(fitted.sizes)[:-1]]) if fitted.sizes else np.empty(0)
-        self.register_buffer("offsets", torch.tensor(starts, dtype=torch.float32)[:, None])
+        exact = torch.float64 if schema.datatype == "FP64" else torch.float32  # the matrix's own precision
+        ends = np.cumsum(fitted.sizes, dtype=np.int64)  # of each feature's rows in the embedding table
+        buffers = {
+            "numbers": _places(fitted.numbers),
+            "centres": _factors(fitted.centres, exact),
+            "scales": _factors(fitted.scales, exact),
+            "indicators": _places(fitted.indicators),
+            "one_hot": _places(fitted.one_hot),
+            "codes": _factors(fitted.codes, exact),
+            "turns": _places(fitted.turns),
+            "radians": _factors(fitted.radians, torch.float32),
+            "embedded": _places(fitted.embedded),
+            "missing_rows": _factors([size - 1 for size in fitted.sizes], exact),
+            "offsets": _factors((ends - fitted.sizes).tolist(), torch.float32),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
         self.sizes = fitted.sizes
         self.clips = learned
         self.reads_all = fitted.numbers == list(range(len(schema.columns)))
@@ -241,10 +103,10 @@ class Preprocessing(nn.Module):
             + len(fitted.sizes)
         )
 
-    def forward(self, features: Tensor) -> Tensor:  # a step that no feature needs leaves no trace in the graph
-        # a feature is a line here: picked by one copy, and what was learned of it is applied to all rows at once
+    def forward(self, features: Tensor) -> Tensor:
+        # transposed, so that a column is a line of memory: picked by one copy, and scaled for all rows at once
         lines = features.T  # [F, N]
-        parts = []
+        parts = []  # what no feature needs is not even asked, so that it leaves no node in the exported graph
         if len(self.numbers):
             parts.append(self._scaled(lines if self.reads_all else lines.index_select(0, self.numbers)))
         if len(self.one_hot):
@@ -313,28 +175,76 @@ class Embedding(nn.Module):
         return torch.cat([x[:, : self.plain], rows.flatten(1)], 1)
 
 
+def _places(columns: list[int]) -> Tensor:
+    """Which columns of the matrix are read, [n]."""
+    return torch.tensor(columns, dtype=torch.int64)
+
+
+def _factors(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """A number for each of n columns, as lines [n, N] are computed with: [n, 1]."""
+    return torch.tensor(values, dtype=dtype)[:, None]
+
+
 def _or_zero(x: Tensor, is_missing: Tensor) -> Tensor:
     return torch.where(is_missing, 0.0, x)
 
 
+# ------------------------------------------------------------------------------------------------ what is learned
+
+
+@dataclass
+class _Fitted:
+    """What each step of the preprocessing reads, as columns of the matrix [N, F], and what was learned for each.
+
+    Attributes:
+        numbers: columns that are scaled, by `centres` and `scales`.
+        one_hot: for each one-hot column of the result, the column that is compared with its code in `codes`.
+        turns: columns of which sine and cosine are taken, once multiplied by `radians`.
+        indicators: columns that were missing in a training row.
+        embedded: columns that become rows of the embedding table; `sizes` says how many rows each feature has there.
+    """
+
+    numbers: list[int] = field(default_factory=list)
+    centres: list[float] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
+    one_hot: list[int] = field(default_factory=list)
+    codes: list[float] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
+    radians: list[float] = field(default_factory=list)
+    indicators: list[int] = field(default_factory=list)
+    embedded: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def add_number(self, column: int, centre: float, scale: float) -> None:
+        """Have a column scaled."""
+        self.numbers.append(column)
+        self.centres.append(centre)
+        self.scales.append(scale)
+
+    def add_one_hot(self, column: int, categories: int) -> None:
+        """Have a column made one-hot."""
+        self.one_hot += [column] * categories
+        self.codes += [float(code) for code in range(categories)]
+
+
 def _fit(schema: Schema, train: Matrix) -> _Fitted:
-    fitted = _Fitted([], [], [], [], [], [], [], [], [], [])
+    fitted = _Fitted()
     start = 0
     for feature in schema.features:
         column = train[:, start].astype(np.float64)
         present = column[~np.isnan(column)]
         match feature:
             case NumberFeature():
-                _add_number(fitted, start, *_centre_and_scale(present))
+                fitted.add_number(start, *centre_and_scale(present))
             case BooleanFeature():
-                _add_number(fitted, start, 0.5, 2.0)
+                fitted.add_number(start, 0.5, 2.0)
             case CategoryFeature() if len(feature.categories) <= MOST_ONE_HOT:
-                _add_one_hot(fitted, start, len(feature.categories))
+                fitted.add_one_hot(start, len(feature.categories))
             case CategoryFeature():
                 fitted.embedded.append(start)
                 fitted.sizes.append(len(feature.categories) + 2)
             case DatetimeFeature():
-                _add_number(fitted, start, *_centre_and_scale(present))
+                fitted.add_number(start, *centre_and_scale(present))
                 for part, period in enumerate((_DAY, _WEEK, _YEAR), 1):
                     values = train[:, start + part]
                     if len(np.unique(values[~np.isnan(values)])) > 1:
@@ -347,39 +257,13 @@ def _fit(schema: Schema, train: Matrix) -> _Fitted:
 
 
 def _plain(schema: Schema) -> _Fitted:
-    fitted = _Fitted([], [], [], [], [], [], [], [], [], [])
+    fitted = _Fitted()
     start = 0
     for feature in schema.features:
         if isinstance(feature, CategoryFeature):
-            _add_one_hot(fitted, start, len(feature.categories))
+            fitted.add_one_hot(start, len(feature.categories))
         else:
             for column in range(start, start + len(feature.columns)):
-                _add_number(fitted, column, 0.0, 1.0)
+                fitted.add_number(column, 0.0, 1.0)
         start += len(feature.columns)
     return fitted
-
-
-def _add_number(fitted: _Fitted, column: int, centre: float, scale: float) -> None:
-    fitted.numbers.append(column)
-    fitted.centres.append(centre)
-    fitted.scales.append(scale)
-
-
-def _add_one_hot(fitted: _Fitted, column: int, categories: int) -> None:
-    fitted.one_hot += [column] * categories
-    fitted.codes += [float(code) for code in range(categories)]
-
-
-def _centre_and_scale(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Median and the factor that makes the spread one: 1 / (q75 - q25), or 2 / (max - min) where the quartiles meet.
-
-    A column that is constant in training has factor 0: it says nothing (Holzmüller et al. 2024, appendix A.1).
-    """
-    if not len(values):
-        return 0.0, 0.0
-    low, q25, median, q75, high = (
-        float(value) + 0.0 for value in np.quantile(np.sort(values), [0, 0.25, 0.5, 0.75, 1])
-    )
-    if q75 > q25:
-        return median, min(1 / (q75 - q25), 1e30)
-    return median, min(2 / (high - low), 1e30) if high > low else 0.0

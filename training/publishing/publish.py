@@ -20,8 +20,8 @@ from models.proof import Proof, prove
 from models.repository import Repository
 from models.schema import Schema
 from training.data.rows import spread, table_rows
+from training.data.schema import quantiles_of
 from training.fitting.processes import elsewhere
-from training.network.encoders import quantiles_of
 from training.plan import Plan
 from training.publishing.export import ONNX, OnnxSession, awkward_rows, export
 

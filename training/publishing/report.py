@@ -18,9 +18,9 @@ from models.manifest import Part, Scores
 from training.judging.evaluate import MAIN
 from training.judging.explain import Explained
 from training.judging.failures import worst_kinds, worst_rows
-from training.plan import listed
 from training.publishing.drawing import plain_drawing, svg_of
 from training.publishing.plots import draw_plots, judged
+from training.sentences import listed
 
 if TYPE_CHECKING:
     from training.recipe import Fitted  # recipe tells the story and imports this file

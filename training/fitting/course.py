@@ -1,0 +1,135 @@
+"""The course of a fit, epoch by epoch: how its learning rate falls, which epoch was best, and when to end.
+
+A schedule is a function of how much of the fit is behind, from 0 to 1. Those with several waves bring the rate back to
+zero at the end of each: the weights are at rest there, so that fits can be compared, ended, or gone on with.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.errors import RowcastError
+from training.plan import FitPlan
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda _: 1.0,
+    "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
+    # four cosine waves, each twice as long as the last (RealMLP, Holzmüller et al. 2024, section 3)
+    "coslog4": lambda share: 0.5 * (1 - math.cos(2 * math.pi * math.log2(1 + 15 * share))),
+}
+"""The share of the plan's learning rate after a share of the fit."""
+
+WAVES: dict[str, tuple[float, ...]] = {"coslog4": (1 / 15, 3 / 15, 7 / 15, 1.0)}
+"""The shares of the fit at which a wave of the schedule ends, its rate at zero; other schedules are one wave."""
+
+
+class Diverged(RowcastError):
+    """A loss is no longer a number.
+
+    Attributes:
+        epoch: the pass in which it happened.
+        loss: which loss, and what it is.
+    """
+
+    code = "fit_diverged"
+    epoch: int
+    loss: str
+
+    def __str__(self) -> str:
+        return f"the fit diverged: the {self.loss} in epoch {self.epoch}; lower fit.learning_rate or scale the targets"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training rows.
+
+    Attributes:
+        number: from 1.
+        train_loss: mean over the pass, while the weights moved.
+        validation_loss: after it.
+        rows_per_second: of the pass.
+    """
+
+    number: int
+    train_loss: float
+    validation_loss: float
+    rows_per_second: float
+
+
+class Course:
+    """The epochs of one network: which was best and with what weights, and whether there is hope of a better one.
+
+    Attributes:
+        history: every epoch so far.
+    """
+
+    def __init__(self, plan: FitPlan) -> None:
+        """Nothing has been fitted yet."""
+        self._plan = plan
+        self.history: list[Epoch] = []
+        self._best = Epoch(0, math.inf, math.inf, 0.0)
+        self._best_weights: Tensor | None = None
+
+    def take(self, epoch: Epoch, weights: Tensor) -> None:
+        """Take note of an epoch, and of the weights [P] that it ended with.
+
+        Raises:
+            Diverged: a loss is not finite.
+        """
+        for name, loss in (("training loss", epoch.train_loss), ("validation loss", epoch.validation_loss)):
+            if not math.isfinite(loss):
+                raise Diverged(epoch.number, f"{name} is {loss}")
+        self.history.append(epoch)
+        if epoch.validation_loss < self._best.validation_loss:
+            self._best = epoch
+            self._best_weights = weights.clone() if self._plan.keep == "best" else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the patience is at its end, or a whole wave of the schedule has brought nothing better."""
+        patience, done = self._plan.patience, len(self.history)
+        if patience == 0:
+            return False
+        ends = wave_ends(self._plan)
+        earlier = [end for end in ends if end < done]
+        brought_nothing = done in ends and bool(earlier) and self._best.number <= earlier[-1]
+        return brought_nothing or done - self._best.number >= patience
+
+    @property
+    def kept(self) -> Epoch:
+        """The epoch whose weights are kept."""
+        return self._best if self._plan.keep == "best" else self.history[-1]
+
+    def weights(self, last: Tensor) -> Tensor:
+        """The weights that are kept, given the last."""
+        return last if self._best_weights is None else self._best_weights
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs."""
+        return {"history": [asdict(e) for e in self.history], "best": asdict(self._best), "weights": self._best_weights}
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from a state."""
+        self.history = [Epoch(**fields) for fields in state["history"]]
+        self._best = Epoch(**state["best"])
+        self._best_weights = None if state["weights"] is None else state["weights"].to(device)
+
+
+def wave_ends(plan: FitPlan) -> tuple[int, ...]:
+    """The epochs that end a wave of the schedule, the last epoch among them."""
+    assert plan.epochs is not None
+    return tuple(max(1, round(share * plan.epochs)) for share in _shares(plan))
+
+
+def useful_share(plan: FitPlan, history: Sequence[Epoch]) -> float:
+    """How much of a fit was worth its time: until the end of the wave that had the best epoch."""
+    best = min(history, key=lambda epoch: epoch.validation_loss).number
+    return next(share for share, end in zip(_shares(plan), wave_ends(plan), strict=True) if best <= end)
+
+
+def _shares(plan: FitPlan) -> tuple[float, ...]:
+    return WAVES.get(plan.schedule, (1.0,))
