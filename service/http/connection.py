@@ -131,6 +131,8 @@ class Connection(HttpToolsProtocol):
             self._break_off(BadHttp(fault))
         if self.parser.should_upgrade():
             return  # it is read again, see `_feed`
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # RFC 9110, section 10.1.1
         super().on_headers_complete()
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete] + [self.cycle]
         self._begun = self.headers

@@ -48,12 +48,13 @@ def encode(raw: bytes, schema: Schema, most_rows: int, *, header: bool | None = 
     lines = _lines(raw, most_rows + 1)
     if lines and len(lines[0]) == 1 and len(schema.names) > 1 and (mark := re.search(r"[;\t|]", lines[0][0])):
         raise BadBody("the body must be CSV separated by commas", f"lines separated by {shown(mark[0])}")
+    known = set(schema.names)  # of a Parquet table's, some may have blanks around them
+    first = [cell if cell in known else cell.strip() for cell in lines[0]] if lines else []
     if header is None:
-        known = set(schema.names)
-        header = bool(lines) and sum(cell.strip() in known for cell in lines[0]) * 2 > len(lines[0])
+        header = sum(cell in known for cell in first) * 2 > len(first)
     if header and not lines:
         raise BadBody("the body must have a header", "nothing")
-    names = [cell.strip() for cell in lines[0]] if header else list(schema.names)
+    names = first if header else list(schema.names)
     check_names(names, schema, "in the header")
     rows = lines[1:] if header else lines
     if len(rows) > most_rows:

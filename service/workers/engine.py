@@ -258,13 +258,21 @@ class Engine:
     def _close_retired(self, now: float) -> None:
         if now - self._looked > _UNUSED_S:  # the process that should have said so may have died
             self._looked = now
-            self._retired |= {key for key, opened in self._opened.items() if not opened.version.folder.exists()}
+            self._retired |= {key for key, opened in self._opened.items() if _is_deleted(opened.version)}
         for key in list(self._retired):
             opened = self._opened.get(key)
             if opened is None or now - opened.used > _UNUSED_S:
                 self._opened.pop(key, None)
                 self._retired.discard(key)
                 log.info("closed %s", key.rpartition("@")[0])
+
+
+def _is_deleted(version: Version) -> bool:
+    """Whether its model's folder can be read and has it no longer; of a repository that is away nothing is known."""
+    try:
+        return version.folder not in version.folder.parent.iterdir()
+    except OSError:
+        return False
 
 
 def _place(key: str) -> tuple[str, int]:

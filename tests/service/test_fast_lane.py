@@ -16,6 +16,7 @@ from service.asking import ASIDE_BYTES
 from service.http import heads
 from service.http.fast_lane import FastLane
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
+from tests.server.conftest import START_S
 from tests.service import tiny
 from tests.service.own_time import run_in_own_time
 from tests.service.test_plain import ANYTHING
@@ -75,7 +76,7 @@ class Connection:
 
     async def answers(self, count=1):
         """Status, headers and body of so many answers."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(START_S):
             while len(found := list(parsed(self.wire.written))) < count:  # noqa: ASYNC110 - the wire is a string
                 await asyncio.sleep(0.0005)
         self.wire.written = b""

@@ -122,6 +122,13 @@ def test_a_header_is_known_by_most_of_its_cells_or_by_what_the_type_says():
         csv_text.encode(b"", words, 10, header=True)
 
 
+def test_a_feature_with_blanks_around_its_name_is_found_by_all_of_it():
+    blank = Schema(features=tuple(NumberFeature(name=name, quantiles=(0.0, 9.0)) for name in (" a ", "a", "b")))
+    equal(csv_text.encode(b"b, a ,a\n1,2,3", blank, 10), of(blank, (2, 3, 1)))
+    with pytest.raises(BadRow, match="feature 'c' is unknown"):
+        csv_text.encode(b" a ,a, c", blank, 10)
+
+
 def test_cells_mean_what_they_mean_to_the_trainer():
     kinds = Schema(
         features=(
