@@ -144,6 +144,12 @@ def test_an_order_that_cannot_be_is_refused(shared, order, refusal):
     assert (answer.status_code, answer.json()["code"]) == refusal, answer.text
 
 
+def test_an_order_that_is_no_object_is_told_so(shared):
+    for method, path in (("PUT", f"{LABELS}/canary"), ("POST", "/v2/repository/models/line/load")):
+        answer = shared.client.request(method, path, content=b"[1]")
+        assert answer.json()["error"].startswith("the body must be a JSON object, got "), answer.text
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """One server for many refusals."""

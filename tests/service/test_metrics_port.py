@@ -61,6 +61,33 @@ def test_whoever_asks_nothing_for_a_while_is_cut_off(ask, monkeypatch, sent, bef
     ask(conversation)
 
 
+def test_a_head_without_an_end_is_cut_off(ask):
+    async def conversation(connect):
+        reader, writer = await connect()
+        writer.write(ASK[:-2] + b"X: " + b"x" * 70_000)
+        assert await closed(reader)
+        writer.close()
+
+    ask(conversation)
+
+
+def test_an_answer_that_never_ends_is_cut_off(monkeypatch):
+    monkeypatch.setattr(metrics_port, "_LOOK_S", 0.1)
+
+    async def endless(*_):
+        await asyncio.Event().wait()
+
+    async def whole():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with answering(listener, endless), asyncio.timeout(20):
+                reader, writer = await asyncio.open_connection(*listener.getsockname())
+                writer.write(ASK)
+                assert await closed(reader)
+                writer.close()
+
+    asyncio.run(whole())
+
+
 def test_there_are_no_more_connections_than_there_may_be(ask, monkeypatch):
     monkeypatch.setattr(metrics_port, "_MOST_CONNECTIONS", 2)
 

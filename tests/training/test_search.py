@@ -1,5 +1,6 @@
 """A study that processes share: real processes, a real journal, and one of them killed."""
 
+import threading
 from pathlib import Path
 
 import optuna
@@ -9,7 +10,7 @@ from optuna.trial import TrialState
 from models.csv_file import BadTable
 from tests.training.sharing import check_that_killing_one_of_two_loses_its_trial_alone, plan, trials_in
 from training.plan import BadPlan, Plan
-from training.search import plan_of, search, write_plan
+from training.search import _run, _told, plan_of, search, write_plan
 
 __all__ = ["plan"]
 
@@ -39,6 +40,40 @@ def test_a_trial_whose_process_died_is_failed_by_the_next(plan: Plan, tmp_path: 
     lost = optuna.load_study(study_name=found.study, storage=backend).ask()
     search(plan, 2, storage, stale_s=0.0)
     assert trials_in(storage)[lost.number].state is TrialState.FAIL
+
+
+def test_a_trial_that_another_process_took_for_lost_stays_lost_and_the_search_goes_on(plan: Plan, tmp_path: Path):
+    endless = plan.model_copy(update={"fit": plan.fit.model_copy(update={"epochs": 10**6, "patience": 10**6})})
+    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "j.log")))
+    study = optuna.create_study(storage=backend, study_name="s")
+
+    def take_for_lost():
+        elsewhere = optuna.load_study(storage=backend, study_name="s")
+        while not any(trial.intermediate_values for trial in elsewhere.trials):
+            pass
+        elsewhere.tell(0, state=TrialState.FAIL)
+
+    other = threading.Thread(target=take_for_lost)
+    other.start()
+    lost = _run(study, endless)
+    other.join()
+    assert lost.state is TrialState.FAIL
+    assert _told(study, lost) == "trial 0: taken for lost by another process"
+    assert _run(study, plan).state is TrialState.COMPLETE
+
+
+def test_a_process_tells_of_its_own_trial_while_others_have_later_ones(plan: Plan, tmp_path: Path):
+    storage, heard = str(tmp_path / "j.log"), []
+    found = search(plan, 1, storage)
+    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+    study = optuna.load_study(study_name=found.study, storage=backend)
+    for _ in range(2):  # the second waits for another process
+        study.enqueue_trial({})
+    search(plan, 2, storage, heard.append)
+    own = trials_in(storage)[1]
+    (said,) = heard
+    assert own.value is not None
+    assert said.startswith(f"{found.study}: 2 of 2 trials; trial 1: {own.value:.4g}; best ")
 
 
 def test_every_value_of_a_trial_is_in_its_plan(plan: Plan):
