@@ -48,9 +48,11 @@ def locked_site(tmp_path_factory):
 def serving(root, tmp_path_factory, **settings):
     server = Server(root, tmp_path_factory.mktemp("log") / "server.log", **PATIENT, **settings)
     server.root = root
-    until(server.is_ready, what="ready")
-    yield server
-    server.close()
+    try:
+        until(server.is_ready, what="ready")
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="module")

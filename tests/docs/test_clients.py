@@ -39,9 +39,11 @@ def server(tmp_path_factory):
         tiny.publish(published, "rings")
     server = Server(published, tmp_path_factory.mktemp("log") / "log", **PATIENT)
     server.repository = published
-    until(server.is_ready)
-    yield server
-    server.close()
+    try:
+        until(server.is_ready)
+        yield server
+    finally:
+        server.close()
 
 
 def blocks(language):

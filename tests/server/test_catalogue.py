@@ -156,9 +156,11 @@ def shared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
     tiny.publish(folder / "published", "line")
     server = Server(folder / "published", folder / "log", control=True, **PATIENT)
-    until(server.is_ready)
-    yield server
-    server.close()
+    try:
+        until(server.is_ready)
+        yield server
+    finally:
+        server.close()
 
 
 def test_a_repository_that_may_only_be_read_refuses_labels_in_one_sentence(start, three):

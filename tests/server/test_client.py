@@ -49,9 +49,11 @@ def served(tmp_path_factory):
     Repository(root).set_label("line", "stable", 1)
     Repository(root).set_label("line", "canary", 2)
     server = Server(root, tmp_path_factory.mktemp("log") / "server.log", **PATIENT)
-    until(server.is_ready)
-    yield server
-    server.close()
+    try:
+        until(server.is_ready)
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture
