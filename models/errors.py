@@ -1,6 +1,9 @@
 """What can go wrong at the contract, each with its facts, one sentence and a stable code."""
 
+import difflib
 import json
+from bisect import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, dataclass_transform
 
@@ -87,6 +90,22 @@ class BadChange(AtPlace):
     """A repository cannot be changed in this way; it is as it was."""
 
     code = "bad_change"
+
+
+_LONGEST_COMPARED, _MOST_COMPARED = 60, 200
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that somebody may have meant who gave another one; None where none is near.
+
+    To compare two names takes time with the square of their length, and clients choose one of them: a name of more than
+    60 letters is near to none, and where more than 200 are known it is compared with its neighbours in the alphabet.
+    """
+    if len(name) > _LONGEST_COMPARED:
+        return None
+    names = sorted(known)
+    start = max(0, bisect(names, name) - _MOST_COMPARED // 2) if len(names) > _MOST_COMPARED else 0
+    return next(iter(difflib.get_close_matches(name, names[start : start + _MOST_COMPARED], n=1)), None)
 
 
 def shown(value: object, limit: int = 60) -> str:

@@ -5,7 +5,6 @@ trained on is the reserved index, a datetime is its parts. Whatever is learned (
 layer of the exported graph, so training and serving, which both call this file, cannot drift apart.
 """
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.errors import BadRow, shown
+from models.errors import BadRow, nearest, shown
 from models.features import NUMBERS, Feature, Line, NumberFeature, Reader, Values, as_float
 
 Matrix = npt.NDArray[np.float32 | np.float64]
@@ -220,9 +219,9 @@ class Schema(BaseModel):
                 raise BadRow(number, name, "is absent; send null if its value is missing")
 
     def _hint(self, name: object) -> str:
-        if isinstance(name, str) and len(name) <= 60:  # the search takes time with the square of the length
-            for near in difflib.get_close_matches(name, self.names[:200], n=1):
-                return f"did you mean {shown(near)}?"
+        near = nearest(name, self.names) if isinstance(name, str) else None
+        if near is not None:
+            return f"did you mean {shown(near)}?"
         return f"the model reads {_listed(self.names)}"
 
 

@@ -41,7 +41,7 @@ def find(front: Front, whom: Mapping[str, Any], key: str | None = None) -> Versi
     Raises:
         UnknownModel, UnknownVersion, UnknownLabel, NotReady: as `Catalog.find` says.
     """
-    name, version, label = (whom.get(key) for key in ("model", "version", "label"))
+    name, version, label = whom.get("model"), whom.get("version"), whom.get("label")
     number = plain.version_number(version) if isinstance(version, str) else version
     if version is not None and number is None:
         model = front.catalog.find(name).name  # a model that is not there is the first thing to say
@@ -66,7 +66,7 @@ def whom(path: Mapping[str, str], asked: plain.Request) -> Mapping[str, Any]:
     body = {"model": asked.model, "version": asked.version, "label": asked.label}
     for key, value in body.items():
         if path and value is not None and str(value) != path.get(key):
-            raise BadBody(f'"{key}" must be absent or as in the path: the path says whom to ask', repr(value)[:60])
+            raise BadBody(f'"{key}" must be absent or as in the path: the path says whom to ask', shown(value))
     return path or body
 
 

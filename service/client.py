@@ -235,11 +235,16 @@ class AsyncClient:
     ) -> Predictions:
         """As `Client.predict`."""
         bodies = _bodies(rows, self._options.rows_per_request, interval)
-        first = await self._part(_path(model, version, label), *next(bodies))
+        async with self._at_once:
+            first = await self._part(_path(model, version, label), *next(bodies))
         path = _path(model, first.version, None)
+        rest: list[asyncio.Task[Predictions]] = []
         try:
             async with asyncio.TaskGroup() as group:
-                rest = [group.create_task(self._part(path, *one)) for one in bodies]
+                for one in bodies:  # the next one is made once this one has room: not all of a table at once
+                    await self._at_once.acquire()
+                    rest.append(group.create_task(self._part(path, *one)))
+                    rest[-1].add_done_callback(lambda _: self._at_once.release())
         except BaseExceptionGroup as failed:  # the first that failed has cancelled the others
             raise failed.exceptions[0] from None
         return _joined([first, *(task.result() for task in rest)])
@@ -253,8 +258,7 @@ class AsyncClient:
         return dict((await self._ask("GET", f"/v1/models/{model}")).json())
 
     async def _part(self, path: str, first: int, body: bytes) -> Predictions:
-        async with self._at_once:
-            return _read(await self._ask("POST", path, body, first))
+        return _read(await self._ask("POST", path, body, first))
 
     async def _ask(self, method: str, path: str, body: bytes | None = None, first: int = 0) -> httpx.Response:
         try:

@@ -30,10 +30,10 @@ from service.versions.alone import alone
 from service.versions.catalog import Catalog
 from service.workers.worker import shadow_path
 
-_FOLD_S = 2.0  # how often sampled rows are counted; a scrape comes every 15 s or so
-
 if TYPE_CHECKING:
     from service.ledger import Ledger
+
+_FOLD_S = 2.0  # how often sampled rows are counted; a scrape comes every 15 s or so
 
 Observer = Callable[["Ledger", RowcastError | None], None]
 """Told of every request that is no probe, once its answer is written, and of its problem."""

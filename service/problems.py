@@ -3,7 +3,6 @@
 `STATUS` is the one table from code to HTTP status. docs/reference/errors.md explains every code to those who meet it.
 """
 
-import difflib
 import http
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import orjson
 
-from models.errors import RowcastError, shown
+from models.errors import RowcastError, nearest, shown
 
 STATUS: Mapping[str, int] = {
     "bad_http": 400,
@@ -74,7 +73,7 @@ class UnknownModel(RowcastError):
     def __str__(self) -> str:
         if self.name is None:
             return f"name a model: there is no default model; {_known('models', self.known)}"
-        return f"model {shown(self.name)} is not served here; {_nearest(self.name, 'models', self.known)}"
+        return f"model {shown(self.name)} is not served here; {_hint(self.name, 'models', self.known)}"
 
 
 class UnknownVersion(RowcastError):
@@ -110,7 +109,7 @@ class UnknownLabel(RowcastError):
     known: Sequence[str] = ()
 
     def __str__(self) -> str:
-        near = _nearest(self.label, "labels", self.known)
+        near = _hint(self.label, "labels", self.known)
         return f"model {shown(self.name)} has no label {shown(self.label)}; {near}"
 
 
@@ -497,9 +496,9 @@ def _whole(seconds: float) -> int:
     return max(1, math.ceil(seconds))  # Retry-After counts whole seconds
 
 
-def _nearest(name: str, what: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name[:200], known, n=1)
-    return f"did you mean {shown(near[0])}?" if near else _known(what, known)
+def _hint(name: str, what: str, known: Sequence[str]) -> str:
+    near = nearest(name, known)
+    return f"did you mean {shown(near)}?" if near is not None else _known(what, known)
 
 
 def _known(what: str, known: Sequence[object]) -> str:

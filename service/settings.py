@@ -1,6 +1,5 @@
 """How to serve: every setting with its meaning, read from the environment and nowhere else."""
 
-import difflib
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from models.errors import RowcastError, shown
+from models.errors import RowcastError, nearest, shown
 
 PREFIX = "ROWCAST_"
 PATH = r"^/[!-~]{0,500}$"
@@ -251,20 +250,20 @@ def _networks_of(text: str | None) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part.strip()) for part in (text or "").split(",") if part.strip())
 
 
-def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """The settings of this environment.
+def read_settings() -> Settings:
+    """The settings of this process's environment.
 
     Raises:
         BadSettings: a variable is no setting, or has a value that it cannot have.
     """
-    if "LIT_SERVER_API_KEY" in environment:
+    if "LIT_SERVER_API_KEY" in os.environ:
         raise BadSettings(f"LIT_SERVER_API_KEY would lock the health probes out; set {PREFIX}API_KEY instead")
     known = [name.upper() for name in Settings.model_fields]
-    for variable in sorted(environment):
+    for variable in sorted(os.environ):
         name = variable.upper().removeprefix(PREFIX)
         if variable.upper().startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {PREFIX}{near[0]}?" if near else f"there are {', '.join(PREFIX + k for k in known)}"
+            near = nearest(name, known)
+            hint = f"did you mean {PREFIX}{near}?" if near else f"there are {', '.join(PREFIX + k for k in known)}"
             raise BadSettings(f"{variable} is not a setting; {hint}")
     try:
         return Settings()

@@ -11,7 +11,6 @@ import os
 import random
 import socket
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 import optuna
 import tomli_w
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
@@ -30,10 +30,8 @@ from training import recipe
 from training.fitting.course import Diverged
 from training.plan import BadPlan, Plan
 
-HEARTBEAT_S = 60
-"""How often a process says in a database that its trial is alive; after two without, the trial is taken for lost."""
 STALE_S = 600.0
-"""How long a trial in a journal, which has no heartbeat, may be silent between epochs before it is taken for lost."""
+"""How long a trial may be silent between two epochs before other processes take it for lost."""
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _BEAT = "rowcast:last epoch"
 
@@ -83,21 +81,14 @@ def search(plan: Plan, trials: int, storage: str, report: Report = print, *, sta
             sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=None),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=5),
         )
-        while (ended := _ended(study)) < trials:
+        while _ended(study) < trials:
             _fail_stale(study, stale_s)
-            trial = run_trial(study, plan)
-            report(f"{name}: {ended + 1} of {trials} trials; {_told(study, trial)}")
+            own = _run(study, plan)
+            report(f"{name}: {_ended(study)} of {trials} trials; {_told(study, own)}")
         best, ended = _best(study), _ended(study)
     if best is None or best.value is None:
         raise BadPlan(_without_password(storage), f"no trial of {name} has come to an end; is every fit diverging?")
     return Found(name, ended, best.value, plan_of(plan, best.params))
-
-
-def run_trial(study: optuna.Study, plan: Plan) -> FrozenTrial:
-    """The study's next trial, run here to its end: not its last one where other processes have begun others."""
-    ended: list[FrozenTrial] = []
-    study.optimize(lambda trial: _objective(trial, plan), n_trials=1, callbacks=[lambda _, trial: ended.append(trial)])
-    return ended[0]
 
 
 def plan_of(plan: Plan, values: dict[str, Any]) -> Plan:
@@ -119,10 +110,27 @@ def write_plan(plan: Plan, path: Path) -> None:
     replace(path, tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True, exclude={"published"})).encode())
 
 
-def _objective(trial: optuna.Trial, plan: Plan) -> float:
-    """The validation loss of one trial's network, whose epochs are told so that hopeless trials end early."""
+def _run(study: optuna.Study, plan: Plan) -> FrozenTrial:
+    """Take the next trial, and say how it ended.
+
+    Where another process has taken it for lost meanwhile, as when this machine slept, it stays so.
+    """
+    trial = study.ask()
+    try:
+        loss = _loss(trial, plan)
+    except UpdateFinishedTrialError:
+        return study.trials[trial.number]
+    except (Exception, KeyboardInterrupt):
+        study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        raise
+    return study.tell(trial, loss, TrialState.PRUNED if loss is None else TrialState.COMPLETE, skip_if_finished=True)
+
+
+def _loss(trial: optuna.Trial, plan: Plan) -> float | None:
+    """The validation loss of one trial's network; None where it is hopeless, which its epochs tell early."""
     trial.set_user_attr("process", f"{socket.gethostname()}:{os.getpid()}")
-    told = 0.0
+    told = time.time()
+    trial.set_user_attr(_BEAT, told)
 
     def report(event: str | recipe.Step) -> None:
         nonlocal told
@@ -137,12 +145,9 @@ def _objective(trial: optuna.Trial, plan: Plan) -> float:
 
     try:
         fitted = recipe.train(plan_of(plan, _suggest(trial)), report)
-    except Diverged:
-        raise optuna.TrialPruned from None  # it has ended, and nothing near it is worth a try
-    loss = fitted.scores["validation"].metrics["mse" if fitted.data.task == "regression" else "log_loss"]
-    if loss is None:
-        raise optuna.TrialPruned
-    return loss
+    except (optuna.TrialPruned, Diverged):  # the second has ended too, and nothing near it is worth a try
+        return None
+    return fitted.scores["validation"].metrics["mse" if fitted.data.task == "regression" else "log_loss"]
 
 
 def _suggest(trial: optuna.Trial) -> dict[str, Any]:
@@ -182,9 +187,7 @@ def _open(storage: str) -> BaseStorage:
             raise BadPlan(storage, f"cannot be opened: {error.strerror or error}") from None
     for is_last in (False, False, False, True):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat is one
-                return RDBStorage(storage, heartbeat_interval=HEARTBEAT_S, grace_period=2 * HEARTBEAT_S)
+            return RDBStorage(storage)
         except Exception as error:  # noqa: BLE001 - each database's driver raises its own
             # of processes that find an empty database at the same moment one makes each table; the others look again
             if isinstance(error, IntegrityError | ProgrammingError) and not is_last:
@@ -211,11 +214,6 @@ def _ended(study: optuna.Study) -> int:
 
 def _fail_stale(study: optuna.Study, stale_s: float) -> None:
     """Fail the trials of processes that died, which else would be taken for running for ever."""
-    if isinstance(study._storage, RDBStorage):  # noqa: SLF001 - there is no public way to ask; it has heartbeats
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.storages.fail_stale_trials(study)
-        return
     now = time.time()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         started = trial.datetime_start.timestamp() if trial.datetime_start else now
@@ -230,5 +228,8 @@ def _best(study: optuna.Study) -> FrozenTrial | None:
 
 def _told(study: optuna.Study, trial: FrozenTrial) -> str:
     best = _best(study)
-    loss = "pruned" if trial.state is TrialState.PRUNED else "failed" if trial.value is None else f"{trial.value:.4g}"
-    return f"trial {trial.number}: {loss}" + ("" if best is None else f"; best {best.value:.4g}")
+    if trial.state is TrialState.FAIL:
+        how = "taken for lost by another process"
+    else:
+        how = "pruned" if trial.state is TrialState.PRUNED or trial.value is None else f"{trial.value:.4g}"
+    return f"trial {trial.number}: {how}" + ("" if best is None else f"; best {best.value:.4g}")

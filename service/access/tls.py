@@ -1,10 +1,11 @@
 """TLS by settings, and a renewed certificate without a restart."""
 
-import asyncio
+import contextlib
 import logging
 import ssl
 from pathlib import Path
 
+from service.processes.waking import next_turn
 from service.settings import PREFIX, BadSettings, Settings
 
 _LOOK_S = 1.0
@@ -83,7 +84,7 @@ class Tls:
     async def watch(self) -> None:
         """Load certificate and key again whenever their files change, for ever."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await next_turn(_LOOK_S)
             self.refresh()
 
     def refresh(self) -> None:
@@ -101,9 +102,10 @@ class Tls:
             _log.info("the certificate was read again")
 
     def _stamp_of_files(self) -> list[tuple[int, ...]]:
-        return [
-            (found.st_mtime_ns, found.st_size, found.st_ino)
-            for path in (self._settings.tls_certificate, self._settings.tls_key)
-            if path is not None and path.exists()
-            for found in [path.stat()]
-        ]
+        stamps: list[tuple[int, ...]] = []
+        for path in (self._settings.tls_certificate, self._settings.tls_key):
+            with contextlib.suppress(OSError):  # it may be away for a moment; what was read stays
+                if path is not None:
+                    found = path.stat()
+                    stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
+        return stamps

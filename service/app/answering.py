@@ -13,11 +13,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from service.asking import ASIDE_BYTES, Question, allowed_s, check_model, may_be_urgent
+from service.asking import ASIDE_BYTES, Question, allowed_s, body_s, check_model, may_be_urgent
 from service.blame import blamed
 from service.front import Front
 from service.ledger import Ledger
 from service.problems import BadBody, ClientGone, ModelFailed, NotReady, TooLarge, TooSlow, UnsupportedEncoding
+from service.settings import Settings
 
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib numbers its formats; HTTP's deflate is zlib's own
 _MOST_INFLATION = 1032  # a byte of a deflate stream holds at most so many
@@ -74,8 +75,8 @@ def json_of(value: Any) -> Response:
     return Response(orjson.dumps(value), media_type="application/json")
 
 
-async def read_body(request: Request, most: int, seconds: float) -> bytes:
-    """The body, whatever type it says it has, decompressed.
+async def read_body(request: Request, settings: Settings, most: int | None = None) -> bytes:
+    """The body, whatever type it says it has, decompressed; it may have `most` bytes, else those of the settings.
 
     Raises:
         TooSlow: it was not whole in time: a client that sends a byte now and then holds nothing for long.
@@ -85,14 +86,15 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
         UnsupportedEncoding: it is compressed in a way that is not known here.
         BadBody: it is not what its Content-Encoding says.
     """
+    most = settings.max_body_bytes if most is None else min(most, settings.max_body_bytes)
     encoding = request.headers.get("content-encoding", "").lower()
     if encoding not in ("", "identity") and encoding not in _WINDOW_BITS:
         raise UnsupportedEncoding(encoding)
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(body_s(settings)):
             raw = await _bytes(request, most)
     except TimeoutError:
-        raise TooSlow(seconds) from None
+        raise TooSlow(body_s(settings)) from None
     ledger_of(request.scope).received = time.perf_counter()
     if encoding not in _WINDOW_BITS:
         return raw

@@ -115,11 +115,13 @@ class ControlRoutes:
             raise ControlOff
         name = request.path_params["model"]
         check_name("model", name)
-        raw = await read_body(request, min(_LARGEST_BODY, front.settings.max_body_bytes), front.settings.deadline_s)
+        raw = await read_body(request, front.settings, _LARGEST_BODY)
         body = read_json(raw) if raw else {}
-        parameters = body.get("parameters", {}) if isinstance(body, dict) else None
+        if not isinstance(body, dict):
+            raise BadBody("the body must be a JSON object", shown(body))
+        parameters = body.get("parameters", {})
         if not isinstance(parameters, dict):
-            raise BadBody('the body must be empty or an object; its "parameters" must be an object')
+            raise BadBody('"parameters" must be an object', shown(parameters))
         if refused := sorted(parameters.keys() - {"unload_dependents"}):
             raise BadBody(f"no configuration and no files are taken with a request, got {shown(refused[0])}")
         return front, name, body

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from service.app import oip_description
 from service.app.answering import answer, aside, check_ready, json_of, ledger_of, read_body
-from service.asking import OIP_LENGTH, body_s, find_by_path, oip_question
+from service.asking import OIP_LENGTH, find_by_path, oip_question
 from service.front import Front
 from service.problems import BadBody, NotReady, UnknownVersion
 from service.wire.json_text import read_json
@@ -55,7 +55,7 @@ class OipRoutes:
         settings, length = front.settings, request.headers.get(OIP_LENGTH)
         version = find_by_path(front, request.path_params, ledger.routing_key)  # unknown: refused before its rows come
         ledger.version = version
-        raw = await read_body(request, settings.max_body_bytes, body_s(settings))
+        raw = await read_body(request, settings)
         question = await aside(len(raw), lambda: oip_question(settings, version, raw, length))
         return await answer(front, ledger, question)
 
@@ -115,7 +115,7 @@ class OipRoutes:
 
     async def _index(self, request: Request) -> Response:
         front = self._front()
-        raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
+        raw = await read_body(request, front.settings)
         asked = read_json(raw) if raw else {}
         only_ready = asked.get("ready", False) if isinstance(asked, dict) else None
         if not isinstance(only_ready, bool):

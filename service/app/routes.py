@@ -27,7 +27,7 @@ from service.app.description import describe, example_row
 from service.app.explaining import explain
 from service.app.oip_routes import OipRoutes
 from service.app.scoring_routes import ScoringRoutes, form_headers
-from service.asking import PRIORITY, URGENT, body_s, find, form_question, in_form, plain_question, whom
+from service.asking import PRIORITY, URGENT, find, form_question, in_form, plain_question, whom
 from service.front import Front
 from service.ledger import Ledger, admit, count, observe, problem_of, read_headers
 from service.observing import metrics
@@ -93,7 +93,7 @@ class _Routes:
         body, wanted = forms.of_request(*form_headers(request))
         if request.path_params:  # an unknown model is refused before its rows are uploaded
             ledger.version = find(front, request.path_params, ledger.routing_key)
-        raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
+        raw = await read_body(request, front.settings)
         if body.kind == "json":
             asked = await aside(len(raw), lambda: plain.read_bytes(raw, ledger.version))
             version = ledger.version = find(front, whom(request.path_params, asked), ledger.routing_key)
@@ -109,7 +109,7 @@ class _Routes:
         front, ledger = self._front(), ledger_of(request.scope)
         ledger.is_prediction = True
         ledger.version = find(front, request.path_params)
-        raw = await read_body(request, front.settings.max_body_bytes, front.settings.deadline_s)
+        raw = await read_body(request, front.settings)
         asked = await aside(len(raw), lambda: plain.read_bytes(raw, ledger.version))
         version = ledger.version = find(front, whom(request.path_params, asked))
         return Response(await explain(front, ledger, version, asked), media_type="application/json")
@@ -119,7 +119,7 @@ class _Routes:
 
     async def _model(self, request: Request) -> Response:
         path, catalog = request.path_params, self._front().catalog
-        if str(path[list(path)[-1]]).endswith((":predict", ":explain")):
+        if str(path[list(path)[-1]]).endswith((":predict", ":explain")):  # a path of predictions, asked by GET
             raise MethodNotAllowed(request.method, ("POST",))
         version = find(self._front(), path)
         example = await asyncio.to_thread(example_row, version)  # reads a file

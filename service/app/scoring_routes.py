@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from service.app.answering import answer, aside, check_ready, json_of, ledger_of, read_body
-from service.asking import PRIORITY, URGENT, body_s, find, scoring_question
+from service.asking import PRIORITY, URGENT, find, scoring_question
 from service.front import Front
 from service.wire import forms
 
@@ -40,7 +40,7 @@ class ScoringRoutes:
         ledger.is_prediction = True
         body, wanted = forms.of_request(*form_headers(request))
         version = ledger.version = find(front, {})
-        raw = await read_body(request, front.settings.max_body_bytes, body_s(front.settings))
+        raw = await read_body(request, front.settings)
         question = await aside(len(raw), lambda: scoring_question(front.settings, version, body, wanted, raw))
         if request.headers.get(PRIORITY) == URGENT:
             question = replace(question, is_urgent=True)

@@ -24,7 +24,14 @@ _OF_ROWS = frozenset(
 _SHAPED = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
 """Operators whose output is as large as one of their inputs says, and which; it must come from shapes alone."""
 
+# operators whose output comes from shapes alone where their inputs do
 _SHAPES = frozenset(["Cast", "Concat", "Gather", "Identity", "Mul", "Slice", "Squeeze", "Unsqueeze", "Where", "Equal"])
+
+# numbers of fields in onnx.proto3
+_OF_MODEL_GRAPH, _OF_MODEL_FUNCTIONS = 7, 25
+_OF_GRAPH_NODE, _OF_GRAPH_INITIALIZER = 1, 5
+_OF_TENSOR_NAME = 8
+_OF_NODE_INPUT, _OF_NODE_OUTPUT, _OF_NODE_TYPE, _OF_NODE_DOMAIN = 1, 2, 4, 7
 
 
 def is_bounded(model: bytes) -> bool:
@@ -36,19 +43,16 @@ def is_bounded(model: bytes) -> bool:
 
 
 def _is_bounded(model: memoryview) -> bool:
-    of_model = list(_fields(model))
-    graphs = [value for number, value in of_model if number == 7]
-    if len(graphs) != 1 or any(number == 25 for number, _ in of_model):  # functions
+    graphs = _values(model, _OF_MODEL_GRAPH)
+    if len(graphs) != 1 or _values(model, _OF_MODEL_FUNCTIONS):
         return False
-    graph = list(_fields(graphs[0]))
-    from_shapes = {_text(value, 8) for number, value in graph if number == 5}  # initializers: constants
-    nodes = [value for number, value in graph if number == 1]
+    constants = _values(graphs[0], _OF_GRAPH_INITIALIZER)
+    from_shapes = {name for constant in constants for name in _texts(constant, _OF_TENSOR_NAME)[-1:]}  # the last counts
+    nodes = _values(graphs[0], _OF_GRAPH_NODE)
     for node in nodes:
-        fields = list(_fields(node))
-        inputs = [str(value, "utf-8") for number, value in fields if number == 1]
-        outputs = [str(value, "utf-8") for number, value in fields if number == 2]
-        kind = "".join(str(value, "utf-8") for number, value in fields if number == 4)
-        if any(number == 7 and len(value) for number, value in fields):  # a domain that is not ONNX's own
+        inputs, outputs = _texts(node, _OF_NODE_INPUT), _texts(node, _OF_NODE_OUTPUT)
+        kind = "".join(_texts(node, _OF_NODE_TYPE)[-1:])
+        if any(_texts(node, _OF_NODE_DOMAIN)):  # operators that are not ONNX's own
             return False
         if kind in _SHAPED:
             if len(inputs) <= _SHAPED[kind] or inputs[_SHAPED[kind]] not in from_shapes:
@@ -60,8 +64,12 @@ def _is_bounded(model: memoryview) -> bool:
     return bool(nodes)
 
 
-def _text(message: memoryview, wanted: int) -> str:
-    return "".join(str(value, "utf-8") for number, value in _fields(message) if number == wanted)
+def _texts(message: memoryview, wanted: int) -> list[str]:
+    return [str(value, "utf-8") for value in _values(message, wanted)]
+
+
+def _values(message: memoryview, wanted: int) -> list[memoryview]:
+    return [value for number, value in _fields(message) if number == wanted]
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

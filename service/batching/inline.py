@@ -26,14 +26,15 @@ _MOST_BYTES = 64 << 20
 _BYTES, _BYTES_PER_BYTE = 150_000, 1.5
 """What a session takes: so many bytes, and so many for each of its file (measured: graphs of 2 kB to 25 MB)."""
 _IN_USE = 100
-"""A session is kept that was asked for among the last batches, so many for each session there is: where more models are
-asked in turn than there is room for, workers compute the rest, and nobody opens and closes sessions all the time."""
+"""Times the number of sessions: one that was asked for within the last so many batches is in use, and is not closed for
+another one. So where more models are asked in turn than there is room for, workers compute the rest, and nobody opens
+and closes sessions all the time."""
 
 TOGETHER = 4
 """Several requests are computed together for so many times as long as a single one may take. What is between two runs
 of a session has to be fetched from memory anew, so requests of many rows cost the less the more of them share it."""
 
-_TRIED_ROWS = 256
+_TRIED_ROWS = 256  # to find out how many are computed in time
 _TRIES = 5
 
 OpenSession = Callable[[Version], Session]

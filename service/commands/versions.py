@@ -142,7 +142,8 @@ def verify(*models: str, repository: Where = None, json: Json = False) -> None:
     """
     where = repository_at(repository)
     for name in models:
-        open_version(where, name) if name not in where.names() else None
+        if name not in where.names():
+            open_version(where, name)  # says what there is
     wrong = {place: reason for name in models or where.names() for place, reason in where.verify(name).items()}
     checked = sum(len(where.versions(name)) for name in models or where.names())
     if json:

@@ -29,6 +29,8 @@ _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _FULL_S = 1.0  # how long to wait then, as asyncio does
 _HANDSHAKE_S = 10.0  # of TLS; asyncio would wait for a minute
 
+log = logging.getLogger(__name__)
+
 
 class Tally:
     """How many connections each API process of a server has, in a file that all of them map."""
@@ -73,8 +75,6 @@ class Tally:
         _COUNT.pack_into(self._counts, slot * _COUNT.size, count)
 
 
-log = logging.getLogger(__name__)
-
 tally: Tally | None = None
 """This server's; None in a process that shares its socket with nobody."""
 
@@ -103,12 +103,12 @@ class Acceptor:
         loop: asyncio.AbstractEventLoop,
         protocol_factory: Factory,
         listener: socket.socket,
-        shared: Tally,
+        counts: Tally,
         context: ssl.SSLContext | None,
         backlog: int,
     ) -> None:
         self._loop, self._protocol_factory, self._listener, self._context = loop, protocol_factory, listener, context
-        self._tally = shared
+        self._tally = counts
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_closed = False
         self._left_since: float | None = None  # when a connection that waits now was left to the others

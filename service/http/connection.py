@@ -1,6 +1,6 @@
 """What a connection may cost: how long a head may take, how large it is, how much is kept for a client that is slow.
 
-uvicorn bounds none of it. A `Connection` is uvicorn's protocol with bounds. It is looked at twice a second, so that a
+uvicorn bounds none of it. A `Connection` is uvicorn's protocol with bounds. It is looked at once a second, so that a
 request that behaves pays next to nothing for those that do not.
 
 | what | bound | then |
@@ -30,9 +30,9 @@ from service.problems import BadHttp, HeadTooLarge, Overloaded, TooManyConnectio
 MOST_HEAD_BYTES = 65536
 MOST_HEADERS = 128
 MOST_AHEAD = 128
-_LARGE = 4096  # what is smaller than this is not worth counting
+_LARGE = 4096  # bytes of a body; a smaller piece is not counted as held
 _LINGER_S = 2.0  # long enough to read a refusal that was written while the client still sent
-_PROGRESS = 100_000
+_PROGRESS = 100_000  # bytes of an answer, see the table
 
 
 class Connection(HttpToolsProtocol):
@@ -45,13 +45,13 @@ class Connection(HttpToolsProtocol):
         self._is_between = True  # the parser has seen the end of a request and no more
         self._cycles: list[Any] = []  # of the application, not answered yet
         self._begun: object = None  # the headers of the last request that the application got
-        self._held_of: object = None  # the cycle
-        self._head_bytes = 0
-        self._head_since: tuple[float, object] | None = None
-        self._unread_since: tuple[float, int] | None = None
+        self._held_of: object = None  # the cycle whose body `held` counts
+        self._head_bytes = 0  # of a head that has begun to come
+        self._head_since: tuple[float, object] | None = None  # when a head began to come, and the cycle before it
+        self._unread_since: tuple[float, int] | None = None  # when the client last read, and the bytes that waited then
         self._refusal: RowcastError | None = None  # nothing more is read; it is written once all before it is answered
-        self._close_at: float | None = None
-        self._idle_since = 0.0
+        self._close_at: float | None = None  # when to hang up, once the refusal is written
+        self._idle_since = 0.0  # by the event loop's clock
 
     # ------------------------------------------------------------------------------------------- what comes
 
@@ -131,6 +131,8 @@ class Connection(HttpToolsProtocol):
             self._break_off(BadHttp(fault))
         if self.parser.should_upgrade():
             return  # it is read again, see `_feed`
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # RFC 9110, section 10.1.1
         super().on_headers_complete()
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete] + [self.cycle]
         self._begun = self.headers

@@ -62,18 +62,18 @@ class _Admitted:
 class FastLane(Connection):
     """One connection. `front` is called once, in the process that answers."""
 
-    __slots__ = ("_heads", "_pending")  # what every request looks at; beside it, uvicorn's class has a dictionary
+    __slots__ = ("_heads", "_pending")  # read for every request: a slot is found sooner than what is in `__dict__`
 
     def __init__(self, front: Callable[[], Front], *args: Any, **kwargs: Any) -> None:
         super().__init__(front, *args, **kwargs)
         self._exchange: Exchange | None = None  # the one that is not answered yet: never two
-        self._chunks: list[bytes] | None = None  # of its body, as long as that comes
-        self._whole: tuple[Head, bytes] | None = None  # a request of which all was in the data that is being read
+        self._chunks: list[bytes] | None = None  # what has come of its body; None while no body comes
+        self._whole: tuple[Head, bytes] | None = None  # the request, if any, that this call of `_parse` has seen whole
         self._admitted: _Admitted | None = None
         self._pending = Pending(self)
-        self._heads = _NO_HEADS  # of a request that may be answered in its turn without a look at anything else
-        self._rows = 0  # of the last request that might have been answered in its turn
-        self._since = 0.0  # when the request came that is read again
+        self._heads = _NO_HEADS  # by the length of a whole request: the head with which it goes straight to `_pending`
+        self._rows = 0  # of the last request: whoever sends as many rows twice will probably do so again
+        self._since = 0.0  # when a request that is read again came first, else 0: its deadline counts from then
         self._known = KnownHead(self._front.settings.max_body_bytes)
 
     # ------------------------------------------------------------------------------------------- a request comes
@@ -84,13 +84,13 @@ class FastLane(Connection):
             self._look_at(data)
 
     def _look_at(self, data: bytes) -> None:
-        """Take data of which it is not known yet what they are."""
+        """Read data: by a head that is known, if they begin with it, else by the parser."""
         head = self._known.text_of(data) if self._is_between and self._is_free() else None
         if head is None or not self._take_known(head, data):
             self._parse(data)
 
     def _take_known(self, head: bytes, data: bytes) -> bool:
-        """Take a request whose head is the one that the parser read the last time, unless it is to be refused."""
+        """Read a request that has the last one's head, without the parser; False if it is refused before its body."""
         known = self._known
         if self._pending.take(head, data):
             self.cycle = self._pending  # type: ignore[assignment]  # it has what uvicorn looks at
@@ -108,7 +108,7 @@ class FastLane(Connection):
         return True
 
     def _parse(self, data: bytes) -> None:
-        self._read_now()  # requests keep their order
+        self._read_now()  # the request that waits came before these data
         self._heads = _NO_HEADS
         was_between, self._whole = self._is_between, None
         super().data_received(data)
@@ -169,7 +169,10 @@ class FastLane(Connection):
         return None
 
     def _admit(self, head: Head) -> Exchange | None:
-        """An exchange that may begin, with all that is known of it before its body; None when it may not."""
+        """An exchange with all that is known before its body; None when the request is refused already.
+
+        What does not change from request to request of the same head is kept as `_admitted`.
+        """
         front, target = self._front, head.target
         exchange = Exchange(self, head, "", self._since or time.perf_counter())
         read_headers(front, exchange, head.headers)
@@ -226,6 +229,7 @@ class FastLane(Connection):
         admitted, head, rows = self._still_admitted(exchange.head), exchange.head, exchange.rows
         if admitted is None or admitted.version is None:
             return
+        # one plain row, raw tensors, a flat list of the Open Inference Protocol, or as many plain rows as before
         begin = None if exchange.question is None else exchange.question.begin
         are_as_many = not head.target.is_oip and 1 < rows == rows_before
         if exchange.line is not None or head.oip_length is not None or begin is not None or are_as_many:

@@ -22,11 +22,12 @@ _OIP = re.compile(rf"/v2/models/(?P<model>{_NAME})(/versions/(?P<version>{_NAME}
 
 _FOR_THE_APP = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 _FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "json")
-_SAID_OF_IT = frozenset({b"x-request-id", b"x-routing-key", b"x-timeout-ms", b"traceparent"})
+_OF_ONE_REQUEST = frozenset({b"x-request-id", b"x-routing-key", b"x-timeout-ms", b"traceparent"})
 _OIP_LENGTH = OIP_LENGTH.encode()
 _PRIORITY, _URGENT = PRIORITY.encode(), URGENT.encode()
+_LONGEST_PATH = 500  # names have 100 letters at most; of longer paths, thousands would be kept
 _LONGEST_KNOWN = 4000  # bytes of a head
-_MOST_KNOWN = 8000  # bytes of a connection's head with one Content-Length and another
+_MOST_KNOWN = 8000  # bytes of the copies of a connection's head, one for each Content-Length that it had
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
 _MOST_DIGITS = 8  # of a Content-Length that the fast lane reads
 
@@ -83,7 +84,7 @@ def read_head(url: bytes, fields: list[tuple[bytes, bytes]], parser: Any, most_b
 
     A body may have `most_bytes`.
     """
-    target = _target_of(url)
+    target = _target_of(url) if len(url) <= _LONGEST_PATH else None
     if target is None or parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
         return None
     headers = dict(fields)
@@ -98,7 +99,7 @@ def read_head(url: bytes, fields: list[tuple[bytes, bytes]], parser: Any, most_b
     length = headers.get(_OIP_LENGTH)
     oip_length = None if length is None else length.decode("latin-1")
     keep_alive = parser.should_keep_alive()
-    is_bare = _SAID_OF_IT.isdisjoint(headers)
+    is_bare = _OF_ONE_REQUEST.isdisjoint(headers)
     is_urgent = not target.is_oip and headers.get(_PRIORITY) == _URGENT
     return Head(headers, target, oip_length, keep_alive, is_bare=is_bare, is_urgent=is_urgent)
 

@@ -7,7 +7,7 @@ on the other port.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,6 +19,7 @@ from service.settings import Settings
 
 _LOOK_S = 10.0  # so whoever asks nothing is cut off within 20
 _MOST_CONNECTIONS = 128
+_MOST_BYTES = 65536  # that come between two looks; a scrape takes 500
 PATHS = frozenset({"/metrics", "/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 
 
@@ -62,8 +63,12 @@ async def answering(listener: socket.socket | None, app: ASGIApp) -> AsyncIterat
 
 
 class _Bounded(HttpToolsProtocol):
-    """One connection. Whoever asks nothing for a while is cut off, as uvicorn would not do before the first answer."""
+    """One connection, with bounds that uvicorn lacks.
 
+    It is cut off where nothing is asked or an answer is not over for a while, and where a head has no end.
+    """
+
+    _came = 0  # bytes since the last look
     _seen: object = None  # the request at the last look
     _timer: asyncio.TimerHandle | None = None
 
@@ -79,14 +84,22 @@ class _Bounded(HttpToolsProtocol):
             self._timer.cancel()
         super().connection_lost(exc)
 
-    def _look(self) -> None:
-        if self.cycle is self._seen and (self.cycle is None or self.cycle.response_complete):
+    def data_received(self, data: bytes) -> None:
+        self._came += len(data)
+        if self._came > _MOST_BYTES:
             self.transport.abort()
         else:
-            self._seen, self._timer = self.cycle, self.loop.call_later(_LOOK_S, self._look)
+            super().data_received(data)
+
+    def _look(self) -> None:
+        if self.cycle is self._seen:
+            self.transport.abort()
+        else:
+            self._came, self._seen = 0, self.cycle
+            self._timer = self.loop.call_later(_LOOK_S, self._look)
 
 
-def _only_metrics(app: ASGIApp) -> Callable[[Scope, Receive, Send], object]:
+def _only_metrics(app: ASGIApp) -> ASGIApp:
     """The application, for which every other path is one that it does not have."""
 
     async def only_metrics(scope: Scope, receive: Receive, send: Send) -> None:

@@ -41,7 +41,7 @@ LONGEST = 16_000
 """Bytes of a body that may be one row; a longer one is not tried, since it would be read twice."""
 _MOST_BATCHES = 1000  # that are remembered: of a client's raw tensors, every shape is one
 _MOST_LENGTHS = 4096  # that are remembered
-_ENDS = [b"%03x\r\ncontent-length: " % number for number in range(MOST_OF_A_BLOCK)]  # of ids
+_ENDS = [b"%03x\r\ncontent-length: " % number for number in range(MOST_OF_A_BLOCK)]  # of ids, and what follows one
 
 
 class _Lengths(dict[int, bytes]):
@@ -58,7 +58,7 @@ _LENGTHS = _Lengths()
 
 
 class _Nobody:
-    """Whom uvicorn wakes when something happened to a cycle: no task waits for an answer that is on its way."""
+    """In the place of the `asyncio.Event` by which uvicorn wakes the task that answers: here no task does."""
 
     def set(self) -> None:
         pass
@@ -206,7 +206,7 @@ class TurnBatch:
         most = min(min(session.together_rows, settings.max_batch_rows) // form.rows, MOST_OF_A_BLOCK)
         first, began = waiting[0], time.perf_counter()
         if not most or began - first.started > min(settings.deadline_s / 2, settings.max_wait_s):
-            return waiting  # somebody must be refused, or a worker asked
+            return waiting  # too many rows for this process, or too late: the coalescer decides who is refused
         if len(waiting) > most:
             self._late, waiting = waiting[most:], waiting[:most]
             first.connection.loop.call_soon(self.answer)  # after the event loop has looked at its sockets once more

@@ -101,14 +101,14 @@ class Share:
     def opens(self) -> None:
         """A version is about to be opened, on a connection on which nothing is computed: with less, for good."""
         if not self._is_small:
-            _lower(_NICE)
+            _lower()
             self._is_small = True
 
     def __enter__(self) -> None:
         """A batch is about to be computed."""
         now = time.monotonic()
         if self._is_short and not self._is_small and now >= self._full_until and not self._hunger.lasts:
-            _lower(_NICE)
+            _lower()
             self._is_small = True
         if self._inline_rate.is_high:
             self._yields.enter_context(yielding())
@@ -157,6 +157,6 @@ def take_small_share() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICE)
 
 
-def _lower(nice: int) -> None:
+def _lower() -> None:
     with contextlib.suppress(OSError):  # a system call that a container forbids
-        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + nice)  # of the calling thread alone
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + _NICE)  # of the calling thread alone

@@ -31,13 +31,15 @@ def encode(raw: bytes, schema: Schema, most_rows: int) -> Matrix:
             none of the feature's.
     """
     announced, batches = read_stream(raw)
-    fields: list[Field] = []
-    for field in announced:  # one by one: a hostile stream may announce very many
-        _check(field, fields, schema)
-        fields.append(field)
     features = {feature.name: feature for feature in schema.features}
-    parts: dict[str, list[Values]] = {field.name: [] for field in fields}
-    reader, rows = Columns(fields), 0
+    fields: dict[str, Field] = {}
+    for field in announced:  # one by one: a hostile stream may announce very many
+        if field.name in fields:
+            raise BadRow(None, field.name, "must stand once", "a second column")
+        _check(field, features.get(field.name), schema)
+        fields[field.name] = field
+    parts: dict[str, list[Values]] = {name: [] for name in fields}
+    reader, rows = Columns([*fields.values()]), 0
     for batch in batches:
         if batch.dictionary is not None:
             reader.learn(batch)
@@ -52,12 +54,9 @@ def encode(raw: bytes, schema: Schema, most_rows: int) -> Matrix:
     return schema.encode_columns({name: join(values) for name, values in parts.items()})
 
 
-def _check(field: Field, before: list[Field], schema: Schema) -> None:
-    feature = next((one for one in schema.features if one.name == field.name), None)
+def _check(field: Field, feature: Feature | None, schema: Schema) -> None:
     if feature is None:
         schema.encode_columns({field.name: []})  # says that it is unknown, and what is near
-    elif any(one.name == field.name for one in before):
-        raise BadRow(None, field.name, "must stand once", "a second column")
     elif field.kind not in _ACCEPTED[feature.kind]:
         kinds = ", ".join(kind for kind in _ACCEPTED[feature.kind] if kind != "null")
         raise BadRow(None, field.name, f"must be a column of type {kinds}", f"type {shown(field.kind)[1:-1]}")

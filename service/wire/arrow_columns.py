@@ -37,7 +37,7 @@ class Columns:
 
     def __init__(self, fields: Sequence[Field]) -> None:
         self._fields = fields
-        self._dictionaries: dict[int, list[Any]] = {}
+        self._dictionaries: dict[int, list[Any]] = {}  # behind the entries of each a None, at -1, for nulls
         self._entries = {field.dictionary[0]: field for field in fields if field.dictionary is not None}
 
     def learn(self, batch: Batch) -> None:
@@ -52,11 +52,8 @@ class Columns:
         if batch.length > 8 * sum(map(len, batch.buffers)):
             raise damaged("the entries of a dictionary must be in it")
         ((_, values),) = _values([replace(field, dictionary=None)], batch)
-        entries = as_list(values)
-        if batch.is_delta:
-            self._dictionaries.setdefault(batch.dictionary, []).extend(entries)
-        else:
-            self._dictionaries[batch.dictionary] = entries
+        known = self._dictionaries.setdefault(batch.dictionary, [None])
+        known[-1 if batch.is_delta else 0 :] = [*as_list(values), None]
 
     def values(self, batch: Batch) -> Iterator[tuple[Field, Values]]:
         """The values of each column of a batch.
@@ -72,13 +69,10 @@ class Columns:
             yield field, values if field.dictionary is None else self._look_up(field, field.dictionary[0], values)
 
     def _look_up(self, field: Field, dictionary: int, indices: Values) -> list[Any]:
-        entries = self._dictionaries.get(dictionary, [])
-        known = np.array([*entries, None], dtype=np.object_)  # the last one is a null's
-        at = np.asarray(indices)
-        if len(at) and not (at.min() >= -1 and at.max() < len(entries)):
+        known, at = self._dictionaries.get(dictionary, [None]), np.asarray(indices)
+        if len(at) and at.max() >= len(known) - 1:
             raise damaged(f"each index of column {shown(field.name)} must have an entry in its dictionary")
-        found: list[Any] = known[at].tolist()
-        return found
+        return [known[index] for index in at.tolist()]  # at the cost of the rows alone: batches may be many
 
 
 def _values(fields: Sequence[Field], batch: Batch) -> Iterator[tuple[Field, Values]]:

@@ -23,7 +23,7 @@ from service.problems import BadBody, TooLarge
 from service.wire.answers import class_numbers, finite
 from service.wire.certainty import Certainty
 from service.wire.columns import check_names
-from service.wire.json_text import texts_of_rows
+from service.wire.json_text import MOST_VALUES, texts_of_rows
 
 _PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?", re.ASCII)
 _NEEDS_QUOTES = re.compile(r'[",\r\n]')
@@ -37,19 +37,24 @@ def encode(raw: bytes, schema: Schema, most_rows: int, *, header: bool | None = 
 
     Raises:
         BadBody: it is no CSV in UTF-8, separated by commas.
-        TooLarge: it has more rows than `most_rows`; those beyond were not read.
+        TooLarge: it has more rows than `most_rows`; those beyond were not read. Or it has more commas than so many rows
+            can have; nothing was read.
         BadRow: a line has more or fewer cells than there are columns, a column is unknown, absent or there twice, or a
             cell is of the wrong kind; it names the row, from 0 below the header.
     """
+    most_values = max(MOST_VALUES, (most_rows + 1) * len(schema.names))
+    if raw.count(b",") > most_values:
+        raise TooLarge(most_values, None, "values")
     lines = _lines(raw, most_rows + 1)
     if lines and len(lines[0]) == 1 and len(schema.names) > 1 and (mark := re.search(r"[;\t|]", lines[0][0])):
         raise BadBody("the body must be CSV separated by commas", f"lines separated by {shown(mark[0])}")
+    known = set(schema.names)  # of a Parquet table's, some may have blanks around them
+    first = [cell if cell in known else cell.strip() for cell in lines[0]] if lines else []
     if header is None:
-        known = set(schema.names)
-        header = bool(lines) and sum(cell.strip() in known for cell in lines[0]) * 2 > len(lines[0])
+        header = sum(cell in known for cell in first) * 2 > len(first)
     if header and not lines:
         raise BadBody("the body must have a header", "nothing")
-    names = [cell.strip() for cell in lines[0]] if header else list(schema.names)
+    names = first if header else list(schema.names)
     check_names(names, schema, "in the header")
     rows = lines[1:] if header else lines
     if len(rows) > most_rows:

@@ -29,6 +29,7 @@ KINDS: Mapping[str, Kind] = {
 
 TYPES: Mapping[Kind, str] = {kind: name for name, kind in reversed(list(KINDS.items()))}
 
+_MOST_ACCEPTED = 32  # types of an Accept that are looked at; browsers send ten
 _UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
 _HEADER = {"present": True, "absent": False}
 
@@ -91,7 +92,7 @@ def of_body(content_type: str) -> Form:
 def of_answer(accept: str, body: Form) -> Form:
     """The form that a client likes best of those that there are; else Arrow for Arrow and JSON for the rest."""
     best, best_weight = Form("arrow" if body.kind == "arrow" else "json"), 0.0
-    for one in accept.split(",") if accept else ():
+    for one in accept.split(",", _MOST_ACCEPTED)[:_MOST_ACCEPTED] if accept else ():
         name, parameters = _media_type(one)
         weight = _weight(parameters.get("q", "1"))
         if name in KINDS and weight > best_weight:
@@ -146,7 +147,7 @@ def check_output(version: Version, form: Form, output: str | None, level: float 
     if "probabilities" in (output, form.output) and version.manifest.classes is None:
         raise BadBody(f"model '{version.name}' predicts numbers and has no probabilities")
     if form.kind == "csv":
-        _ = form.header
+        _ = form.header  # raises where it is neither
     if level is None and form.interval is not None:
         level = certainty.asked_level({certainty.INTERVAL: form.interval}, version)
     if level is not None and form.kind == "json":

@@ -15,7 +15,7 @@ from models.schema import Matrix, Schema
 from service.problems import TooLarge
 from service.wire.answers import class_numbers, finite
 from service.wire.certainty import Certainty, sets
-from service.wire.json_text import read_json, texts_of_rows
+from service.wire.json_text import check_values, read_json, texts_of_rows
 
 
 def encode(raw: bytes, schema: Schema, most_rows: int) -> Matrix:
@@ -23,9 +23,10 @@ def encode(raw: bytes, schema: Schema, most_rows: int) -> Matrix:
 
     Raises:
         BadBody: a line is no JSON; it names the line, from 1.
-        TooLarge: there are more rows than `most_rows`; none was read.
+        TooLarge: there are more rows than `most_rows`, or too many values, see `check_values`; none was read.
         BadRow: as for `Schema.encode`.
     """
+    check_values(raw)
     lines = raw.strip().split(b"\n") if raw.strip() else []
     if len(lines) > most_rows:
         raise TooLarge(most_rows, len(lines), "rows")

@@ -4,7 +4,6 @@ Either one tensor per feature, which `Schema` encodes as it encodes the columns 
 itself in one tensor, which is only checked.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import BadRow, shown
+from models.errors import BadRow, nearest, shown
 from models.features import CategoryFeature, Feature, NumberFeature
 from models.repository import Version
 from models.schema import Matrix, Schema
@@ -74,9 +73,8 @@ def _features(version: Version) -> Mapping[str, Feature]:
 
 
 def _hint(tensor: Tensor, schema: Schema) -> str:
-    names = (*schema.names[:200], PACKED)
-    near = difflib.get_close_matches(tensor.name[:60], names, n=1)
-    return f"did you mean {shown(near[0])}?" if near else f"it reads one per feature, or '{PACKED}' alone"
+    near = nearest(tensor.name, (*schema.names, PACKED))
+    return f"did you mean {shown(near)}?" if near is not None else f"it reads one per feature, or '{PACKED}' alone"
 
 
 def _check_datatype(tensor: Tensor, accepted: Sequence[str], model: str) -> None:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -162,11 +162,11 @@ class Tensor:
             return int(value)
         raise BadBody(f"input {shown(self.name)}, element {at}: must be a whole number", shown(value))
 
-    def _refuse(self, values: list[Any], what: str, types: tuple[type, ...]) -> Any:
+    def _refuse(self, values: list[Any], what: str, types: tuple[type, ...]) -> NoReturn:
         at = next(at for at, value in enumerate(values) if value is not None and type(value) not in types)
         raise BadBody(f"input {shown(self.name)}, element {at}: must be {what}", shown(values[at]))
 
-    def _refuse_range(self, values: list[Any], least: float, most: float) -> Any:
+    def _refuse_range(self, values: list[Any], least: float, most: float) -> NoReturn:
         among = (
             (at, value) for at, value in enumerate(values) if value is not None and (value < least or value > most)
         )

@@ -9,7 +9,6 @@
 once, the last time. docs/reference/http.md says all of it to those who send requests.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from models.errors import shown
+from models.errors import nearest, shown
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix, Schema
@@ -139,8 +138,8 @@ def check_keys(given: Mapping[str, Any], known: Sequence[str], what: str) -> Non
     """
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key[:200], known, n=1)
-            hint = f"did you mean {shown(near[0])}?" if near else f"known are {', '.join(known)}"
+            near = nearest(key, known)
+            hint = f"did you mean {shown(near)}?" if near is not None else f"known are {', '.join(known)}"
             raise BadBody(f"{what} {shown(key)} is unknown; {hint}")
 
 

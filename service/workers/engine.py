@@ -245,18 +245,34 @@ class Engine:
             self._retired.add(key)
 
     def forget_retired(self) -> None:
-        """Close the sessions of versions that are live no longer and which nobody asked for in the last minute."""
-        now = time.monotonic()
-        with self._opening:
-            if now - self._looked > _UNUSED_S:  # the process that should have said so may have died
-                self._looked = now
-                self._retired |= {key for key, opened in self._opened.items() if not opened.version.folder.exists()}
-            for key in list(self._retired):
-                opened = self._opened.get(key)
-                if opened is None or now - opened.used > _UNUSED_S:
-                    self._opened.pop(key, None)
-                    self._retired.discard(key)
-                    log.info("closed %s", key.rpartition("@")[0])
+        """Close the sessions of versions that are live no longer and which nobody asked for in the last minute.
+
+        While a version is being opened, which may take long, nothing is closed, and nobody waits.
+        """
+        if self._opening.acquire(blocking=False):
+            try:
+                self._close_retired(time.monotonic())
+            finally:
+                self._opening.release()
+
+    def _close_retired(self, now: float) -> None:
+        if now - self._looked > _UNUSED_S:  # the process that should have said so may have died
+            self._looked = now
+            self._retired |= {key for key, opened in self._opened.items() if _is_deleted(opened.version)}
+        for key in list(self._retired):
+            opened = self._opened.get(key)
+            if opened is None or now - opened.used > _UNUSED_S:
+                self._opened.pop(key, None)
+                self._retired.discard(key)
+                log.info("closed %s", key.rpartition("@")[0])
+
+
+def _is_deleted(version: Version) -> bool:
+    """Whether its model's folder can be read and has it no longer; of a repository that is away nothing is known."""
+    try:
+        return version.folder not in version.folder.parent.iterdir()
+    except OSError:
+        return False
 
 
 def _place(key: str) -> tuple[str, int]:

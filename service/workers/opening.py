@@ -42,8 +42,8 @@ def check_what_comes(
         for line in lines:
             sentences: list[str] = []
             match json.loads(line):
-                case ["check", asked]:
-                    sentences = _check([_Asked(*one) for one in asked], open_session)
+                case ["check", versions]:
+                    sentences = _check([_Asked(*one) for one in versions], open_session)
                 case ["give way"]:
                     os.nice(_NICE)
                 case ["shadow"] if not _lives(shadow):

@@ -7,11 +7,11 @@ import pytest
 
 from models.repository import Repository
 from tests.browser import hostile
-from tests.server.conftest import PATIENT, Server, until
+from tests.server.conftest import PATIENT, START_S, Server, until
 from tests.service import tiny
 
 CHROMIUM = shutil.which("chromium")
-PATIENCE_MS = 60_000  # what is waited for comes at once, where nobody else wants the processor
+PATIENCE_MS = 1000 * START_S  # what is waited for comes at once, where nobody else wants the processor
 
 
 def pytest_collection_modifyitems(items):
@@ -60,7 +60,7 @@ def browser():
 
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS)
         yield browser
         browser.close()
 

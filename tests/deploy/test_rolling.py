@@ -82,3 +82,24 @@ def test_a_new_version_and_a_restart_of_each_server_fail_no_request(start, balan
             until(servers[place].is_ready)
             until(lambda seen=servers[place]: seen.metric("rowcast_requests_total") > 20, what="its share of the load")
     assert not load.books.failed
+
+
+def test_requests_that_every_server_refuses_take_none_of_them_away_from_others(start, balanced, repository):
+    tiny.publish(repository, "line", model=b"no graph", called="broken")
+    with httpx.Client(base_url=f"http://127.0.0.1:{balanced(start(), start()).port}", trust_env=False) as client:
+        for _ in range(10):
+            refused = client.post("/v1/models/broken:predict", json={"instances": [[3]]})
+            assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+            assert "retry-after" in refused.headers
+            assert client.post("/v1/models/line:predict", json={"instances": [[3]]}).status_code == 200
+
+
+def test_the_servers_know_each_client_by_the_address_that_nginx_saw(start, balanced):
+    """Also one that says it is somebody else, by which it would have a rate limit of its own for every request."""
+    server = start(trusted_proxies="127.0.0.1", access_log=1)
+    balancer = balanced(server, start())
+    with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), trust_env=False) as client:
+        for place in range(4):
+            client.get(f"http://127.0.0.1:{balancer.port}/v1/models", headers={"x-forwarded-for": f"10.1.1.{place}"})
+    until(lambda: "/v1/models" in server.said(), what="a line of the access log")
+    assert "client=127.0.0.2" in server.said()

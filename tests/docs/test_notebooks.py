@@ -24,7 +24,8 @@ def test_from_a_table_to_predictions():
     notebook = read(ROOT / "docs/notebooks/table-to-predictions.ipynb")
 
     resources = {"metadata": {"path": ROOT / "docs"}}
-    NotebookClient(notebook, timeout=600, startup_timeout=600, kernel_name="python3", resources=resources).execute()
+    patience = {"timeout": 600, "startup_timeout": 600, "iopub_timeout": 600}  # for what a cell shows: 4 s
+    NotebookClient(notebook, **patience, kernel_name="python3", resources=resources).execute()
 
     shown = outputs_of(notebook)
     assert any("version 1: 344 predictions" in text for text in shown)

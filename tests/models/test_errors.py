@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.errors import BadName, BadRow, BadVersion, RowcastError, shown
+from models.errors import BadName, BadRow, BadVersion, RowcastError, nearest, shown
 from tests.models.sample import any_json, any_text
 
 errors = st.one_of(
@@ -72,3 +72,16 @@ def test_whatever_is_shown_stands_on_one_line_within_the_limit(value, limit):
 )
 def test_a_value_is_shown_as_a_person_would_read_it(value, text):
     assert shown(value) == text
+
+
+@pytest.mark.parametrize("number", [0, 1, 5000, 9998, 9999])
+def test_of_very_many_names_the_neighbours_are_compared(number):
+    names = [f"churn-{number:04}" for number in range(10_000)]
+    assert nearest(f"churn-{number:04}x", reversed(names)) == names[number]
+    assert nearest(f"hurn-{number:04}", names[:200]) is not None
+    assert nearest("~hurn-0000", names) == nearest("~hurn-0000", names[-100:])
+
+
+@pytest.mark.parametrize(("length", "near"), [(60, "x" * 60), (61, None)])
+def test_a_name_longer_than_60_letters_is_near_to_none(length, near):
+    assert nearest("x" * (length - 1) + "y", ["x" * length]) == near

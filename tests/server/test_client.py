@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -225,3 +226,31 @@ def test_an_answer_of_something_between_is_an_error_too():
 
     with pytest.raises(ServerFailed, match="answered 500"):
         asyncio.run(ask())
+
+
+def test_no_more_of_a_table_is_made_into_json_than_is_on_its_way():
+    made, answered = [], []
+
+    class Column(list):
+        def __getitem__(self, part):
+            made.append(len(answered))
+            return super().__getitem__(part)
+
+    async def answer(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        (length,) = re.findall(rb"content-length: ([0-9]+)", head, re.IGNORECASE)
+        await reader.readexactly(int(length))
+        answered.append(length)
+        body = b'{"model_name": "line", "model_version": "1", "predictions": [0.0]}'
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    async def ask():
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, AsyncClient(url, at_once=2, rows_per_request=1) as client:
+            return await client.predict("line", {"x": Column(range(10))})
+
+    assert len(asyncio.run(ask())) == 10
+    assert max(parts - answers for parts, answers in enumerate(made)) <= 2

@@ -268,7 +268,7 @@ def test_health_of_litserve_stays(client):
 def strict(repository, tmp_path_factory):
     """A server with a key that does not wait for bodies."""
     log = tmp_path_factory.mktemp("log") / "server.log"
-    with running(repository, log, api_key="correct horse", receive_s=1) as address:
+    with running(repository, log, api_key="correct horse", receive_s=4) as address:
         yield address
     assert "correct horse" not in log.read_text()
 

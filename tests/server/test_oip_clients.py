@@ -81,7 +81,7 @@ def test_triton_gets_the_right_bits_in_every_form(client, packed, asks_binary, a
         request_id="order 7",
         request_compression_algorithm=compression,
         response_compression_algorithm=compression,
-        timeout=5_000_000,
+        timeout=100_000_000,
     )
     assert result.as_numpy("prediction").tobytes() == PAIR_ANSWER.tobytes()
     about = result.get_response()

@@ -114,7 +114,7 @@ def test_no_process_outlives_the_one_that_was_started(start):
     server = start(api_processes=2, workers=2)
     os.kill(server.pid, signal.SIGKILL)
     until(lambda: not server.family(), what="children end with their parent")
-    assert not server.listens()
+    until(lambda: not server.listens(), what="their last threads have ended, too")
 
 
 def test_only_those_that_speak_http_hold_the_port(start):

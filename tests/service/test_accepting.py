@@ -6,6 +6,7 @@ import pytest
 
 from service.http import accepting
 from service.http.accepting import Loop, Tally
+from tests.server.conftest import START_S
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_a_handshake_of_tls_that_does_not_go_on_is_given_up(shared, monkeypatch)
 
     async def silent(port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(START_S):
             assert await reader.read() == b""  # it says nothing, and is closed
             writer.close()
             while shared.is_ahead():  # noqa: ASYNC110 - until it counts no more

@@ -20,6 +20,7 @@ from service.access.keys import ANYBODY, LONGEST_KEY, Keyring, make_key, read_ke
 from service.access.limits import Limits, Rate
 from service.problems import Forbidden, KeyExpired, RateLimited, Unauthorized
 from service.settings import BadSettings, Settings
+from tests.server.conftest import START_S
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -427,7 +428,7 @@ def test_the_gate_watches_its_file(file, limits, monkeypatch):
     async def watch():
         watching = asyncio.create_task(gate.watch())
         replace(file, entry("new"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(START_S):
             while True:
                 await asyncio.sleep(0.01)
                 try:

@@ -16,6 +16,7 @@ from service.ledger import Ledger
 from service.observing.access_log import AccessLog
 from service.observing.log_lines import JsonLines
 from service.problems import BadBody, ModelFailed
+from tests.server.conftest import START_S
 from tests.service.test_fast_lane import GOOD, ask, request
 
 
@@ -119,7 +120,7 @@ def test_lines_are_written_by_themselves_and_whole(pipe):
     async def run():
         for number in range(100):
             log(ledger_of(path="/" + "x" * 150, request_id=str(number)), None)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(START_S):
             while not (found := read()):  # noqa: ASYNC110 - a pipe
                 await asyncio.sleep(0.01)
         return found

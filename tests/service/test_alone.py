@@ -4,9 +4,11 @@ import pytest
 
 import service.versions.alone
 from service.versions.alone import alone
+from tests.server.conftest import START_S
 
 
-def test_one_after_the_other(tmp_path):
+def test_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(service.versions.alone, "_MOST_S", START_S)
     here = []
 
     async def stay(number):
@@ -37,7 +39,7 @@ def test_who_is_here_for_too_long_holds_nobody_up(tmp_path, monkeypatch):
     monkeypatch.setattr(service.versions.alone, "_MOST_S", 0.05)
 
     async def scenario():
-        async with alone(tmp_path / "lock"), asyncio.timeout(5), alone(tmp_path / "lock"):
+        async with alone(tmp_path / "lock"), asyncio.timeout(START_S), alone(tmp_path / "lock"):
             pass
 
     asyncio.run(scenario())

@@ -165,6 +165,18 @@ def test_each_batch_may_bring_a_dictionary_of_its_own():
     np.testing.assert_array_equal(encode(batches(*frames), COLORS)[:, 0], [0, 1, 1, 0])
 
 
+def test_a_batch_costs_its_own_rows_however_large_the_dictionary_is():
+    names = [str(number) for number in range(50_000)]
+    fields, batches = arrow_stream.read_stream(stream({"c": pl.Series(names[-1:], dtype=pl.Enum(names))}))
+    reader, (dictionary, rows) = arrow.Columns(list(fields)), batches
+    reader.learn(dictionary)
+    tracemalloc.start()
+    ((_, column),) = reader.values(rows)
+    assert tracemalloc.get_traced_memory()[1] < 50_000
+    tracemalloc.stop()
+    assert column == names[-1:]
+
+
 def test_numbers_lie_where_they_were_sent():
     values = np.arange(100_000.0)
     fields, batches = arrow_stream.read_stream(stream({"x": values}))

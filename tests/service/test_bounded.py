@@ -40,6 +40,16 @@ def test_a_size_that_comes_from_a_shape_is_bounded_and_one_from_a_value_is_not()
     assert is_bounded(hostile.model([repeated], [constant]))
 
 
+def test_a_constant_whose_name_comes_in_two_parts_is_not_named_by_both():
+    """The last one counts to every reader of protocol buffers, and a value may have the name of both."""
+    value = helper.make_node("Cast", ["line"], ["size"], to=onnx.TensorProto.INT64)
+    zeros = helper.make_node("ConstantOfShape", ["size"], ["zeros"])
+    add = helper.make_node("Add", ["line", "zeros"], ["prediction"])
+    raw = hostile.model([value, zeros, add], [numpy_helper.from_array(np.array([1]), "single")])
+    assert raw.count(b"\x42\x06single") == 1
+    assert not is_bounded(raw.replace(b"\x42\x06single", b"\x42\x02si\x42\x02ze"))
+
+
 @given(st.binary(max_size=300))
 def test_what_is_no_graph_is_not(raw):
     assert not is_bounded(raw)

@@ -227,7 +227,7 @@ def test_after_eight_batches_with_urgent_rows_the_oldest_ordinary_job_goes_first
 
 @pytest.mark.parametrize(("fixed_s", "row_s", "expected"), [(0.0, 0.01, [1, 1]), (0.01, 0.0, [11, 30])])
 def test_as_long_as_somebody_urgent_may_come_batches_have_the_rows_that_the_pace_needs(
-    versions, fixed_s, row_s, expected
+    versions, monkeypatch, fixed_s, row_s, expected
 ):
     async def scenario():
         lanes, line = Doubling(), versions["line"]
@@ -239,13 +239,13 @@ def test_as_long_as_somebody_urgent_may_come_batches_have_the_rows_that_the_pace
         tasks += start(coalescer, line, *(rows(x) for x in range(30)))
         await turns()
         while lanes.out:
-            time.sleep(fixed_s)  # noqa: ASYNC251 - what a batch takes
+            await asyncio.sleep(fixed_s)  # what a batch takes
             lanes.reply()
             await turns()
         await asyncio.gather(*tasks)
         assert [len(matrix) for matrix in lanes.sent[:2]] == expected
 
-    asyncio.run(scenario())
+    run_in_own_time(scenario(), monkeypatch)
 
 
 def test_in_a_full_queue_an_urgent_job_takes_the_place_of_the_last_ordinary_ones(versions):

@@ -162,6 +162,16 @@ def test_a_head_that_two_servers_may_read_in_two_ways_is_refused(talk, front, ra
     assert counted(front) == Counter({("line", "2", "ok"): good} | ({} if said is None else {("", "", "bad_http"): 1}))
 
 
+def test_a_client_of_http_1_0_that_asks_first_is_not_told_to_go_on(talk):
+    """RFC 9110, section 10.1.1: it knows no answers before the answer."""
+
+    async def conversation(connection):
+        await connection.send(LINE % b"1.0" + b"Expect: 100-continue\r\n" + WHOLE)
+        assert codes(await connection.answers()) == [(200, "ok")]
+
+    talk(conversation)
+
+
 @pytest.mark.parametrize("path", ["/v1/models/line:predict", "/v1/models"])
 @pytest.mark.parametrize(
     "headers", [[f"X-{n}: {n}" for n in range(200)], ["X: " + "x" * 70_000]], ids=["too many", "too long"]

@@ -13,8 +13,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.asking import ASIDE_BYTES
+from service.http import heads
 from service.http.fast_lane import FastLane
 from service.problems import DeadlinePassed, ModelFailed, Overloaded
+from tests.server.conftest import START_S
 from tests.service import tiny
 from tests.service.own_time import run_in_own_time
 from tests.service.test_plain import ANYTHING
@@ -74,7 +76,7 @@ class Connection:
 
     async def answers(self, count=1):
         """Status, headers and body of so many answers."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(START_S):
             while len(found := list(parsed(self.wire.written))) < count:  # noqa: ASYNC110 - the wire is a string
                 await asyncio.sleep(0.0005)
         self.wire.written = b""
@@ -306,11 +308,21 @@ def test_a_plain_prediction_never_reaches_the_application(front, app, path):
         (request(path=LINE + "?x=1"), 200),
         (request(path="/v1/models/l%69ne:predict"), 200),
         (request(path="/v1/models/nobody:predict"), 404),
+        (request(path=f"/v1/models/{'x' * 1000}:predict"), 404),
     ],
 )
 def test_what_is_not_plainly_a_prediction_is_the_applications(front, app, raw, status):
     answers, handed_over = ask(front, app, raw)
     assert (answers[0][0], handed_over) == (status, 1)
+
+
+def test_long_paths_are_not_kept(front, app):
+    kept = heads._target_of.cache_info().currsize
+    answers, _ = ask(
+        front, app, *(request(path=f"/v1/models/{'x' * 1000}{number}:predict") for number in range(3)), count=3
+    )
+    assert [status for status, _, _ in answers] == [404] * 3
+    assert heads._target_of.cache_info().currsize == kept
 
 
 def test_a_large_body_is_the_applications_which_reads_it_in_a_thread(front, app):

@@ -54,6 +54,8 @@ def equal(got, expected):
         ("", "text/csv;q=0", "json", "json"),
         ("", "text/csv;q=x", "json", "json"),
         ("", "image/png", "json", "json"),
+        ("", "image/png," * 31 + "text/csv", "json", "csv"),
+        ("", "image/png," * 32 + "text/csv", "json", "json"),
         ("text/csv; header=absent; q", "text/csv; =;;", "csv", "csv"),
     ],
 )
@@ -97,6 +99,18 @@ def test_csv_is_read_with_and_without_a_header(text, rows):
     equal(csv_text.encode(text.encode(), PAIR, 10), of(PAIR, *rows))
 
 
+@pytest.mark.parametrize(
+    ("encode", "raw", "sentence"),
+    [
+        (json_lines.encode, (b"[" + b"[]," * 399_999 + b"[]]\n") * 3, "at most 1000000 lists and objects"),
+        (csv_text.encode, b"," * 4_000_001, "at most 4000000 values"),
+    ],
+)
+def test_too_many_values_are_refused_before_they_are_made(encode, raw, sentence):
+    with pytest.raises(TooLarge, match=sentence):
+        encode(raw, PAIR, 10)
+
+
 def test_a_header_is_known_by_most_of_its_cells_or_by_what_the_type_says():
     words = Schema(features=tuple(CategoryFeature(name=name, categories=("a", "b", "c")) for name in "abc"))
     assert len(csv_text.encode(b"a,b,c\na,a,a", words, 10)) == 1
@@ -106,6 +120,13 @@ def test_a_header_is_known_by_most_of_its_cells_or_by_what_the_type_says():
         csv_text.encode(b"a,b,x\na,a,a", words, 10)
     with pytest.raises(BadBody, match="must have a header"):
         csv_text.encode(b"", words, 10, header=True)
+
+
+def test_a_feature_with_blanks_around_its_name_is_found_by_all_of_it():
+    blank = Schema(features=tuple(NumberFeature(name=name, quantiles=(0.0, 9.0)) for name in (" a ", "a", "b")))
+    equal(csv_text.encode(b"b, a ,a\n1,2,3", blank, 10), of(blank, (2, 3, 1)))
+    with pytest.raises(BadRow, match="feature 'c' is unknown"):
+        csv_text.encode(b" a ,a, c", blank, 10)
 
 
 def test_cells_mean_what_they_mean_to_the_trainer():

@@ -192,15 +192,16 @@ def test_a_body_of_unknown_length_is_refused_as_soon_as_it_is_over_the_limit(cli
     assert len(taken) == 3
 
 
-def test_a_body_that_comes_too_slowly_is_not_waited_for(client, front):
-    front.settings.deadline_s = 0.05
+@pytest.mark.parametrize("path", [LINE, "/v1/models/line:explain"])
+def test_a_body_that_comes_too_slowly_is_not_waited_for(client, front, path):
+    front.settings.receive_s = 0.05
 
     async def stalling():
         yield b'{"instances": '
         await asyncio.Event().wait()
         yield b"[]}"
 
-    answer = client.post(LINE, content=stalling())
+    answer = client.post(path, content=stalling())
     assert problem(answer, 408, "too_slow")["error"].startswith("the request was not whole within 0.05 s")
     assert answer.headers["connection"] == "close"
 

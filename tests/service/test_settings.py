@@ -18,7 +18,7 @@ def refusal(monkeypatch, **environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadSettings) as caught:
-        read_settings(os.environ)
+        read_settings()
     return str(caught.value)
 
 

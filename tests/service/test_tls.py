@@ -2,6 +2,7 @@
 
 import os
 import ssl
+from pathlib import Path
 
 import pytest
 import trustme
@@ -83,6 +84,22 @@ def test_what_does_not_fit_together_leaves_the_certificate_that_there_was(files,
     new = authority.issue_cert("localhost")
     new.private_key_pem.write_to_path(str(files / "key.pem"))
     new.cert_chain_pems[0].write_to_path(str(files / "certificate.pem"))
+    tls.refresh()
+    assert handshake(context, authority) != old
+
+
+def test_a_certificate_that_is_away_for_a_moment_stays(files, authority, monkeypatch):
+    tls = Tls(settings_of(files, tls_certificate="both.pem"))
+    context = tls.context()
+    old = handshake(context, authority)
+
+    def away(*_, **__):
+        raise PermissionError
+
+    with monkeypatch.context() as while_away:
+        while_away.setattr(Path, "stat", away)
+        tls.refresh()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(files / "both.pem"))
     tls.refresh()
     assert handshake(context, authority) != old
 

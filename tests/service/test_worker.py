@@ -203,6 +203,35 @@ def test_a_retired_version_is_closed_after_a_minute_unless_it_is_opened_again(tm
     assert opened == ["pair/2"]
 
 
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "a file for the model"])
+def test_versions_of_a_repository_that_is_away_for_minutes_are_kept(tmp_path, monkeypatch, left):
+    root = tmp_path / "repository"
+    version = tiny.publish(root, "pair")
+    engine = Engine(Repository(root), Honest)
+    engine.open_all(keep=4)
+    root.rename(tmp_path / "away")
+    if left != "nothing":
+        root.mkdir()
+    if left == "a file for the model":
+        (root / "pair").touch()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    engine.forget_retired()
+    np.testing.assert_array_equal(engine.run(version.key, PAIR_ROW)[0]["prediction"], [[7, 3]])
+
+
+def test_a_version_is_forgotten_that_was_deleted_and_never_retired(tmp_path, monkeypatch):
+    version, _ = tiny.publish(tmp_path, "pair"), tiny.publish(tmp_path, "pair")
+    engine = Engine(Repository(tmp_path), Honest)
+    engine.open_all(keep=4)
+    shutil.rmtree(version.folder)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    engine.forget_retired()
+    with pytest.raises(BadVersion):
+        engine.run(version.key, PAIR_ROW)
+
+
 def test_a_deleted_version_is_kept_while_it_is_asked_for_and_then_forgotten(tmp_path, monkeypatch):
     version = tiny.publish(tmp_path, "pair")
     engine = Engine(Repository(tmp_path), Honest)
@@ -216,6 +245,29 @@ def test_a_deleted_version_is_kept_while_it_is_asked_for_and_then_forgotten(tmp_
     engine.forget_retired()
     with pytest.raises(BadVersion):
         engine.run(version.key, PAIR_ROW)
+
+
+def test_what_is_to_be_closed_does_not_wait_for_an_opening(root, versions):
+    begun, may_end = threading.Event(), threading.Event()
+
+    def open_session(version):
+        begun.set()
+        assert may_end.wait(60)
+        return Honest(version)
+
+    engine = Engine(Repository(root), open_session)
+    opening = threading.Thread(target=engine.open, args=(versions["pair"].key,))
+    looking = threading.Thread(target=engine.forget_retired)
+    opening.start()
+    try:
+        assert begun.wait(60)
+        looking.start()
+        looking.join(30)
+        assert not looking.is_alive()
+    finally:
+        may_end.set()
+        opening.join()
+        looking.join()
 
 
 # ------------------------------------------------------------------------------------------- over a real unix socket

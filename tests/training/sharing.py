@@ -59,6 +59,9 @@ def check_that_killing_one_of_two_loses_its_trial_alone(plan: Plan, folder: Path
     ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert len(ended) >= 6
     assert len(trials) - len(ended) <= 1
+    told = dict(re.findall(r" trials; trial (\d+): ([^;]+)", said))
+    own = {trial.number for trial in trials if trial.user_attrs.get("process", "").endswith(f":{other.pid}")}
+    assert set(map(int, told)) == own
     # one that was killed as it began its next trial has not said yet that it is its own
     assert str(other.pid) in {trial.user_attrs.get("process", "").split(":")[-1] for trial in trials}
     assert Plan.read(folder / "best.toml").name == "m"

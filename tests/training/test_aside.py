@@ -24,9 +24,13 @@ LIKELY = np.stack([1 - CODES, CODES], 1) * 0.8 + 0.1
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _two_cores() -> None:
     if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("this machine has one core for us, or forks are not safe on it")
+
+
+@pytest.fixture
+def begun(_two_cores: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     aside.begin()
     yield
@@ -108,6 +112,7 @@ def test_what_it_calls_needs_neither_torch_nor_polars():
     assert said.stdout.strip() == "[]"
 
 
+@pytest.mark.usefixtures("_two_cores")
 def test_a_run_beside_it_never_imports_the_library(tmp_path: Path):
     """Of a table from a file; the datasets that ship come out of the library itself."""
     np.savetxt(tmp_path / "t.csv", np.c_[X, CODES].round(3), delimiter=",", header="a,b,c,y", comments="")

@@ -92,14 +92,16 @@ def test_output_that_nobody_reads_ends_the_run_with_one_sentence(table: Path, tm
     assert Repository(tmp_path / "r").names() == []
 
 
-def test_ctrl_c_before_there_is_anything_to_interrupt_shows_no_traceback():
+def test_ctrl_c_before_there_is_anything_to_interrupt_shows_no_traceback(tmp_path: Path):
+    (tmp_path / "torch.py").write_text("print('is being imported', flush=True)\nwhile True: pass")  # and takes its time
     words = [sys.executable, "-m", "training", "my.csv", "--target", "y"]
-    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as started:
-        while started.poll() is None and "torch" not in Path(f"/proc/{started.pid}/maps").read_text():
-            pass  # a tenth of a second
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, cwd=ROOT, env=environment, text=True, **pipes) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "is being imported\n"
         started.send_signal(signal.SIGINT)
-        assert started.stderr is not None
-        said = started.stderr.read()
+        _, said = started.communicate()
     assert (started.returncode, said) == (-signal.SIGINT, "")
 
 

@@ -166,8 +166,15 @@ def test_a_fit_that_diverges_in_a_process_does_not_stop_the_others():
 
 
 def test_what_is_to_be_done_meanwhile_is_done_in_part_or_whole_and_ended_with_the_fits():
-    chores = iter(range(1_000_000_000))
-    fit_members(jobs_of(COSLOG, 3), meanwhile=chores)
+    has_begun = threading.Event()
+
+    def count():
+        for number in range(1_000_000_000):
+            yield number
+            has_begun.set()
+
+    chores = count()
+    fit_members(jobs_of(COSLOG, 3), lambda *_: has_begun.wait(60), meanwhile=chores)
     first = next(chores)
     assert 0 < first < 1_000_000_000
     assert next(chores) == first + 1
@@ -225,8 +232,12 @@ def test_each_process_keeps_checkpoints_and_goes_on_from_them(tmp_path: Path):
     checkpoint = Checkpoint(tmp_path / FOLDER, every_s=0)
     checkpoint.open(plan, "0" * 64, "cpu")
 
-    def stop(_: int, epoch: Epoch) -> None:
-        if epoch.number == 6:
+    far = set()
+
+    def stop(number: int, epoch: Epoch) -> None:
+        if epoch.number >= 6:
+            far.add(number)
+        if len(far) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,6 +1,7 @@
 """A study that processes share: real processes, a real journal, and one of them killed."""
 
 import resource
+import threading
 from pathlib import Path
 
 import optuna
@@ -10,7 +11,7 @@ from optuna.trial import TrialState
 from models.csv_file import BadTable
 from tests.training.sharing import check_that_killing_one_of_two_loses_its_trial_alone, plan, trials_in
 from training.plan import BadPlan, Plan
-from training.search import plan_of, run_trial, search, write_plan
+from training.search import _run, _told, plan_of, search, write_plan
 
 __all__ = ["plan"]
 
@@ -42,21 +43,6 @@ def test_a_trial_whose_process_died_is_failed_by_the_next(plan: Plan, tmp_path: 
     assert trials_in(storage)[lost.number].state is TrialState.FAIL
 
 
-class AnotherBegins(optuna.samplers.RandomSampler):
-    """Another process begins a trial before this one's has ended."""
-
-    def after_trial(self, study, *_):
-        study.ask()
-
-
-def test_what_is_told_of_a_trial_is_not_of_one_that_another_process_has_begun(plan: Plan):
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=AnotherBegins(seed=0))
-    trial = run_trial(study, plan)
-    assert (trial.number, trial.state) == (0, TrialState.COMPLETE)
-    assert [one.state for one in study.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
-
-
 def test_a_disk_that_is_full_leaves_the_plan_that_was_there(plan: Plan, tmp_path: Path):
     write_plan(plan, tmp_path / "best.toml")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -68,6 +54,40 @@ def test_a_disk_that_is_full_leaves_the_plan_that_was_there(plan: Plan, tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert Plan.read(tmp_path / "best.toml") == plan
     assert [path.name for path in tmp_path.glob("*best*")] == ["best.toml"]
+
+
+def test_a_trial_that_another_process_took_for_lost_stays_lost_and_the_search_goes_on(plan: Plan, tmp_path: Path):
+    endless = plan.model_copy(update={"fit": plan.fit.model_copy(update={"epochs": 10**6, "patience": 10**6})})
+    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "j.log")))
+    study = optuna.create_study(storage=backend, study_name="s")
+
+    def take_for_lost():
+        elsewhere = optuna.load_study(storage=backend, study_name="s")
+        while not any(trial.intermediate_values for trial in elsewhere.trials):
+            pass
+        elsewhere.tell(0, state=TrialState.FAIL)
+
+    other = threading.Thread(target=take_for_lost)
+    other.start()
+    lost = _run(study, endless)
+    other.join()
+    assert lost.state is TrialState.FAIL
+    assert _told(study, lost) == "trial 0: taken for lost by another process"
+    assert _run(study, plan).state is TrialState.COMPLETE
+
+
+def test_a_process_tells_of_its_own_trial_while_others_have_later_ones(plan: Plan, tmp_path: Path):
+    storage, heard = str(tmp_path / "j.log"), []
+    found = search(plan, 1, storage)
+    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+    study = optuna.load_study(study_name=found.study, storage=backend)
+    for _ in range(2):  # the second waits for another process
+        study.enqueue_trial({})
+    search(plan, 2, storage, heard.append)
+    own = trials_in(storage)[1]
+    (said,) = heard
+    assert own.value is not None
+    assert said.startswith(f"{found.study}: 2 of 2 trials; trial 1: {own.value:.4g}; best ")
 
 
 def test_every_value_of_a_trial_is_in_its_plan(plan: Plan):
