@@ -22,6 +22,7 @@ _ENDS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
 _SIGNALS = {*_ENDS, signal.SIGCHLD}
 _MEAN_NOTHING = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}  # without a handler they would end a process
 _GRACE_S = 3.0  # beyond drain_s, for the processes that hold no request
+_LOOK_S = 0.5  # how often it looks whether it was stopped itself
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 15.0
 _KILLED_S = 5.0  # what is left of a process that was killed
@@ -144,30 +145,32 @@ def _drain(main: int, order: socket.socket, patience_s: float, has_served: bool)
     log.info("ending: requests in flight are finished")
     os.kill(main, signal.SIGCONT)  # one that was stopped would not hear it
     order.close()
-    status = _wait(main, time.monotonic() + patience_s)
+    status = _wait(main, patience_s)
     if status is None:
         log.error("not ended after %.0f s; killed", patience_s)
         return 1
     return status
 
 
-def _wait(main: int, deadline: float | None) -> int | None:
-    """The exit status of the main process; None at the deadline or, when there is none, at a signal to end."""
+def _wait(main: int, patience_s: float | None) -> int | None:
+    """The exit status of the main process; None after `patience_s` or, when there is none, at a signal to end.
+
+    Time in which this process was stopped does not count: a paused container stops those that it waits for, too.
+    """
     while True:
         for child, status in _reap():
             if child == main:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else 128 - code
-        if deadline is None:
+        if patience_s is None:
             if signal.sigwait(_SIGNALS) != signal.SIGCHLD:
                 return None
-        elif not _next_signal(deadline):
+        elif patience_s <= 0:
             return None
-
-
-def _next_signal(deadline: float) -> bool:
-    rest = deadline - time.monotonic()
-    return rest > 0 and signal.sigtimedwait(_SIGNALS, rest) is not None
+        else:
+            began = time.monotonic()
+            signal.sigtimedwait(_SIGNALS, min(patience_s, _LOOK_S))
+            patience_s -= min(time.monotonic() - began, _LOOK_S)
 
 
 def _sleep_or_signal(seconds: float) -> bool:

@@ -5,6 +5,7 @@ its batch, and its mates are computed nevertheless.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, Protocol
@@ -75,13 +76,14 @@ class Batch:
         sent, computed: when it went out and when its answers came, by `time.perf_counter`.
     """
 
-    __slots__ = ("_written", "answers", "computed", "jobs", "matrix", "rows", "sent", "version")
+    __slots__ = ("_told", "_told_rows", "_written", "answers", "computed", "jobs", "matrix", "rows", "sent", "version")
 
     def __init__(self, version: Version, jobs: Sequence[Job], rows: int) -> None:
         self.version, self.jobs, self.rows = version, jobs, rows
         self.sent = self.computed = 0.0
         self.matrix: Matrix | None = None
         self.answers: Answers = {}
+        self._told = self._told_rows = 0  # jobs, and their rows
         self._written: dict[WriteRows, list[bytes] | None] = {}
 
     def answers_of(self, start: int, rows: int) -> Answers:
@@ -149,19 +151,27 @@ class Batch:
         """Whether there is an answer for each of its rows."""
         return answers is not None and all(len(values) == self.rows for values in answers.values())
 
-    def scatter(self) -> None:
-        """Tell each job what was answered to its rows."""
-        start, waiting = 0, []
-        for job in self.jobs:
+    def scatter(self, most_jobs: int | None = None, most_rows: float = math.inf) -> bool:
+        """Tell the next jobs what was answered to their rows; whether there are more jobs.
+
+        They are so many, or fewer that have `most_rows` together, but at least one.
+        """
+        waiting, until = [], None if most_jobs is None else self._told + most_jobs
+        most_rows += self._told_rows
+        for job in self.jobs[self._told : until]:
             if not settle(job):
-                waiting.append((job, start))
-            start += job.rows
+                waiting.append((job, self._told_rows))
+            self._told += 1
+            self._told_rows += job.rows
+            if self._told_rows >= most_rows:
+                break
         for together, told in groupby(waiting, lambda one: one[0].together):
             if together is not None:
                 together.answered(self, list(told))
             else:
                 for job, at in told:
                     job.answered(self, at)
+        return self._told < len(self.jobs)
 
 
 def version_of(job: Job) -> Version:

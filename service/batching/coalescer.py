@@ -4,13 +4,15 @@ No waiting when idle: a lone request goes out in the same turn of the event loop
 it is sent is computed right here, see service/batching/inline.py; every other one goes over a lane to a worker. The
 queue is bounded in rows and in time. Urgent jobs go before ordinary ones (docs/decisions/0025-priorities.md). A batch
 whose worker is lost goes to another one, since a prediction may be repeated; a batch that fails is repeated job by job,
-so that only the guilty one fails.
+so that only the guilty one fails. Where others ask as well, a worker's batch is answered a few jobs at a time
+(docs/decisions/0086-what-an-api-process-does-at-a-stretch.md).
 """
 
 import asyncio
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from models.errors import RowcastError
@@ -32,6 +34,9 @@ MOST_LOSSES = 3
 _SWEEP_S = 0.05
 """How often deadlines are looked at: a timer for each job would cost as much as its encoding. Only a job that has
 less time than this gets a timer of its own."""
+
+_JOBS_AT_ONCE, _ROWS_AT_ONCE = 8, 500
+"""Of a batch that a worker has computed: jobs that are told before the event loop does what has come meanwhile."""
 
 Observer = Callable[[Version, int, float, list[float]], None]
 """Told of every batch: version, rows, seconds that the session ran, seconds that each job had waited."""
@@ -333,7 +338,7 @@ class Coalescer:
             reply = Reply(Status.OK, time.perf_counter() - batch.sent, answers=answers)
         except Exception as error:  # noqa: BLE001 - a session may raise anything; one job fails, not the process
             reply = Reply(Status.FAILED, sentence=f"the session failed: {type(error).__name__}")
-        self._receive(batch, reply)
+        self._receive(batch, reply, batch.scatter)
 
     def _send(self, lane: Lane, queue: Queue, batch: Batch) -> None:
         matrix = batch.make_matrix()
@@ -343,6 +348,7 @@ class Coalescer:
         queue.out.append(batch)
         self._rows_out += batch.rows
         batch.sent = time.perf_counter()
+        given = self._inline.given
 
         def done(reply: Reply | None) -> None:
             queue.out.remove(batch)
@@ -350,11 +356,12 @@ class Coalescer:
             if reply is not None:
                 self._gathering.learn(batch.version.key, batch.rows, reply.core_s)
             self._rows_out -= batch.rows
-            self._receive(batch, reply)
+            is_alone = len(self._queues) == 1 and self._inline.given == given  # nobody else asked meanwhile
+            self._receive(batch, reply, batch.scatter if is_alone else partial(self._tell, queue, batch))
 
         lane.run(batch.version, matrix, done)
 
-    def _receive(self, batch: Batch, reply: Reply | None) -> None:
+    def _receive(self, batch: Batch, reply: Reply | None, tell: Callable[[], object]) -> None:
         if reply is None:
             self._lost(batch)
         elif reply.status is not Status.OK or not batch.fits(reply.answers):
@@ -363,7 +370,7 @@ class Coalescer:
             assert reply.answers is not None
             batch.answers = reply.answers
             batch.computed = time.perf_counter()
-            batch.scatter()
+            tell()
             assert batch.matrix is not None
             self._sample(batch.version, batch.matrix, batch.answers)
             waited_s = [batch.sent - job.arrived for job in batch.jobs]
@@ -371,6 +378,13 @@ class Coalescer:
             self._learn(batch, reply.seconds)
         self._say()
         self.wake()
+
+    def _tell(self, queue: Queue, batch: Batch) -> None:
+        """Tell a few jobs of a batch; the others once the event loop has looked at its sockets and done what came."""
+        if batch.scatter(_JOBS_AT_ONCE, _ROWS_AT_ONCE):
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._tell, queue, batch)
+        queue.returned = time.perf_counter()
 
     def _learn(self, batch: Batch, computed_s: float) -> None:
         key = batch.version.key

@@ -38,7 +38,8 @@ def list_versions(*, repository: Where = None, json: Json = False) -> None:
             f"{one['model']}/{one['version']}",
             ", ".join(map(_label_text, one["labels"].items())),
             one["task"] or one["error"],
-            one["scores"] and ", ".join(f"{name} {_figure(value)}" for name, value in one["scores"]["metrics"].items()),
+            one["scores"]
+            and ", ".join(f"{name} {_figure(name, value)}" for name, value in one["scores"]["metrics"].items()),
             one["scores"] and f"{one['scores']['rows']} {one['part']}",
         )
         for one in found
@@ -72,8 +73,8 @@ def show(version: Which, *, repository: Where = None, json: Json = False) -> Non
     for part, scores in manifest.scores.items():
         headings = (f"{part}, {scores.rows} rows", "this network", *scores.baselines)
         metrics = [
-            (name, _figure(value), *(_figure(baseline.get(name)) for baseline in scores.baselines.values()))
-            for name, value in scores.metrics.items()
+            (name, *(_figure(name, of.get(name)) for of in (scores.metrics, *scores.baselines.values())))
+            for name in scores.metrics
         ]
         print_table(headings, metrics)
 
@@ -196,8 +197,10 @@ def _label_text(item: tuple[str, dict[str, float]]) -> str:
     return label + "".join(f" ({what} {value:.0%})" for what, value in routed.items() if value)
 
 
-def _figure(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4g}"
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{round(value, 9):z.4g}" if name == "r2" else f"{value:.4g}"  # the mean's r2 is 0, but for rounding
 
 
 def _values_of(feature: Feature) -> str:

@@ -1,5 +1,6 @@
 """What is not counted but looked up when the page of metrics is read: what is live, what was refused, who is ready."""
 
+import functools
 import importlib.metadata
 import platform
 from collections import Counter as Counts
@@ -32,9 +33,15 @@ class State(Collector):
             failures.add_metric([model], count)
         yield failures
         build = GaugeMetricFamily("rowcast_build_info", "Always 1", labels=["python", "litserve"])
-        build.add_metric([platform.python_version(), importlib.metadata.version("litserve")], 1)
+        build.add_metric([platform.python_version(), _litserves_version()], 1)
         yield build
         yield GaugeMetricFamily("rowcast_ready", "1 when the server is ready, else 0", value=float(self._is_ready))
         yield GaugeMetricFamily(
             "rowcast_repository_readable", "0 while the repository cannot be read", value=float(self._is_readable)
         )
+
+
+@functools.cache
+def _litserves_version() -> str:
+    """Looked up once: it stands in a file among those of all packages."""
+    return importlib.metadata.version("litserve")

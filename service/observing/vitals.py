@@ -2,13 +2,17 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_KNOWN_S = 60.0
+"""How long it is known what memory a process takes. To find out, the kernel walks through its pages: 4 ms of a core,
+which requests may want (docs/decisions/0086-what-an-api-process-does-at-a-stretch.md)."""
 
 
 class Vitals(Collector):
@@ -17,12 +21,13 @@ class Vitals(Collector):
     def __init__(self, waiting_rows_limit: int, sockets: Sequence[Path]) -> None:
         """`sockets` are those on which the inference workers listen."""
         self._limit, self._sockets = waiting_rows_limit, sockets
+        self._memory = Memory(_memory_bytes)
 
     def collect(self) -> Iterator[Metric]:
         processes = _family_of(os.getppid())
         cpu_s = sum(map(_cpu_s, processes))
         yield CounterMetricFamily("rowcast_cpu_seconds", "Processor time of all processes of the server", value=cpu_s)
-        memory = sum(map(_memory_bytes, processes))
+        memory = self._memory.of(processes)
         yield GaugeMetricFamily("rowcast_memory_bytes", "Memory of all processes, shared pages once", value=memory)
         started = GaugeMetricFamily(
             "rowcast_worker_start_time_seconds",
@@ -35,6 +40,25 @@ class Vitals(Collector):
         yield started
         what = "Rows that may wait before requests are shed"
         yield GaugeMetricFamily("rowcast_waiting_rows_limit", what, value=self._limit)
+
+
+class Memory:
+    """What processes take together, where few of them are looked at each time."""
+
+    def __init__(self, look: Callable[[int], float], clock: Callable[[], float] = time.monotonic) -> None:
+        """`look` says how many bytes a process takes now."""
+        self._look, self._clock = look, clock
+        self._known: dict[int, tuple[float, float]] = {}  # bytes, and when that was so
+
+    def of(self, processes: Sequence[int]) -> float:
+        """Their bytes: looks at those that are new, and at the one it saw longest ago if that is a minute."""
+        now, before = self._clock(), self._known
+        known = {process: before.get(process) or (self._look(process), now) for process in processes}
+        longest = min(known, key=lambda process: known[process][1])
+        if now - known[longest][1] >= _KNOWN_S:
+            known[longest] = self._look(longest), now
+        self._known = known
+        return sum(taken for taken, _ in known.values())
 
 
 def _family_of(main: int) -> list[int]:

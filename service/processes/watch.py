@@ -100,22 +100,21 @@ def watch(children: list[Child], heard: socket.socket, end: socket.socket, serve
 def drain(apis: list[Child], workers: list[Child], served: Path, hang_s: float, patience_s: float) -> int:
     """Let the API processes end with what they have, and keep the workers alive until then; how many were killed.
 
-    A worker that dies now may hold what was accepted.
+    A worker that dies now may hold what was accepted. Time in which this process was stopped itself does not count.
     """
-    deadline = time.monotonic() + patience_s
     for api in apis:
         api.process.terminate()
-    while left := [api.process.sentinel for api in apis if api.process.exitcode is None]:
-        if (rest := deadline - time.monotonic()) <= 0:
-            break
-        _sleep_until_something_happens(workers, left, rest)
+    while patience_s > 0 and (left := [api.process.sentinel for api in apis if api.process.exitcode is None]):
+        began = time.monotonic()
+        _sleep_until_something_happens(workers, left, min(patience_s, _LOOK_S))
+        patience_s -= min(time.monotonic() - began, _LOOK_S)
         for worker in workers:
             try:
                 _look_after(worker, served, hang_s)
             except CannotServe:  # there was one that could: the others may
                 log.warning("%s could not be started again", worker.name)
                 worker.due = math.inf
-    return end_all([api.process for api in apis], max(0.0, deadline - time.monotonic()))
+    return end_all([api.process for api in apis], max(0.0, patience_s))
 
 
 def _look_after(child: Child, served: Path, hang_s: float) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -73,6 +74,25 @@ def test_requests_that_take_too_long_do_not_hold_up_the_end(start):
         assert server.ended() == 1
     assert "2 requests were cut off after 1 s, ROWCAST_DRAIN_S" in server.said()
     assert server.family() == []
+
+
+def test_time_in_which_the_whole_server_was_stopped_is_not_held_against_its_end(start):
+    """A container that is paused as it ends, or a virtual machine: API processes still have the time to say how."""
+    server = start(drain_s=1, **HELD)
+    (worker,) = server.workers
+    os.kill(worker, signal.SIGSTOP)
+    with ThreadPoolExecutor(2) as clients:
+        in_flight(server, clients, 2)
+        os.kill(server.pid, signal.SIGTERM)
+        until(lambda: not server.listens(), what="new requests are refused")
+        family = [one.pid for one in server.family()]
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(5)  # longer than all of it may take; this test is about time
+        for pid in set(family) - {worker}:
+            os.kill(pid, signal.SIGCONT)
+        assert server.ended() == 1
+    assert "2 requests were cut off after 1 s, ROWCAST_DRAIN_S" in server.said()
 
 
 @pytest.mark.parametrize("processes", range(1, 6))

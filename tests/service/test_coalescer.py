@@ -517,13 +517,16 @@ class Tripling:
 
 
 class Here:
-    """What `Inline` offers: one session for requests of up to so many rows."""
+    """What `Inline` offers: one session for requests of up to so many rows, of all versions or of one."""
 
-    def __init__(self, most_rows) -> None:
-        self.tripling = Tripling()
+    def __init__(self, most_rows, version=None) -> None:
+        self.tripling, self.version, self.given = Tripling(), version, 0
         self.inline_session = InlineSession(self.tripling.run, most_rows)
 
-    def session(self, _):
+    def session(self, version):
+        if self.version not in (None, version):
+            return None
+        self.given += 1
         return self.inline_session
 
 
@@ -550,3 +553,32 @@ def test_a_batch_that_fails_here_is_repeated_job_by_job(versions):
     one, guilty, two = asyncio.run(ask())
     assert (one["prediction"].item(), two["prediction"].item()) == (3, 6)
     assert isinstance(guilty, ModelFailed)
+
+
+@pytest.mark.parametrize(
+    ("rows_of_each", "others", "at_once"), [(1, 1, 8), (4, 1, 8), (300, 1, 2), (500, 1, 1), (1, 0, 20), (500, 0, 20)]
+)
+def test_of_a_large_batch_from_a_worker_a_few_are_answered_at_a_time_where_others_ask_too(
+    versions, rows_of_each, others, at_once
+):
+    async def ask():
+        lanes, told = Doubling(), []
+        coalescer = coalescer_of(lanes, max_batch_rows=10000, max_waiting_rows=10000, inline=Here(9, versions["coin"]))
+        coalescer.submit(Noting([], "first", versions["line"], *range(10000)))  # those after it may have as many rows
+        await turns()
+        lanes.reply()
+        jobs = [Noting(told, name, versions["line"], *[name] * rows_of_each) for name in range(20)]
+        for job in jobs:
+            coalescer.submit(job)
+        await turns()
+        await asyncio.gather(*start(coalescer, versions["coin"], *[rows(1)] * others))
+        lanes.reply()
+        coalescer.submit(Noting(told, "small", versions["coin"], 1))
+        coalescer.withdraw(jobs[-1])
+        await turns(60)
+        return told
+
+    told = asyncio.run(ask())
+    names = list(range(max(19, at_once)))  # the last one has left before its answer
+    assert [name for name, _ in told] == [*names[:at_once], "small", *names[at_once:]]
+    assert dict(told) == {"small": [3]} | {name: [2 * name] * rows_of_each for name in names}

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from models.manifest import Scores
 from models.repository import Repository
 from service.commands import app
 from tests.service import tiny
@@ -60,6 +62,14 @@ def test_a_version_is_shown_by_number_by_label_and_as_the_one_that_answers(publi
     assert "-10 to 10 cm" in said
     assert "red, blue" in said
     assert "rose, tulip, daisy" in said
+
+
+@pytest.mark.parametrize("r2", [-3e-15, 4e-16])
+def test_an_r2_that_is_nothing_but_rounding_is_shown_as_0(published, run, r2):
+    scores = {"r2": r2, "mse": 3e-15}
+    tiny.publish(published.root, "line", scores={"test": Scores(rows=10, metrics=scores, baselines={"mean": scores})})
+    _, said, _ = run("models", "show", "line/3")
+    assert re.search(r"\nr2 +0 +0 *\nmse +3e-15 +3e-15 *\n", said), said
 
 
 def test_labels_move_roll_back_and_go(published, run):

@@ -4,7 +4,7 @@ import sys
 import time
 
 from service.observing import vitals
-from service.observing.vitals import Vitals
+from service.observing.vitals import Memory, Vitals
 from tests.server.conftest import CHECKOUT
 
 
@@ -57,3 +57,25 @@ def test_a_process_that_is_gone_counts_nothing():
     gone = subprocess.Popen(["true"])
     gone.wait()
     assert (vitals._cpu_s(gone.pid), vitals._memory_bytes(gone.pid)) == (0.0, 0.0)
+
+
+def test_a_process_is_looked_at_when_it_is_new_and_then_once_a_minute_one_at_a_time():
+    looked, now = [], [0.0]
+
+    def look(process):
+        looked.append(process)
+        return 100 * process + now[0]
+
+    memory = Memory(look, clock=lambda: now[0])
+
+    def at(time, *processes):
+        looked.clear()
+        now[0] = time
+        return memory.of(processes), list(looked)
+
+    assert at(0, 1, 2, 3) == (600, [1, 2, 3])
+    assert at(59, 1, 2, 3) == (600, [])
+    assert at(60, 1, 2, 3) == (660, [1])
+    assert at(61, 1, 2, 3) == (721, [2])
+    assert at(62, 1, 3, 4) == (160 + 362 + 462, [4, 3])  # 4 has taken the place of 2
+    assert at(63, 1, 3, 4) == (984, [])

@@ -9,7 +9,8 @@ import pytest
 from service.batching.capacity import Capacity
 from service.batching.coalescer import MOST_LOSSES, Coalescer
 from service.batching.frames import Reply, Status
-from service.batching.inline import Inline
+from service.batching.inline import Inline, InlineSession
+from service.http.same_turn import TurnBatches
 from tests.service import tiny
 from tests.service.test_fast_lane import PLAIN_OIP, Connection, counted, request
 from tests.service.test_same_turn import binary, close, plain, row, rows_of
@@ -54,14 +55,13 @@ class Worker:
 @pytest.fixture
 def worker(front):
     worker = Worker()
-    front.coalescer = Coalescer(
-        worker,
-        Inline(None, 0.0),
-        front.metrics.batch,
-        max_batch_rows=8,
-        capacity=Capacity(1000.0, 1000),
-    )
+    front.coalescer = coalescer_of(front, worker, 8)
     return worker
+
+
+def coalescer_of(front, worker, most_rows, inline=None):
+    capacity, inline = Capacity(1000.0, 1000), inline or Inline(None, 0.0)
+    return Coalescer(worker, inline, front.metrics.batch, max_batch_rows=most_rows, capacity=capacity)
 
 
 async def known(front, app, worker, paths, fast=True):
@@ -224,6 +224,47 @@ def test_a_deadline_that_passes_within_a_batch_is_answered_and_what_comes_late_i
 
     assert asyncio.run(talk()) == ([504, 504], [15.0])
     assert counted(front)["line", "2", "deadline_passed"] == 2
+
+
+class OnlyPair:
+    """Sessions in this process: that of one model."""
+
+    given = 0
+
+    def session(self, version):
+        if version.name == "pair":
+            self.given += 1
+            return InlineSession(lambda matrix: tiny.answer("pair", matrix), 100)
+        return None
+
+
+def test_between_the_answers_to_a_large_batch_others_are_answered_and_clients_may_leave(front, app, worker):
+    inline = OnlyPair()
+    front.coalescer, front.turn_batches = coalescer_of(front, worker, 20, inline), TurnBatches(front, inline)
+    before = counted(front)
+
+    async def talk():
+        lines = await known(front, app, worker, [LINES[0][:2]] * 20)
+        (small,) = await known(front, app, worker, [(PAIR, row(1, 2))])
+        for value, line in enumerate(lines):
+            line.protocol.data_received(request(row(value)))
+        await asyncio.sleep(0.001)
+        small.protocol.data_received(request(row(1, 2), path=PAIR))
+        await small.answers()
+        worker.reply()
+        small.protocol.data_received(request(row(3, 4), path=PAIR))
+        await lines[-1].close()
+        await asyncio.sleep(0)
+        is_written = [bool(connection.wire.written) for connection in (lines[0], small, lines[8], lines[-2])]
+        said = [(await connection.answers())[0] for connection in lines[:-1]]
+        await close([*lines[:-1], small])
+        return is_written, said
+
+    is_written, said = asyncio.run(talk())
+    assert is_written == [True, True, False, False]
+    assert [json.loads(body)["predictions"] for _, _, body in said] == [[2.0 * value + 1] for value in range(19)]
+    assert (counted(front) - before)["line", "2", "client_gone"] == 1
+    assert front.open_requests == 0
 
 
 @pytest.mark.parametrize("cut", [0, 5, 70])

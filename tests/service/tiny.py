@@ -62,6 +62,7 @@ CLASSES: dict[str, tuple[Any, ...] | None] = {
     "flowers": ("rose", "tulip", "daisy"),
     "coin": (False, True),
 }
+SCORES = {"test": Scores(rows=10, metrics={"rmse": 0.5}, baselines={"mean": {"rmse": 1.5}})}
 PREDICTIONS = {
     "line": Predictions(quantiles=((-19.0, 1.0, 21.0),)),
     "pair": Predictions(quantiles=((-20.0, 0.0, 20.0),) * 2),
@@ -120,7 +121,6 @@ def publish(
             classes=classes,
             weights="ab" * 32,
             files=files,
-            scores={"test": Scores(rows=10, metrics={"rmse": 0.5}, baselines={"mean": {"rmse": 1.5}})},
             predictions=PREDICTIONS.get(name),
             provenance=Provenance(
                 plan={},
@@ -132,7 +132,7 @@ def publish(
                 device="cpu",
                 seconds=1.0,
             ),
-            **said,
+            **({"scores": SCORES} | said),
         )
 
     return Repository(root).open(called or name, Repository(root).publish(called or name, fill))

@@ -43,19 +43,6 @@ def test_a_trial_whose_process_died_is_failed_by_the_next(plan: Plan, tmp_path: 
     assert trials_in(storage)[lost.number].state is TrialState.FAIL
 
 
-def test_a_disk_that_is_full_leaves_the_plan_that_was_there(plan: Plan, tmp_path: Path):
-    write_plan(plan, tmp_path / "best.toml")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # stands in for a disk that is full
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            write_plan(plan.model_copy(update={"about": "another"}), tmp_path / "best.toml")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert Plan.read(tmp_path / "best.toml") == plan
-    assert [path.name for path in tmp_path.glob("*best*")] == ["best.toml"]
-
-
 def test_a_trial_that_another_process_took_for_lost_stays_lost_and_the_search_goes_on(plan: Plan, tmp_path: Path):
     endless = plan.model_copy(update={"fit": plan.fit.model_copy(update={"epochs": 10**6, "patience": 10**6})})
     backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "j.log")))
@@ -88,6 +75,19 @@ def test_a_process_tells_of_its_own_trial_while_others_have_later_ones(plan: Pla
     (said,) = heard
     assert own.value is not None
     assert said.startswith(f"{found.study}: 2 of 2 trials; trial 1: {own.value:.4g}; best ")
+
+
+def test_a_disk_that_is_full_leaves_the_plan_that_was_there(plan: Plan, tmp_path: Path):
+    write_plan(plan, tmp_path / "best.toml")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # stands in for a disk that is full
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_plan(plan.model_copy(update={"about": "another"}), tmp_path / "best.toml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Plan.read(tmp_path / "best.toml") == plan
+    assert [path.name for path in tmp_path.glob("*best*")] == ["best.toml"]
 
 
 def test_every_value_of_a_trial_is_in_its_plan(plan: Plan):
