@@ -88,7 +88,9 @@ def train(
             failed.append(plan.name)
     if failed and len(wanted) > 1:
         print(f"{len(failed)} of {len(wanted)} failed: {', '.join(failed)}", file=sys.stderr)
-    return 0 if not failed else 1 if len(wanted) > 1 else 2
+    if not failed:
+        return 0
+    return 1 if len(wanted) > 1 else 2
 
 
 @app.command

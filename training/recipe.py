@@ -3,7 +3,15 @@
     read -> columns -> split -> fold -> schema -> encode -> fit -> choose -> calibrate -> evaluate -> examine
          -> export -> prove -> publish
 
-`train` goes as far as a scored network and touches no file but the table; `run` publishes it as well.
+`run` is the whole of it. `train` goes as far as a scored network and touches no file but the table. Every step is a
+function that can be called alone; those of one kind are in one folder, `data/` to `publishing/`.
+
+The rows are numbered once and for all in `data.frame`. The split names three parts of them; folds deal the training and
+the validation part anew, so that every row of both is held out from some network. The test part chooses nothing.
+
+Shape:
+    N rows that have a target, F columns of the matrix, K targets or C classes, R of the rows held out
+    matrix: [N, F]; data.y: [N, K], or class codes [N]; answers: [N, K], or probabilities [N, C]
 """
 
 import time

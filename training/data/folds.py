@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data.columns import Data
-from training.data.split import Rows, Split, row_hashes, with_twins_told_apart
+from training.data.split import Rows, Split, deciding_columns, row_hashes, with_twins_told_apart
 from training.plan import SplitPlan
 
 SHARED = 0.25
@@ -41,7 +41,7 @@ def deal_folds(data: Data, split: Split, plan: SplitPlan, folds: int) -> list[Fo
     if folds == 1:
         return [Fold(split.train, split.validation)]
     rows = np.sort(np.concatenate([split.train, split.validation]))
-    frame = data.frame.select([*data.kinds, *data.targets] if plan.group is None else plan.group)
+    frame = data.frame.select(deciding_columns(data, plan))
     hashes = row_hashes(frame)
     if plan.group is None and _parts_share_rows(hashes, split):
         hashes = row_hashes(with_twins_told_apart(frame))

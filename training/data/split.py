@@ -64,8 +64,7 @@ def split_rows(data: Data, plan: SplitPlan) -> Split:
         raise BadTable(
             data.source, f"has {data.frame.height} rows with a target; training needs at least {_FEWEST_ROWS}"
         )
-    columns = [plan.group] if plan.group is not None else [*data.kinds, *data.targets]
-    return _by_hash(data, plan, columns)
+    return _by_hash(data, plan)
 
 
 def split_in_pieces(data: Data, plan: SplitPlan) -> Split:
@@ -84,10 +83,19 @@ def part_of(frame: pl.DataFrame, data: Data, plan: SplitPlan) -> npt.NDArray[np.
     """The part of each row by its own values: 0 trains, 1 validates, 2 tests."""
     if plan.column is not None:
         return _by_column(replace(data, frame=frame), plan.column)
-    columns = [plan.group] if plan.group is not None else [*data.kinds, *data.targets]
-    edges = np.array([plan.train, plan.train + plan.validation])
-    parts: npt.NDArray[np.int64] = np.searchsorted(edges, row_hashes(frame.select(columns)) / 2.0**64, side="right")
-    return parts.clip(0, 2 if plan.test > 0 else 1)
+    return _cut(row_hashes(frame.select(deciding_columns(data, plan))) / 2.0**64, plan)
+
+
+def deciding_columns(data: Data, plan: SplitPlan) -> list[str]:
+    """The columns whose values decide where a row goes: that of the groups, or all features and targets."""
+    return [plan.group] if plan.group is not None else [*data.kinds, *data.targets]
+
+
+def _cut(places: npt.NDArray[np.floating], plan: SplitPlan, whole: float = 1.0) -> npt.NDArray[np.int64]:
+    """The part of each row by its place from 0 to `whole`, which the plan's shares cut: training first, test last."""
+    edges = np.array([plan.train, plan.train + plan.validation]) * whole
+    parts: npt.NDArray[np.int64] = np.searchsorted(edges, places, side="right")
+    return parts.clip(0, 2 if plan.test > 0 else 1)  # without a test part, rounding might leave a sliver for it
 
 
 def row_hashes(frame: pl.DataFrame, salt: int = 0) -> npt.NDArray[np.uint64]:
@@ -117,16 +125,14 @@ def with_twins_told_apart(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).over(frame.columns).alias("equal rows above"))
 
 
-def _by_hash(data: Data, plan: SplitPlan, columns: list[str]) -> Split:
+def _by_hash(data: Data, plan: SplitPlan) -> Split:
     """The split of the first salt that leaves no part nearly empty; large tables need only the first."""
-    frame = data.frame.select(columns)
+    frame = data.frame.select(deciding_columns(data, plan))
     if plan.group is None and 2 * frame.n_unique() < frame.height:
         frame = with_twins_told_apart(frame)
-    edges = np.array([plan.train, plan.train + plan.validation])
     shares = np.array([plan.train, plan.validation, plan.test])
     for salt in range(_SALTS):
-        place = row_hashes(frame, salt) / 2.0**64
-        parts = np.searchsorted(edges, place, side="right").clip(0, 2 if plan.test > 0 else 1)
+        parts = _cut(row_hashes(frame, salt) / 2.0**64, plan)
         got = np.bincount(parts, minlength=3) / len(parts)
         if (got >= shares / 2).all():
             break
@@ -136,9 +142,7 @@ def _by_hash(data: Data, plan: SplitPlan, columns: list[str]) -> Split:
 def _by_time(data: Data, column: str, plan: SplitPlan) -> npt.NDArray[np.int64]:
     """Rows of one moment stay together; a row without a time is taken for the oldest."""
     ranks = data.frame[column].rank("min", descending=False).fill_null(1).to_numpy() - 1  # 0 is the oldest
-    edges = np.array([plan.train, plan.train + plan.validation]) * len(ranks)
-    parts: npt.NDArray[np.int64] = np.searchsorted(edges, ranks, side="right").clip(0, 2 if plan.test > 0 else 1)
-    return parts
+    return _cut(ranks, plan, len(ranks))
 
 
 def _by_column(data: Data, column: str) -> npt.NDArray[np.int64]:

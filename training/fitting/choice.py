@@ -17,6 +17,7 @@ Answers = npt.NDArray[np.float64]
 """Of R held-out rows: predictions [R, K] in the units of the fit, or probabilities [R, C]."""
 
 ROUNDS = 12
+"""How often the average grows: shares are then whole twelfths at the finest."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ class Choice:
         return f"chosen by the held-out rows: {told}"
 
 
-def choose(units: Sequence[Unit], y: npt.NDArray[np.float32 | np.int64], rounds: int = ROUNDS) -> Choice:
+def choose(units: Sequence[Unit], y: npt.NDArray[np.float32 | np.int64]) -> Choice:
     """The average of some units, weighted, with the smallest loss on the held-out rows.
 
     Greedy forward selection with replacement (Caruana et al. 2004, section 2): the average grows by the unit that makes
-    its loss smallest, `rounds` times, and the best average on the way is taken. The loss is the mean squared error of
+    its loss smallest, `ROUNDS` times, and the best average on the way is taken. The loss is the mean squared error of
     predictions, the log loss of probabilities.
 
     Shape:
@@ -67,7 +68,7 @@ def choose(units: Sequence[Unit], y: npt.NDArray[np.float32 | np.int64], rounds:
     counts = np.zeros(len(units))
     total = np.zeros_like(units[0].answers)
     best, best_counts = np.inf, counts
-    for size in range(1, rounds + 1):
+    for size in range(1, ROUNDS + 1):
         losses = [loss_of((total + unit.answers) / size, y) for unit in units]
         place = int(np.argmin(losses))
         total = total + units[place].answers

@@ -1,4 +1,8 @@
-"""Many fits in processes on all the cores, or in few loops on a GPU; those that fall behind can be ended on the way."""
+"""Many fits in processes on all the cores, or in few loops on a GPU; those that fall behind can be ended on the way.
+
+`fit_all` is the whole; `_here` and `_in_processes` are its two ways to take fits a part of their epochs further. What
+they move is a `Loop` (`loops.py`), which can stand still and go on in another process (`processes.py`).
+"""
 
 import contextlib
 import math

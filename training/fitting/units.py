@@ -84,8 +84,9 @@ def fit_units(
     if may_have_lines and not is_small:
         fits.lines = _lines(problem)
     fits.fit(candidates, [0], halving.rungs)
-    # a small table is fitted sooner than the library is imported that solves for lines: that is done beside these fits,
-    # and where there are lines after all, as few tables have them, the fits are made once more
+    # Lines are solved for by a library that takes longer to import than a small table to fit. So such fits begin at
+    # once, on the targets, while it is imported beside them; few tables have lines, and their fits are made once more
+    # (docs/decisions/0071).
     if may_have_lines and is_small and (lines := _lines(problem)):
         fits.begin_again(lines)
         fits.fit(candidates, [0], halving.rungs)

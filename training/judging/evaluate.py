@@ -1,7 +1,7 @@
 """How good the answers are, in the metrics of the task, beside baselines that need no network."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from models.manifest import Part, Scores, Task, finite
+from models.proof import Answers
 from models.schema import Matrix
 from training.aside import asked
 from training.judging.metrics import of_predictions, of_probabilities
 from training.network.net import Net, answers_of
 
-Answers = Mapping[str, npt.NDArray[Any]]
+Predict = Callable[[Matrix], Answers]
+"""What a network answers for a matrix [N, F]."""
 Targets = npt.NDArray[Any]
 """float64 [N, K] of a regression, class codes int64 [N] of a classification."""
 

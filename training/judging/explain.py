@@ -1,21 +1,19 @@
 """Some answers of the network explained, for the model card: what each feature of a row adds to its answer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from models.proof import Answers
 from models.schema import Matrix, Schema
 from models.shapley import Background, Explanation, Shapley, column_groups, rows_for
-from training.judging.evaluate import Answers
+from training.judging.evaluate import Predict
 
 BACKGROUND_ROWS = 32
 EXAMPLES = 3
 MOST_CELLS = 1 << 23
 """Values asked about to explain one row of a model card: some seconds for a few hundred features."""
-
-Predict = Callable[[Matrix], Answers]
 
 
 @dataclass(frozen=True)

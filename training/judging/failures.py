@@ -79,11 +79,11 @@ def worst_kinds(fitted: "Fitted", rows: "PartRows", most: int = 6) -> list[Kind]
     return sorted(found, key=lambda kind: kind.rest - kind.error)[:most]
 
 
-def worst_rows(fitted: "Fitted", rows: "PartRows", most: int = 5) -> list[Miss]:
-    """The rows with the largest errors; of a classification only those whose likeliest class is another one."""
+def worst_rows(fitted: "Fitted", rows: "PartRows") -> list[Miss]:
+    """The five rows with the largest errors; of a classification only those whose likeliest class is another one."""
     errors, answers, classes = errors_of(fitted, rows), fitted.predict(rows.matrix), fitted.data.classes
     misses = []
-    for row in np.argsort(-errors, kind="stable")[:most]:
+    for row in np.argsort(-errors, kind="stable")[:5]:
         if classes is None:
             predicted, actual = (_numbers(values[row]) for values in (answers["prediction"], rows.y))
         elif answers["label"][row] == rows.y[row]:

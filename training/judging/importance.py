@@ -6,23 +6,21 @@ may look dispensable.
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from models.manifest import Importance, Task
+from models.proof import Answers
 from models.schema import Matrix, Schema
 from models.shapley import column_groups
-from training.judging.evaluate import Answers, Targets
+from training.judging.evaluate import Predict, Targets
 
 MOST_FEATURES = 1000
 """Beyond, the rows that can be asked about in seconds are too few for each feature, and none is measured."""
 _MOST_ROWS = 25_000  # rows asked about in all; at one or two million multiplications each, a second or two
 _FEWEST, _MOST_SHUFFLES = 100, 10
 _NORMAL_95 = 1.96
-
-Predict = Callable[[Matrix], Answers]
 
 
 def measure_importances(

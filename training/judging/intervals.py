@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.intervals import Intervals, PredictionSets
-from training.judging.evaluate import Answers, Targets
+from models.proof import Answers
+from training.judging.evaluate import Targets
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 ROWS_PER_BIN = 200

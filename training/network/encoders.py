@@ -4,8 +4,8 @@ Networks learn best from numbers of about unit size without holes. `Preprocessin
 learned (medians, spreads, what was ever missing) comes from the training rows and stays in the graph, so a served row
 passes through exactly what a training row did.
 
-Read `Preprocessing` first, then `_fit`, which decides what becomes of each feature. `Embedding` is the one step that
-the network learns itself: it is the first layer of each perceptron, not a part of the preprocessing.
+Read `Preprocessing` first, then `_fit`, which decides what becomes of each feature. `Embedding` is the one step whose
+numbers the network learns itself, by gradients: it is a layer of each perceptron, not a part of the preprocessing.
 
 Shape:
     N rows, F columns of the schema's matrix (a datetime has several), S embedded features

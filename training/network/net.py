@@ -19,6 +19,8 @@ from training.network.encoders import Embedding, Preprocessing
 from training.network.expansions import Expansion
 from training.plan import HIDDEN, Activation, NetPlan
 
+_TOGETHER = 1 << 16  # rows that are answered together
+
 
 class Sine(nn.Module):
     """sin(x), for what repeats itself (Sitzmann et al. 2020, SIREN)."""
@@ -143,16 +145,16 @@ def _with_all_logits(perceptron: nn.Sequential, temperature: float) -> nn.Sequen
     return nn.Sequential(*layers, last)
 
 
-def answers_of(net: nn.Module, matrix: Matrix, most: int = 1 << 16) -> dict[str, npt.NDArray[Any]]:
-    """The net's outputs by name, `most` rows at a time.
+def answers_of(net: nn.Module, matrix: Matrix) -> dict[str, npt.NDArray[Any]]:
+    """The net's outputs by name, computed some rows at a time, since what lies between its layers takes memory.
 
     Shape:
         matrix: [N, F] -> `prediction` [N, K], or `probabilities` [N, C] and `label` [N]
     """
     parts = []
     with torch.no_grad():
-        for start in range(0, max(len(matrix), 1), most):
-            answer = net(torch.from_numpy(matrix[start : start + most]))
+        for start in range(0, max(len(matrix), 1), _TOGETHER):
+            answer = net(torch.from_numpy(matrix[start : start + _TOGETHER]))
             parts.append(answer if isinstance(answer, tuple) else (answer,))
     columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     names = ("prediction",) if len(columns) == 1 else ("probabilities", "label")
