@@ -20,6 +20,7 @@ from training.fitting.fit import Diverged, Epoch, Job, Member, mean_loss, worth
 from training.fitting.fit import Rows as TensorRows
 from training.fitting.many import fit_all
 from training.fitting.problem import Problem
+from training.network.encoders import Embedding, known_rows, with_unseen_unknown
 from training.network.expansions import Expansion, Steps, Waves
 from training.network.linear import Corrected, LinearMember, readings
 from training.network.net import make_member
@@ -108,6 +109,7 @@ def fit_units(
             if isinstance(result, Diverged):
                 bad.append(result)
             else:
+                _forget(problem, result.net, fold)
                 done[candidate.name, fold, member] = _corrected(problem, result, fold, lines.get(fold))
 
     def until(candidate: Candidate) -> float:
@@ -211,6 +213,15 @@ def _corrected(problem: Problem, member: Member, fold: int, line: _Line | None) 
     )
 
 
+def _forget(problem: Problem, net: nn.Module, fold: int) -> None:
+    """Let a network answer for categories that its fold never showed it, which are as drawn, as for unknown ones."""
+    sizes = problem.preprocessing.sizes
+    for layer in net.children():
+        if isinstance(layer, Embedding):
+            with torch.no_grad():
+                layer.table.copy_(layer.table[known_rows(problem.rows(problem.folds[fold].train)[0], sizes)])
+
+
 def _job(
     problem: Problem,
     candidate: Candidate,
@@ -225,11 +236,13 @@ def _job(
     # the first network has the plan's own seed; neighbouring plans share no other
     seed = candidate.fit.seed + 1_000_003 * member + 15_485_863 * fold
     train, held_out = problem.rows(rows.train), problem.rows(rows.held_out)
+    if line is not None:
+        train, held_out = line.rest_of(train), line.rest_of(held_out)
     return Job.of(
         candidate.fit,
         lambda: make_member(candidate.net, preprocessing.width, preprocessing.sizes, problem.outputs, expansion),
-        train if line is None else line.rest_of(train),
-        held_out if line is None else line.rest_of(held_out),
+        train,
+        (with_unseen_unknown(held_out[0], train[0], preprocessing.sizes), held_out[1]),
         seed,
         key=f"{candidate.name}-{fold}-{member}{'' if line is None else '-rest'}",
         until=until,

@@ -27,12 +27,15 @@ MOST_ONE_HOT = 9
 """Categories up to which a feature is one-hot, as in RealMLP-TD (Holzmüller et al. 2024, table A.1)."""
 MOST_CATEGORIES = 1000
 """Categories of a feature that are told apart, the most frequent ones; the others count as unknown ones do."""
-FEWEST_ROWS = 4
+FEWEST_ROWS = (4, 3, 2)
 """Training rows from which a category beyond the `MOST_ONE_HOT` most frequent is told apart; rarer ones are unknown.
 
-What is embedded for a rarer one is its rows learned by heart, and nobody would learn what unknown means
-(docs/decisions/0063-tables-once-more.md).
+The most of these that make no more than `UNKNOWN` of the rows unknown, or else the fewest. A few rare categories teach
+what unknown means, and embedded they would be rows learned by heart (docs/decisions/0063-tables-once-more.md); where
+many persons, companies or models have two or three rows each, these say who they are
+(docs/decisions/0087-new-tables-on-equal-rows.md).
 """
+UNKNOWN = 0.02
 FROM_ROWS = 500
 """Training rows from which this is so: of fewer, what two rows of a category say is missed more."""
 EMBEDDING = 8
@@ -117,11 +120,18 @@ def _feature(column: pl.Series, kind: str, unit: str | None) -> Feature:
             return DatetimeFeature(name=column.name, missing_share=missing, quantiles=quantiles_of(days))
         case _:
             counts = present.value_counts(name="count").sort(["count", column.name], descending=[True, False])
-            common = int((counts["count"] >= FEWEST_ROWS).sum()) if len(column) >= FROM_ROWS else len(counts)
+            common = _told_apart(counts["count"].to_numpy()) if len(column) >= FROM_ROWS else len(counts)
             counts = counts.head(min(max(common, MOST_ONE_HOT), MOST_CATEGORIES)).sort(column.name)
             shares = tuple(float(count) / len(present) for count in counts["count"])
             categories = tuple(counts[column.name].to_list())
             return CategoryFeature(name=column.name, missing_share=missing, categories=categories, shares=shares)
+
+
+def _told_apart(counts: npt.NDArray[np.unsignedinteger]) -> int:
+    """How many categories, of `counts` rows each, have rows enough."""
+    rare = [counts < fewest for fewest in FEWEST_ROWS]
+    unknown = next((some for some in rare if counts[some].sum() <= UNKNOWN * counts.sum()), rare[-1])
+    return int((~unknown).sum())
 
 
 def quantiles_of(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
@@ -311,6 +321,34 @@ class Embedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = self.table[x[:, self.plain :].to(torch.int64)]  # [N, S, 8]
         return torch.cat([x[:, : self.plain], rows.flatten(1)], 1)
+
+
+def known_rows(train: Tensor, sizes: list[int]) -> Tensor:
+    """Which row of the embedding table to read for each: itself, or that of unknown for a category nobody has.
+
+    Shape:
+        train: [N, width], preprocessed -> int64 [rows of the table]
+    """
+    rows = torch.arange(sum(sizes), device=train.device)
+    ends = torch.tensor(sizes, device=train.device).cumsum(0)
+    is_seen = torch.zeros_like(rows, dtype=torch.bool)
+    is_seen[train[:, train.shape[1] - len(sizes) :].to(torch.int64).flatten()] = True
+    is_seen[ends - 1] = True  # that of missing
+    unknown = torch.repeat_interleave(ends - 2, ends.diff(prepend=ends.new_zeros(1)))
+    return torch.where(is_seen, rows, unknown)
+
+
+def with_unseen_unknown(x: Tensor, train: Tensor, sizes: list[int]) -> Tensor:
+    """The preprocessed rows with unknown in place of categories that no training row has.
+
+    Shape:
+        x: [N, width] -> [N, width]
+    """
+    if not sizes:
+        return x
+    plain = x.shape[1] - len(sizes)
+    rows = known_rows(train, sizes)[x[:, plain:].to(torch.int64)]
+    return torch.cat([x[:, :plain], rows.to(x.dtype)], 1)
 
 
 def _or_zero(x: Tensor, is_missing: Tensor) -> Tensor:
