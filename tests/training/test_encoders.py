@@ -11,7 +11,7 @@ from models.schema import Schema
 from training.data.columns import Data, read_columns
 from training.data.schema import encode, learn_schema, what_is_unknown
 from training.data.table import Table
-from training.network.encoders import Embedding, Preprocessing
+from training.network.encoders import Embedding, Preprocessing, known_rows, with_unseen_unknown
 from training.plan import Plan, TablePlan
 
 
@@ -156,7 +156,16 @@ def test_the_schema_says_what_training_rows_hold():
     assert boolean.true_share == 2 / 3
 
 
-def test_a_category_of_fewer_than_four_training_rows_is_unknown_beyond_nine_and_said_so():
+def test_a_category_that_no_training_row_has_reads_what_is_embedded_for_unknown():
+    sizes = [4, 3]  # categories, unknown, missing
+    train = torch.tensor([[0.5, 1.0, 5.0], [0.5, 3.0, 6.0]])
+    assert known_rows(train, sizes).tolist() == [2, 1, 2, 3, 5, 5, 6]
+    asked = with_unseen_unknown(torch.tensor([[7.5, 0.0, 4.0], [8.5, 1.0, 6.0]]), train, sizes)
+    assert asked.tolist() == [[7.5, 2, 5], [8.5, 1, 6]]
+    assert with_unseen_unknown(train, train, []) is train
+
+
+def test_where_they_are_few_categories_of_fewer_than_four_training_rows_are_unknown_beyond_nine_and_said_so():
     towns = [f"t{k:02}" for k in range(12) for _ in range(50)] + ["rare"] * 3 + ["once"]
     data = data_of(pl.DataFrame({"town": towns, "few": ["a", "b"] + ["c"] * 602}))
     train = np.arange(604)
@@ -171,11 +180,21 @@ def test_a_category_of_fewer_than_four_training_rows_is_unknown_beyond_nine_and_
     assert what_is_unknown(data, train, schema) == [f"column 'town' has 14 categories: {told}"]
 
 
-def test_where_every_category_is_rare_the_nine_most_frequent_are_told_apart():
-    towns = [f"t{k:03}" for k in range(300) for _ in range(2 + (k < 9))]
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([3] * 200, 200),  # persons who came three times
+        ([2] * 300, 300),
+        ([50] * 12 + [3] * 3 + [2] * 2, 15),  # 2.1% of the rows are of fewer than four, 0.6% of fewer than three
+        ([2] * 270 + [1] * 60, 270),
+        ([300] + [1] * 250, 9),
+    ],
+)
+def test_where_many_rows_are_of_rare_categories_only_the_rarest_are_unknown(rows, told):
+    towns = [f"t{k:03}" for k, count in enumerate(rows) for _ in range(count)]
     (town,) = schema_of(pl.DataFrame({"town": towns}))[0].features
     assert isinstance(town, CategoryFeature)
-    assert town.categories == tuple(f"t{k:03}" for k in range(9))
+    assert len(town.categories) == told
 
 
 def test_the_categories_of_a_small_table_are_all_told_apart():

@@ -8,6 +8,7 @@ from models.csv_file import BadTable
 from models.proof import prove
 from models.repository import Repository
 from training import recipe
+from training.network.encoders import Embedding
 from training.plan import FEW_ROWS, BadPlan, Plan
 from training.publishing.export import ONNX, OnnxSession
 from training.publishing.publish import digest_weights
@@ -121,6 +122,27 @@ def test_networks_bend_a_line_that_goes_on_where_they_level_off(tmp_path: Path, 
     far = fitted.schema.encode([{"x": 60.0, "z": z} for z in (0.785, -0.785)])  # twice the largest x
     assert fitted.predict(far)["prediction"][:, 0] == pytest.approx([301, 299], abs=3)
     assert fitted.scores["test"].metrics["rmse"] < 0.2
+
+
+def test_persons_of_three_or_four_rows_each_are_known_again(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    persons = np.repeat(np.arange(240), 4)
+    y = (rng.normal(size=240)[persons] + 0.1 * rng.normal(size=960)).round(3)
+    pl.DataFrame({"person": [f"p{k:03}" for k in persons], "y": y}).write_csv(tmp_path / "t.csv")
+    plan = {"name": "m", "target": ["y"], "table": {"path": str(tmp_path / "t.csv")}, "fit": {"folds": 2, "epochs": 1}}
+    assert recipe.train(Plan.of(plan, "test")).scores["test"].metrics["r2"] > 0.9
+
+
+def test_a_network_answers_for_categories_that_its_fold_lacks_as_for_unknown_ones(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    towns = [f"t{k:03}" for k in range(300) for _ in range(2)] + [f"u{k:02}" for k in range(60)]
+    pl.DataFrame({"town": towns, "y": rng.normal(size=660).round(3)}).write_csv(tmp_path / "t.csv")
+    plan = {"name": "m", "target": ["y"], "table": {"path": str(tmp_path / "t.csv")}, "fit": {"folds": 2, "epochs": 1}}
+    for member in recipe.train(Plan.of(plan, "test")).members:
+        (table,) = (layer.table for layer in member.net.children() if isinstance(layer, Embedding))
+        *towns_of_it, unknown, _ = table
+        assert unknown.abs().sum() > 0
+        assert sum(bool((town == unknown).all()) for town in towns_of_it) > 20
 
 
 def test_networks_without_preprocessing_read_the_numbers_as_they_are(tmp_path: Path):

@@ -24,12 +24,16 @@ MOST_ONE_HOT = 9
 """Categories up to which a feature is one-hot, as in RealMLP-TD (Holzmüller et al. 2024, table A.1)."""
 MOST_CATEGORIES = 1000
 """Categories of a feature that are told apart, the most frequent ones; the others count as unknown ones do."""
-FEWEST_ROWS = 4
+FEWEST_ROWS = (4, 3, 2)
 """Training rows from which a category beyond the `MOST_ONE_HOT` most frequent is told apart; rarer ones are unknown.
 
-What is embedded for a rarer one is its rows learned by heart, and nobody would learn what unknown means
-(docs/decisions/0063-tables-once-more.md).
+The most of these that make no more than `MOST_UNKNOWN` of the rows unknown, or else the fewest. A few rare categories
+teach what unknown means, and embedded they would be rows learned by heart (docs/decisions/0063-tables-once-more.md);
+where many persons, companies or models have two or three rows each, these say who they are
+(docs/decisions/0087-new-tables-on-equal-rows.md).
 """
+MOST_UNKNOWN = 0.02
+"""Share of the rows; between the 1.4% of a table that is better off without and the 3% of one that is not."""
 FROM_ROWS = 500
 """Training rows from which this is so: of fewer, what two rows of a category say is missed more."""
 
@@ -106,11 +110,18 @@ def _feature(column: pl.Series, kind: Kind, unit: str | None) -> Feature:
             return DatetimeFeature(name=column.name, missing_share=missing, quantiles=quantiles_of(days))
         case _:
             counts = present.value_counts(name="count").sort(["count", column.name], descending=[True, False])
-            common = int((counts["count"] >= FEWEST_ROWS).sum()) if len(column) >= FROM_ROWS else len(counts)
+            common = _told_apart(counts["count"].to_numpy()) if len(column) >= FROM_ROWS else len(counts)
             counts = counts.head(min(max(common, MOST_ONE_HOT), MOST_CATEGORIES)).sort(column.name)
             shares = tuple(float(count) / len(present) for count in counts["count"])
             categories = tuple(counts[column.name].to_list())
             return CategoryFeature(name=column.name, missing_share=missing, categories=categories, shares=shares)
+
+
+def _told_apart(counts: npt.NDArray[np.unsignedinteger]) -> int:
+    """How many categories, of `counts` rows each, have rows enough."""
+    rare = [counts < fewest for fewest in FEWEST_ROWS]
+    unknown = next((some for some in rare if counts[some].sum() <= MOST_UNKNOWN * counts.sum()), rare[-1])
+    return int((~unknown).sum())
 
 
 def quantiles_of(values: npt.NDArray[np.float64]) -> tuple[float, ...]:

@@ -25,6 +25,7 @@ from training.fitting.course import Diverged, Epoch, useful_share
 from training.fitting.fit import Job, Member, TensorRows, mean_loss
 from training.fitting.many import fit_all
 from training.fitting.problem import Problem
+from training.network.encoders import Embedding, known_rows, with_unseen_unknown
 from training.network.expansions import Expansion, Steps, Waves
 from training.network.linear import Corrected, LinearMember, readings
 from training.network.net import make_member
@@ -171,17 +172,20 @@ class _Fits:
             if isinstance(result, Diverged):
                 self.diverged.append(result)
             else:
+                self._forget_unseen(result.net, fold)
                 self._done[candidate.name, fold, number] = self._with_its_line(result, fold)
 
     def _job(self, candidate: Candidate, fold: int, number: int) -> Job:
         problem, line = self._problem, self.lines.get(fold)
         preprocessing, expansion = problem.preprocessing, self._expansions[candidate.name]
         train, held_out = problem.rows(problem.folds[fold].train), problem.rows(problem.folds[fold].held_out)
+        if line is not None:
+            train, held_out = line.rest_of(train), line.rest_of(held_out)
         return Job.of(
             candidate.fit,
             lambda: make_member(candidate.net, preprocessing.width, preprocessing.sizes, problem.outputs, expansion),
-            train if line is None else line.rest_of(train),
-            held_out if line is None else line.rest_of(held_out),
+            train,
+            (with_unseen_unknown(held_out[0], train[0], preprocessing.sizes), held_out[1]),
             # the first network has the plan's own seed; neighbouring plans share no other
             seed=candidate.fit.seed + 1_000_003 * number + 15_485_863 * fold,
             key=f"{candidate.name}-{fold}-{number}{'' if line is None else '-rest'}",
@@ -195,6 +199,14 @@ class _Fits:
             return 1.0
         plan = candidate.fit.for_rows(len(self._problem.folds[0].train))
         return useful_share(plan, first[0].history)
+
+    def _forget_unseen(self, net: nn.Module, fold: int) -> None:
+        """Let a network answer for categories that its fold never showed it as for unknown ones, not as was drawn."""
+        for layer in net.children():
+            if isinstance(layer, Embedding):
+                train, _ = self._problem.rows(self._problem.folds[fold].train)
+                with torch.no_grad():
+                    layer.table.copy_(layer.table[known_rows(train, self._problem.preprocessing.sizes)])
 
     def _with_its_line(self, member: Member, fold: int) -> Member:
         """The member with the line that its network was fitted on the rest of, and the loss of both together."""

@@ -175,6 +175,34 @@ class Embedding(nn.Module):
         return torch.cat([x[:, : self.plain], rows.flatten(1)], 1)
 
 
+def known_rows(train: Tensor, sizes: list[int]) -> Tensor:
+    """Which row of the embedding table to read for each: itself, or that of unknown for a category nobody has.
+
+    Shape:
+        train: [N, width], preprocessed -> int64 [rows of the table]
+    """
+    rows = torch.arange(sum(sizes), device=train.device)
+    ends = torch.tensor(sizes, device=train.device).cumsum(0)
+    is_seen = torch.zeros_like(rows, dtype=torch.bool)
+    is_seen[train[:, train.shape[1] - len(sizes) :].to(torch.int64).flatten()] = True
+    is_seen[ends - 1] = True  # that of missing
+    unknown = torch.repeat_interleave(ends - 2, ends.diff(prepend=ends.new_zeros(1)))
+    return torch.where(is_seen, rows, unknown)
+
+
+def with_unseen_unknown(x: Tensor, train: Tensor, sizes: list[int]) -> Tensor:
+    """The preprocessed rows with unknown in place of categories that no training row has.
+
+    Shape:
+        x: [N, width] -> [N, width]
+    """
+    if not sizes:
+        return x
+    plain = x.shape[1] - len(sizes)
+    rows = known_rows(train, sizes)[x[:, plain:].to(torch.int64)]
+    return torch.cat([x[:, :plain], rows.to(x.dtype)], 1)
+
+
 def _places(columns: list[int]) -> Tensor:
     """Which columns of the matrix are read, [n]."""
     return torch.tensor(columns, dtype=torch.int64)
