@@ -22,6 +22,7 @@ STATUS: Mapping[str, int] = {
     "key_expired": 401,
     "forbidden": 403,
     "control_off": 403,
+    "foreign_page": 403,
     "not_found": 404,
     "unknown_model": 404,
     "unknown_version": 404,
@@ -372,6 +373,15 @@ class ControlOff(RowcastError):
         return (
             "nothing is changed by request; publish a version or set a label in the repository, or set ROWCAST_CONTROL"
         )
+
+
+class ForeignPage(RowcastError):
+    """An order that a page of another site had a browser send: whoever looks at the page does not know of it."""
+
+    code = "foreign_page"
+
+    def __str__(self) -> str:
+        return "a page of another site cannot change anything here"
 
 
 class NotFound(RowcastError):

@@ -20,11 +20,16 @@ from models.manifest import check_name
 from models.repository import Repository
 from service.app.answering import json_of, read_body
 from service.front import Front
-from service.problems import BadBody, ControlOff, NotReady, UnknownLabel, UnknownModel, UnknownVersion
+from service.problems import BadBody, ControlOff, ForeignPage, NotReady, UnknownLabel, UnknownModel, UnknownVersion
 from service.versions.control import Unloaded, tell_all
 from service.wire.json_text import read_json
 
 _LARGEST_BODY = 100_000
+_FOREIGN = frozenset({"cross-site", "same-site"})
+"""What browsers say of requests that other sites' pages make (W3C Fetch Metadata Request Headers, Sec-Fetch-Site).
+
+Where no keys are set, such a page could otherwise give orders to a server on its reader's own machine.
+"""
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -108,11 +113,14 @@ class ControlRoutes:
 
         Raises:
             ControlOff: nothing is changed by request here.
+            ForeignPage: a browser sent it for a page of another site.
             BadBody: the body wants what cannot be had.
         """
         front = self._front()
         if not front.settings.control:
             raise ControlOff
+        if request.headers.get("sec-fetch-site") in _FOREIGN:
+            raise ForeignPage
         name = request.path_params["model"]
         check_name("model", name)
         raw = await read_body(request, front.settings, _LARGEST_BODY)

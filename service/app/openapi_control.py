@@ -9,7 +9,8 @@ _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 _PROBLEMS = {
     "400": "The name or the body is wrong: bad_name, bad_body.",
     "401": "The key is absent, wrong or too old: unauthorized, key_expired.",
-    "403": "ROWCAST_CONTROL is off, or the key is not for this: control_off, forbidden.",
+    "403": "ROWCAST_CONTROL is off, the key is not for this, or a page of another site asks: control_off, forbidden, "
+    "foreign_page.",
     "404": "Not published: unknown_model, unknown_version.",
     "408": "The body was not whole in time: too_slow.",
     "409": "Labels do not fit together: bad_change. Nothing was changed.",

@@ -148,6 +148,15 @@ def test_what_is_not_there_is_a_problem(client, method, path, code):
     problem(client.request(method, path), STATUS[code], code)
 
 
+@pytest.mark.parametrize(
+    ("site", "code"), [("cross-site", "foreign_page"), ("same-site", "foreign_page"), ("same-origin", "bad_name")]
+)
+def test_no_order_is_taken_from_a_page_of_another_site(client, front, site, code):
+    front.settings.control = True
+    order = client.request("POST", "/v2/repository/models/a%20b/unload", headers={"Sec-Fetch-Site": site})
+    problem(order, STATUS[code], code)
+
+
 def test_a_bad_value_says_where_it_is(client):
     row = {
         name: {"name": name, "datatype": "BYTES", "shape": [1], "data": [value]}

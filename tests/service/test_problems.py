@@ -41,6 +41,7 @@ EXAMPLES = [
     p.RateLimited(0.5, '"requests";q=10;w=1'),
     p.UnsupportedEncoding("br"),
     p.ControlOff(),
+    p.ForeignPage(),
     p.NotFound("/nope"),
     p.MethodNotAllowed("PUT", ["GET", "POST"]),
     p.MethodNotAllowed("PUT"),

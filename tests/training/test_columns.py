@@ -118,6 +118,20 @@ def test_numbers_that_a_parquet_file_holds_as_texts_are_said_so():
     assert (data.kinds, data.notes) == ({"x": "category"}, (told,))
 
 
+@pytest.mark.parametrize(
+    ("texts", "kind"),
+    [
+        (["2024-05-31", "2024-06-01T09:30"], "datetime"),
+        (["2024-05-31", "2024-06-01", "NaN", None], "datetime"),
+        (["2024-05-31", "some day"], "category"),
+    ],
+)
+def test_moments_that_a_parquet_file_holds_as_texts_are_moments_as_in_a_csv(texts, kind):
+    frame = pl.DataFrame({"x": (texts * 10)[:20], "y": TWENTY}).with_columns(pl.col("y").cast(pl.Float64))
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet"}}, "test")
+    assert read_columns(Table(frame, "0" * 64, "t.parquet"), plan).kinds == {"x": kind}
+
+
 def test_a_decimal_is_the_category_that_its_number_is_in_a_request():
     frame = pl.DataFrame({"x": [Decimal("1.00"), Decimal("2.50")] * 10, "y": range(20)}).with_columns(pl.col("y") / 8)
     plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet", "kinds": {"x": "category"}}}, "test")

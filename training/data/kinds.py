@@ -7,7 +7,8 @@ Inferred once, stated in the schema, overridden by the plan. In a CSV a column i
 * a datetime where every value is an ISO 8601 date or datetime;
 * otherwise a category.
 
-What is nearly one of these, or one of them in a form that no request can send, is refused.
+What is nearly one of these, or one of them in a form that no request can send, is refused. A Parquet file says itself
+what its columns are; its texts are categories, unless all of a column are datetimes.
 """
 
 import json
@@ -98,12 +99,7 @@ def typed_column(
                 if wanted is None:
                     _refuse_thousands(texts, rows, place)
                 return "number", finite(numbers, rows, place)
-        kind = wanted or ("category" if not is_text else None)
-        if wanted is None and not is_text and plain_numbers(texts, is_certain=False) is not None:
-            notes.append(
-                f"column {shown(column.name)} holds numbers as texts, which are categories; "
-                f"{kind_option(column.name, 'number')} takes them as numbers"
-            )
+        kind = wanted or (None if is_text else _kind_of_texts(texts, notes))
         if kind != "category":
             texts = without_blanks(texts)
             if kind is None:
@@ -128,6 +124,28 @@ def plain_numbers(texts: pl.Series, *, is_certain: bool) -> pl.Series | None:
         return None
     numbers = read_numbers(texts)
     return numbers if numbers.null_count() == texts.null_count() else None
+
+
+def _kind_of_texts(texts: pl.Series, notes: list[str]) -> Kind:
+    """What texts are whose column says that they are texts."""
+    if _are_datetimes(texts):
+        return "datetime"
+    if plain_numbers(texts, is_certain=False) is not None:
+        notes.append(
+            f"column {shown(texts.name)} holds numbers as texts, which are categories; "
+            f"{kind_option(texts.name, 'number')} takes them as numbers"
+        )
+    return "category"
+
+
+def _are_datetimes(texts: pl.Series) -> bool:
+    """Whether all are ISO 8601 dates or datetimes, as programs leave them that read a CSV and write Parquet."""
+    read = READERS["datetime"]
+    for part in (texts.head(1000), texts):
+        values = without_spelled_missing(without_blanks(part)).drop_nulls()
+        if not values.len() or read(values).null_count():
+            return False
+    return True
 
 
 def _inferred(texts: pl.Series, rows: pl.Series, place: str, notes: list[str]) -> Kind:
