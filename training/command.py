@@ -24,7 +24,7 @@ from training.fitting.checkpoint import EVERY_S, FOLDER, Checkpoint
 from training.fitting.distributed import leads
 from training.judging.evaluate import MAIN
 from training.plan import PLANS, BadPlan, Plan
-from training.sentences import nearest
+from training.sentences import hint
 
 DEFAULT_REPOSITORY = Path("models/published")
 SERVER = "http://localhost:8000"
@@ -191,7 +191,7 @@ def _read_plan(source: str, options: _Options) -> Plan:
             raise BadPlan(source, "say what to predict: --target COLUMN")
         plan = {"name": _model_name(path), "target": options.target, "table": {"path": source}}
     else:
-        known = nearest(source, plans.names())
+        known = hint(source, plans.names())
         raise BadPlan(
             source, f"is no plan that ships, no plan's file (.toml) and no table ({', '.join(SUFFIXES)}){known}"
         )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from models.errors import AtPlace, shown
 from models.manifest import Task, check_name
-from training.sentences import nearest
+from training.sentences import hint
 
 PLANS = Path(__file__).parent / "plans"
 MANY_ROWS = 100_000
@@ -368,4 +368,4 @@ def _nearest_key(key: str) -> str:
             "export": set(ExportPlan.model_fields),
             "published": set(Published.model_fields),
         }.get(section, known)
-    return nearest(wrong, known)
+    return hint(wrong, known)

@@ -118,12 +118,13 @@ def _run(study: optuna.Study, plan: Plan) -> FrozenTrial:
     trial = study.ask()
     try:
         loss = _loss(trial, plan)
+        state = TrialState.PRUNED if loss is None else TrialState.COMPLETE
+        return study.tell(trial, loss, state, skip_if_finished=True)
     except UpdateFinishedTrialError:
         return study.trials[trial.number]
     except (Exception, KeyboardInterrupt):
         study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
         raise
-    return study.tell(trial, loss, TrialState.PRUNED if loss is None else TrialState.COMPLETE, skip_if_finished=True)
 
 
 def _loss(trial: optuna.Trial, plan: Plan) -> float | None:

@@ -1,19 +1,20 @@
 """Parts of sentences that errors, notes and warnings share."""
 
-import difflib
 import shlex
 from collections.abc import Iterable, Sequence
+
+from models.errors import nearest
 
 MOST_LISTED = 5
 """Names in a sentence; beyond, it says how many more there are."""
 
 
-def nearest(wrong: str, known: Iterable[str]) -> str:
+def hint(wrong: str, known: Iterable[str]) -> str:
     """The known name that a wrong one probably meant, or the known names, as the end of a sentence."""
     names = sorted(filter(None, known))
-    near = [name for name in names if name.casefold() == wrong.casefold()] or difflib.get_close_matches(wrong, names, 1)
+    near = next((name for name in names if name.casefold() == wrong.casefold()), None) or nearest(wrong, names)
     if near or not names:
-        return f"; did you mean {near[0]}?" if near else ""
+        return f"; did you mean {near}?" if near else ""
     return f"; there {'is only' if len(names) == 1 else 'are'} {listed(names, 8)}"
 
 

@@ -15,7 +15,7 @@ from training.data.kinds import FEW_WHOLE_NUMBERS, from_texts, typed_column
 from training.data.table import Table
 from training.data.target import codes_of, learned_target, read_target, task_of
 from training.plan import Kind, Plan
-from training.sentences import MOST_LISTED, drop_option, kind_option, listed, nearest
+from training.sentences import MOST_LISTED, drop_option, hint, kind_option, listed
 
 ID_SHARE = 0.9
 """Share of distinct values among a text column's from which it is taken for an id or free text, and dropped."""
@@ -193,7 +193,7 @@ def _check_plan_columns(table: Table, plan: Plan) -> None:
     ):
         for name in names:
             if name not in table.frame.columns:
-                near = nearest(name, table.frame.columns)
+                near = hint(name, table.frame.columns)
                 if table.is_text and table.notes:  # of columns without names, as a title above the names would leave
                     near += "; the file's first line is taken for the names of the columns"
                 raise BadTable(table.source, f"{role} {shown(name)} is no column{near}")

@@ -16,7 +16,7 @@ from sklearn import datasets as sklearn_datasets
 
 from models.errors import shown
 from training.plan import BadPlan
-from training.sentences import nearest
+from training.sentences import hint
 
 PART = "part"
 """The column of a generated table that holds "train", "validation" or "test"."""
@@ -43,7 +43,7 @@ def load(name: str, rows: int | None = None, seed: int = 0) -> pl.DataFrame:
         return _generate(_GENERATED[name], name, rows, seed)
     reader = _FIXED.get(name)
     if reader is None:
-        raise BadPlan("table.dataset", f"{shown(name)} is not a table{nearest(name, names())}")
+        raise BadPlan("table.dataset", f"{shown(name)} is not a table{hint(name, names())}")
     if rows is not None:
         raise BadPlan("table.rows", f"{name} has its own rows; only {', '.join(sorted(_GENERATED))} are generated")
     return reader()
