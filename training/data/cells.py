@@ -122,14 +122,13 @@ TOLD = READERS | {"boolean": _read_told_booleans}
 
 
 def finite(values: pl.Series, rows: pl.Series, place: str) -> pl.Series:
-    """The values with NaN as null.
+    """The values, of which none is NaN.
 
     Raises:
         BadTable: a value is infinite, as 1e400 is.
     """
     if not values.dtype.is_float() or values.is_finite().all():
         return values
-    values = values.set(values.is_nan(), None)
     wrong = values.is_infinite().fill_null(value=False)
     if wrong.any():
         first = wrong.arg_max()
