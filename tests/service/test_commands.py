@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.manifest import Scores
+from models.manifest import Importance, Scores
 from models.repository import Repository
 from service.commands import app
 from tests.service import tiny
@@ -107,6 +107,15 @@ def test_two_versions_are_compared(run):
     changed = {one["what"]: (one["before"], one["after"]) for one in json.loads(said)}
     assert (status, changed["task"]) == (0, ("regression", "multiclass"))
     assert json.loads(run("models", "diff", "line/1", "line/2", "--json")[1]) == []
+
+
+def test_a_comparison_for_people_has_short_figures_and_the_beginning_of_what_is_long(published, run):
+    matters = Importance(feature="x", value=1 / 3, low=1 / 7, high=2 / 3)
+    scores = {"test": Scores(rows=3, metrics={"rmse": 1 / 3})}
+    tiny.publish(published.root, "line", scores=scores, importances=(matters,))
+    _, said, _ = run("models", "diff", "line/1", "line/3")
+    assert re.search(r"^scores.test.metrics.rmse +0\.5 +0\.3333 *$", said, re.MULTILINE)
+    assert re.search(r"^importances +feature x, value 0\.3333, low 0\.1429, \.\.\. *$", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
