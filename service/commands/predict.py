@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from models.csv_file import BOOLEANS, MISSING, check_lines, read_header
 from models.errors import BadRow, shown
-from models.features import Feature, Values, category_text
+from models.features import PLAIN_NUMBER, Feature, Values, category_text_of_cell
 from models.moments import parts_of
 from models.proof import Session, prove
 from models.repository import Version
@@ -34,7 +34,6 @@ _EXPECTED = {
     "datetime": "must be an ISO 8601 date or datetime, like '2024-05-31T09:30:00'",
 }
 _ROW = "__row of the file__"
-_PLAIN_NUMBER = r"^[+-]?(0|[1-9]\d*)(\.\d+)?$"
 
 
 def predict(
@@ -254,9 +253,11 @@ class Scoring:
             table = _finite(answers["prediction"], numbers, self.version)
             return pl.DataFrame(dict(zip(self.columns, table.T, strict=True)))
         labels = pl.Series("prediction", list(manifest.classes), strict=False)
+        table = _finite(
+            answers["probabilities"], numbers, self.version
+        )  # of numbers that are not, no class means anything
         scored = [labels.gather(answers["label"].astype(np.uint32)).alias("prediction")]
         if self.probabilities:
-            table = _finite(answers["probabilities"], numbers, self.version)
             scored += [pl.Series(name, column) for name, column in zip(list(self.columns)[1:], table.T, strict=True)]
         return pl.DataFrame(scored)
 
@@ -321,8 +322,8 @@ def _categories(column: "pl.Series") -> list[str | None]:
     """The cells of a CSV: blanks around them do not count, an empty one is missing, 3 and 3.0 are one."""
     texts = column.str.strip_chars()
     texts = texts.set(texts == "", None)
-    numbers = texts.filter(texts.str.contains(_PLAIN_NUMBER)).unique()
-    known = {text: category_text(int(text) if text.lstrip("+-").isdigit() else float(text)) for text in numbers}
+    numbers = texts.filter(texts.str.contains(f"^{PLAIN_NUMBER}$")).unique()
+    known = {text: category_text_of_cell(text) for text in numbers}
     return (texts.replace(known) if known else texts).to_list()
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from service.commands.predict import READ
+from models.repository import Repository
+from service.commands.output import BadCommand
+from service.commands.predict import READ, Scoring
 from tests.service import tiny
 from tests.service.test_commands import CHECKOUT, run
 
@@ -86,6 +88,21 @@ def test_cells_of_a_csv_are_read_as_the_trainer_reads_them(tmp_path, run):
     out = tmp_path / "out.csv"
     assert run("predict", "flowers", path, out, "--only")[0] == 0
     assert out.read_text() == "prediction\nrose\ntulip\ndaisy\n"
+
+
+class Overflows:
+    """A session whose numbers are none."""
+
+    def run(self, matrix):
+        return {"probabilities": np.full((len(matrix), 3), np.nan), "label": np.zeros(len(matrix), np.int64)}
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_a_row_for_which_no_number_can_be_computed_has_no_class(published, probabilities):
+    version = Repository(published).open("flowers", 1)
+    scoring = Scoring(version, Overflows(), probabilities=probabilities)
+    with pytest.raises(BadCommand, match="row 2: flowers/1 computes a number that is not finite"):
+        scoring.score(FLOWERS.with_row_index("__row of the file__", offset=1), is_text=False)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
