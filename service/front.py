@@ -112,13 +112,14 @@ async def open_front(
     metrics = Metrics()
     lanes = Lanes(sockets)
     drift = Drift(counts_folder(), f"api-{slot}", settings.drift_rows)
-    inline = Inline(open_session, settings.inline_s)
+    capacity = Capacity(settings.max_wait_s, settings.max_waiting_rows)
+    inline = Inline(open_session, settings.inline_s, capacity.know)
     coalescer = Coalescer(
         lanes,
         inline,
         metrics.batch,
         max_batch_rows=settings.max_batch_rows,
-        capacity=Capacity(settings.max_wait_s, settings.max_waiting_rows),
+        capacity=capacity,
         say_in_flight=metrics.rows_in_flight,
         sample=drift.sample,
         observe_urgent=metrics.urgent,

@@ -1,7 +1,9 @@
 """`make bench-quality`: how good the defaults are on real tables, beside what others reach with theirs.
 
 Every method is given the training and validation rows of twelve tables and judged on the test rows, on one thread each,
-or on as many as `--threads` says.
+or on as many as `--threads` says. References learn from the training rows and stop by the validation rows, as they come
+(references.py). Ours deals both into folds, and so learns from more rows.
+
 Ours is the command, `python -m training PLAN`, whose plan names the table, its target, its split and a seed. `run_s` is
 the CPU time of a whole run: of the command, export and report included, or of a reference's process from its imports to
 its answers on the test rows. `run_wall_s` is how long somebody waits for it; with `--threads 2` on two cores that

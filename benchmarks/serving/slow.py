@@ -1,7 +1,8 @@
 """A model that takes 50 ms for a batch, however many rows it has, asked by 64 connections, and a small model beside it.
 
 The ideal is what ONNX Runtime alone does with full batches on both cores; a batch is full when it has as many rows as
-the setting allows, or, where it allows more than there are, half of the 64 that are asked at any time. The small model
+the setting allows, or, where it allows more than there are, half of the 64 that are asked at any time. There a server
+can be beyond it: one run of all 64 on both cores is done sooner than two of half of them, one on each. The small model
 is measured by itself, then while the 64 connections keep the slow one busy. Nothing is refused for having to wait: by
 default a request must not wait for longer than 0.5 s, and 64 in batches of 8 may. Rows are counted from a second after
 wrk begins, since connections that come one after the other begin with batches of a row or two, until before it ends.

@@ -83,6 +83,12 @@ class Capacity:
         enough = max(urgent_rows, known.costs.rows_for(_HALF)) if urgent_rows else most
         return min(most, known.short_rows, enough)
 
+    def know(self, key: str, rows: int, seconds: float) -> None:
+        """A batch of so many rows would take so many seconds, as a trial has shown."""
+        known = self._of(key)
+        known.costs.learn(rows, seconds)
+        known.larger_pace = None
+
     def learn(self, key: str, rows: int, seconds: float, computed_s: float | None = None) -> None:
         """A batch of so many rows came back after so many seconds; `computed_s`: of which it was computed, else all."""
         known = self._of(key)
@@ -158,7 +164,10 @@ class _Known:
     def pace_of_larger(self) -> float:
         """The pace of batches that are as large as they may become."""
         if self.larger_pace is None:
-            self.larger_pace = self.pace_if(self.costs.fixed_share(self.rows / len(self.batches)))
+            rows, costs = self.rows / len(self.batches), self.costs
+            best_s = sum([costs.best_s(rows) for rows, _, _ in self.batches])
+            known = costs.pace_beyond(_STEP * rows) * best_s / (self.computed_s + self.beside_s)
+            self.larger_pace = max(self.pace_if(costs.fixed_share(rows)), known)
         return self.larger_pace
 
     def pace_if(self, fixed_share: float) -> float:

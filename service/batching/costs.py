@@ -39,6 +39,14 @@ class Costs:
             return _ANY
         return max(1, min(_ANY, math.ceil(share / (1 - share) * fixed_s / row_s)))
 
+    def pace_beyond(self, rows: float) -> float:
+        """The best rows per second of batches with more rows than so many; 0 where none is known."""
+        return max((pace for size, (pace, _, _) in self._sizes.items() if 1 << size > 2 * rows), default=0.0)
+
+    def best_s(self, rows: int) -> float:
+        """The least seconds of a batch of this size, of which one is known."""
+        return 1 / self._sizes[rows.bit_length()][1]
+
     def fixed_share(self, rows: float) -> float:
         """The part of what a batch of so many rows takes that it takes without a row; 0 while there is but one size."""
         if len(self._sizes) < 2:

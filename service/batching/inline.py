@@ -49,12 +49,14 @@ class InlineSession:
     Attributes:
         run: the answers for a matrix [N, F].
         most_rows: of the largest request that it should be given.
+        row_s: how long it takes for each of many rows; 0 where that was not tried.
         size: how much memory it takes, in bytes.
         used: by `Inline`'s count of how often it was asked for one.
     """
 
     run: Callable[[Matrix], Answers]
     most_rows: int
+    row_s: float = 0.0
     size: float = 0.0
     used: int = 0
 
@@ -67,10 +69,19 @@ class InlineSession:
 class Inline:
     """The sessions of one API process."""
 
-    def __init__(self, open_session: OpenSession | None, most_s: float) -> None:
-        """Hold no session yet; without `open_session`, never hold one."""
+    def __init__(
+        self,
+        open_session: OpenSession | None,
+        most_s: float,
+        tell: Callable[[str, int, float], None] = lambda *_: None,
+    ) -> None:
+        """Hold no session yet; without `open_session`, never hold one.
+
+        `tell` is told of each that was opened how many seconds so many rows of its version, by its key, take it.
+        """
         self._open_session = open_session
         self._most_s = most_s
+        self._tell = tell
         self.given = 0  # sessions, since the start
         self._sessions: dict[str, InlineSession] = {}  # of no rows: being opened, or workers do it better
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,7 +109,7 @@ class Inline:
     def _open_soon(self, version: Version) -> None:
         if self._open_session is None or not self._has_room():
             return
-        self._sessions[version.key] = InlineSession(_never, 0, _size(version), self._asked)
+        self._sessions[version.key] = InlineSession(_never, 0, size=_size(version), used=self._asked)
         task = asyncio.get_running_loop().create_task(self._open(version, self._open_session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -125,6 +136,8 @@ class Inline:
         if version.key in self._sessions:
             session.used = self._sessions[version.key].used
             self._sessions[version.key] = session
+            if session.row_s:
+                self._tell(version.key, _TRIED_ROWS, _TRIED_ROWS * session.row_s)
 
 
 def _open(version: Version, open_session: OpenSession, most_s: float) -> InlineSession:
@@ -132,8 +145,11 @@ def _open(version: Version, open_session: OpenSession, most_s: float) -> InlineS
         return InlineSession(_never, 0)
     session = open_session(version)
     prove(version.manifest, version.proof(), session)
-    most_rows = _most_rows(session, version, most_s)
-    return InlineSession(session.run, most_rows, _size(version) if most_rows else 0.0)
+    row = version.schema.encode(version.proof().rows[:1])
+    if _seconds(session, row) > most_s:
+        return InlineSession(_never, 0)
+    row_s = _seconds(session, np.repeat(row, _TRIED_ROWS, axis=0)) / _TRIED_ROWS
+    return InlineSession(session.run, max(1, int(most_s / row_s)), row_s, _size(version))
 
 
 def _size(version: Version) -> float:
@@ -142,15 +158,6 @@ def _size(version: Version) -> float:
 
 def _never(_: Matrix) -> Answers:
     raise NotImplementedError
-
-
-def _most_rows(session: Session, version: Version, most_s: float) -> int:
-    """How many rows the session computes within `most_s`; 0 when not even one."""
-    row = version.schema.encode(version.proof().rows[:1])
-    if _seconds(session, row) > most_s:
-        return 0
-    many = np.repeat(row, _TRIED_ROWS, axis=0)
-    return max(1, int(_TRIED_ROWS * most_s / _seconds(session, many)))
 
 
 def _seconds(session: Session, matrix: Matrix) -> float:

@@ -62,6 +62,8 @@ def predict(
             raise BadCommand(str(path), f"its suffix is none of {', '.join(READ)}; use one of these")
     if not source.is_file():
         raise BadCommand(str(source), "there is no such file; check the path")
+    if result.is_dir() or not result.parent.is_dir():
+        raise BadCommand(str(result), "is a folder, or its folder is not there; check the path")
     opened = open_version(repository_at(repository), version)
     started = time.perf_counter()
     scoring = Scoring(opened, open_session(opened), probabilities=probabilities, is_lenient=lenient)
@@ -69,6 +71,8 @@ def predict(
         rows = _stream(scoring, source, result, only=only)
     except pl.exceptions.PolarsError as error:
         reason = str(error).strip().splitlines()[0][:200]
+        if "os error" in reason:  # as of a full disk, where Parquet is written; else it is an OSError
+            raise BadCommand(str(result), f"cannot be written: {reason}") from None
         raise BadCommand(str(source), f"cannot be read ({reason}); check that it is what its suffix says") from None
     seconds = time.perf_counter() - started
     notes = scoring.notes()
@@ -128,11 +132,15 @@ def _stream(scoring: "Scoring", source: Path, result: Path, *, only: bool) -> in
 
     beside = result.with_name(f".{result.name}.{os.getpid()}.part")
     try:
-        _sink(
-            table.map_batches(score, schema=written | scoring.columns, streamable=True), beside, result.suffix.lower()
-        )
-        beside.replace(result)
-    finally:
+        try:
+            scored = table.map_batches(score, schema=written | scoring.columns, streamable=True)
+            _sink(scored, beside, result.suffix.lower())
+            beside.replace(result)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadCommand(str(result), f"cannot be written: {error.strerror or error}") from None  # polars' have none
+    finally:  # of one Ctrl-C polars makes an error, and Python another in the line above
         beside.unlink(missing_ok=True)
     return sum(counted)
 

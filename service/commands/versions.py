@@ -23,6 +23,7 @@ from service.commands.output import (
 app = App(help="List, show, label, roll back, delete, verify and compare published versions.")
 
 Which = Annotated[str, Parameter(help="MODEL, MODEL/NUMBER or MODEL/LABEL.")]
+_LONGEST = 40  # letters of a difference
 
 
 @app.command(name="list")
@@ -159,13 +160,13 @@ def verify(*models: str, repository: Where = None, json: Json = False) -> None:
 
 @app.command
 def diff(before: Which, after: Which, *, repository: Where = None, json: Json = False) -> None:
-    """What two versions say of themselves differently: features, plan, scores, packages."""
+    """What two versions say of themselves differently: features, plan, scores, packages. In JSON: all of it."""
     where = repository_at(repository)
     changes = difference(open_version(where, before), open_version(where, after))
     if json:
         print_json([{"what": one.what, "before": one.before, "after": one.after} for one in changes])
     else:
-        print_table(("what", before, after), [(one.what, one.before, one.after) for one in changes])
+        print_table(("what", before, after), [(one.what, _brief(one.before), _brief(one.after)) for one in changes])
 
 
 # --------------------------------------------------------------------------------------------------- what is shown
@@ -190,6 +191,22 @@ def _summary(where: Repository, name: str, number: int) -> dict[str, Any]:
     part = next((part for part in ("test", "validation", "train") if part in manifest.scores), None)
     scores = None if part is None else manifest.scores[part].model_dump(mode="json")
     return summary | {"task": manifest.task, "part": part, "scores": scores}
+
+
+def _brief(value: Any) -> str:
+    """A number by four digits, what is long by its beginning; JSON has all of it."""
+    match value:
+        case None:
+            return ""
+        case float():
+            return f"{value:.4g}"
+        case list():
+            text = ", ".join(map(_brief, value))
+        case dict():
+            text = ", ".join(f"{key} {_brief(inner)}" for key, inner in value.items())
+        case _:
+            text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _label_text(item: tuple[str, dict[str, float]]) -> str:

@@ -50,10 +50,10 @@ def blocks(text):
 
 
 class Runner:
-    """Runs blocks in a folder, with a repository of its own and a port of its own."""
+    """Runs blocks in a folder, with a repository and ports of its own in place of 8000 and 8001."""
 
     def __init__(self, folder):
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port, self.next_port = folder, free_port(), free_port()
         self.environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
@@ -68,6 +68,7 @@ class Runner:
     def run(self, block):
         """What a block prints."""
         code = block.code.replace("localhost:8000", f"127.0.0.1:{self.port}")
+        code = code.replace("localhost:8001", f"127.0.0.1:{self.next_port}").replace("=8001 ", f"={self.next_port} ")
         if block.code == SERVE:
             return self.serve()
         return self.python(code) if block.language == "python" else self.sh(code)

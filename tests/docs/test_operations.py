@@ -47,6 +47,14 @@ def test_the_page_names_each_metric_as_it_is_scraped():
     assert set(re.findall(r"`(rowcast_\w+)", PAGE)) - scraped == set()
 
 
+def test_every_alert_stands_in_the_page_and_in_that_on_monitoring():
+    root = Path(__file__).parents[2]
+    alerts = set(re.findall(r"- alert: (\w+)", (root / "deploy/prometheus/rules.yaml").read_text()))
+    assert len(alerts) > 5
+    for page in (PAGE, (root / "docs/how-to/monitoring.md").read_text()):
+        assert set(re.findall(r"`(Rowcast\w+)`", page)) == alerts
+
+
 def test_the_page_names_nothing_that_is_gone():
     known = {name.removesuffix("_total") for name in re.findall(r'"(rowcast_\w+)"', METRICS)}
     known |= {f"rowcast_shadow_{name}" for name in SHADOW}

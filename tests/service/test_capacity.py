@@ -93,8 +93,8 @@ def test_a_burst_after_single_rows_is_let_in_where_a_batch_takes_as_long_for_man
     one = Capacity(0.5, 10_000)
     for rows, seconds in ((32, 0.0505), *[(1, 0.05)] * 20):
         one.learn("line", rows, seconds, seconds)
-    assert is_let_in(one, waiting=75)
-    assert not is_let_in(one, waiting=85)  # 20 batches/s of 8 times as many rows
+    assert is_let_in(one, waiting=315)
+    assert not is_let_in(one, waiting=318)  # 634 rows/s, as there were
 
 
 def test_a_burst_after_single_rows_is_refused_where_each_row_takes_as_long():
@@ -103,6 +103,21 @@ def test_a_burst_after_single_rows_is_refused_where_each_row_takes_as_long():
         one.learn("line", rows, seconds, seconds)
     assert is_let_in(one, waiting=9)
     assert not is_let_in(one, waiting=11)
+
+
+def test_a_burst_of_many_rows_after_single_ones_is_let_in_where_a_trial_showed_their_cost():
+    one = Capacity(0.5, 100_000)
+    one.know("line", 256, 0.001)
+    assert is_let_in(one, waiting=99_000)  # nothing waits for long before the first batch
+    for _ in range(20):
+        one.learn("line", 1, 0.001)
+    assert is_let_in(one, waiting=99_000)  # 256,000 rows/s
+    for _ in range(16):
+        one.learn("line", 1, 0.004)
+    assert is_let_in(one, waiting=31_000)  # a quarter of that, as single ones became slower
+    assert not is_let_in(one, waiting=33_000)
+    one.learn("line", 2_000, 2.0)
+    assert not is_let_in(one, waiting=1_000)  # what came back says more than a trial
 
 
 def costing(fixed_s, row_s):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.manifest import Scores
+from models.manifest import Importance, Scores
 from models.repository import Repository
 from service.commands import app
 from tests.service import tiny
@@ -109,6 +109,15 @@ def test_two_versions_are_compared(run):
     assert json.loads(run("models", "diff", "line/1", "line/2", "--json")[1]) == []
 
 
+def test_a_comparison_for_people_has_short_figures_and_the_beginning_of_what_is_long(published, run):
+    matters = Importance(feature="x", value=1 / 3, low=1 / 7, high=2 / 3)
+    scores = {"test": Scores(rows=3, metrics={"rmse": 1 / 3})}
+    tiny.publish(published.root, "line", scores=scores, importances=(matters,))
+    _, said, _ = run("models", "diff", "line/1", "line/3")
+    assert re.search(r"^scores.test.metrics.rmse +0\.5 +0\.3333 *$", said, re.MULTILINE)
+    assert re.search(r"^importances +feature x, value 0\.3333, low 0\.1429, \.\.\. *$", said, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -138,6 +147,19 @@ def test_a_table_is_plain_text_where_there_is_no_terminal():
     )  # fmt: skip
     assert "\x1b" not in done.stdout
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["version", "flowers/1", "line/1", "line/2"]
+
+
+@pytest.mark.parametrize("words", [("list",), ("list", "--json"), ("verify",)])
+def test_output_that_nobody_reads_is_no_damage_and_no_noise(published, words):
+    (published.root / "flowers/1/model.onnx").write_bytes(b"damaged")
+    nobody, output = os.pipe()
+    os.close(nobody)
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "models", *words],
+        cwd=CHECKOUT, stdout=output, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(output)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.usefixtures("published")

@@ -49,6 +49,22 @@ def test_it_gets_no_more_rows_than_it_computes_in_time(versions):
     assert 1 <= most_rows(2.0) < 256 * 2.0 / (0.008 + 256 * 0.0002) + 1
 
 
+def test_what_many_rows_took_it_when_it_was_opened_is_told(versions):
+    told = []
+    session = asyncio.run(
+        opened(Inline(lambda version: Slow(version, "cpu"), 2.0, lambda *them: told.append(them)), versions["line"])
+    )
+    ((key, rows, seconds),) = told
+    assert (key, rows) == (versions["line"].key, 256)
+    assert seconds == pytest.approx(256 * session.row_s)
+    assert seconds >= 0.008 + 256 * 0.0002
+    told.clear()
+    asyncio.run(
+        opened(Inline(lambda version: Slow(version, "cpu"), 0.001, lambda *them: told.append(them)), versions["line"])
+    )
+    assert not told  # not even one row is computed here
+
+
 def test_without_a_way_to_open_there_is_never_a_session(versions):
     assert asyncio.run(opened(Inline(None, 1.0), versions["line"])) is None
 
