@@ -270,9 +270,8 @@ class Repository:
             BadChange: a label names it.
             OSError: the disk fails.
         """
-        check_name("model", name)
         folder = self.root / name / str(number)
-        if not folder.is_dir():
+        if not self.has(name, number):
             raise BadVersion(f"{name}/{number}", "is not there")
         with locked(self.root / name / ".lock"):
             naming = sorted(label for label, named in self.labels(name).items() if named == number)
@@ -306,8 +305,8 @@ class Repository:
             except BadVersion as error:
                 wrong[f"{model}/{LABELS}"] = error.reason
             else:
-                for label, number in missing.items():
-                    wrong[f"{model}/{LABELS}"] = f"label {shown(label)} names version {number}, which is not there"
+                said = [f"label {shown(label)} names version {n}, which is not there" for label, n in missing.items()]
+                wrong |= {f"{model}/{LABELS}": "; ".join(said)} if said else {}
         return wrong
 
     def has(self, name: str, number: int) -> bool:

@@ -19,7 +19,7 @@ from training import plan as plans
 from training import progress, recipe
 from training.data.rows import table_rows
 from training.data.table import COMPRESSED, SUFFIXES
-from training.faults import as_sentences, check_that_it_can_be_written
+from training.faults import as_sentences, check_that_it_can_be_locked, check_that_it_can_be_written
 from training.fitting.checkpoint import EVERY_S, FOLDER, Checkpoint
 from training.fitting.distributed import leads
 from training.judging.evaluate import MAIN
@@ -229,6 +229,7 @@ def _train_one(plan: Plan, repository: Repository, checkpoint_s: float, *, as_js
         recipe.follow(plan)
         return
     check_that_it_can_be_written(repository.root)
+    check_that_it_can_be_locked(repository.root)
     start = time.perf_counter()
     shown_on = sys.stderr if as_json else sys.stdout
     checkpoint = Checkpoint(repository.root / FOLDER, checkpoint_s)

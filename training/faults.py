@@ -1,5 +1,6 @@
 """What a machine can do to a run, as one sentence each: no memory, no disk."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 
 from models.errors import RowcastError
+from models.files import lock_folder
 
 
 class OutOfMemory(RowcastError):
@@ -71,12 +73,29 @@ def check_that_it_can_be_written(place: Path) -> None:
     Raises:
         DiskFailed: it cannot be.
     """
-    there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=_what_is_there(place)):
             pass
     except OSError as error:
         raise DiskFailed(str(place), error.strerror or str(error)) from None
+
+
+def check_that_it_can_be_locked(place: Path) -> None:
+    """The same of a folder's locks, which publishing takes and some network file systems do not have.
+
+    Raises:
+        DiskFailed: it cannot be.
+    """
+    try:
+        os.close(lock_folder(_what_is_there(place)))
+    except BlockingIOError:  # somebody has it locked
+        pass
+    except OSError as error:
+        raise DiskFailed(str(place), f"its file system cannot lock: {error.strerror or error}") from None
+
+
+def _what_is_there(place: Path) -> Path:
+    return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
 
 
 def _first_line(error: Exception) -> str:

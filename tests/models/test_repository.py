@@ -457,6 +457,14 @@ def test_a_deleted_version_is_gone_at_once_and_its_number_never_comes_back(three
     assert three.publish("house", fill) == 4
 
 
+@pytest.mark.parametrize("number", [0, -1])
+def test_what_stands_where_no_version_can_is_not_deleted(three, number):
+    (three.root / f"house/{number}").mkdir()
+    with pytest.raises(BadVersion, match=f"house/{number}: is not there"):
+        three.delete("house", number)
+    assert (three.root / f"house/{number}").is_dir()
+
+
 def test_a_deletion_that_died_is_cleared_by_the_next_publish(three, monkeypatch):
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     three.delete("house", 3)
@@ -470,12 +478,14 @@ def test_verifying_names_everything_that_is_wrong(three):
     three.publish("barn", lambda draft: fill(draft, "barn"))
     assert three.verify() == {}
     three.set_label("house", "old", 2)
+    three.set_label("house", "older", 2)
     shutil.rmtree(three.root / "house/2")
     (three.root / "house/3/proof.json").write_bytes(b"{}")
     (three.root / "barn/labels.json").write_bytes(b"[]")
     assert three.verify("house") == {
         "house/3": "proof.json is not the file its manifest describes; publish it again",
-        "house/labels.json": "label 'old' names version 2, which is not there",
+        "house/labels.json": "label 'old' names version 2, which is not there; "
+        "label 'older' names version 2, which is not there",
     }
     assert sorted(three.verify()) == ["barn/labels.json", "house/3", "house/labels.json"]
 

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -185,6 +187,19 @@ def test_a_repository_that_cannot_be_written_is_said_before_the_fit(table: Path,
         said = capsys.readouterr()
         assert said.err.endswith(f"{tmp_path / there} could not be written: Not a directory; nothing was published\n")
         assert said.out == ""
+
+
+def test_a_file_system_without_locks_is_said_before_the_fit(table: Path, tmp_path: Path, capsys, monkeypatch):
+    def has_none(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", has_none)
+    assert command.main([str(table), "--target", "price", "--repository", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.err.endswith(
+        "could not be written: its file system cannot lock: No locks available; nothing was published\n"
+    )
+    assert said.out == ""
 
 
 @pytest.mark.parametrize(
