@@ -5,6 +5,7 @@ datetime is its parts (`models/moments.py`).
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, NoReturn, Self
@@ -26,6 +27,13 @@ Line = Sequence[Any] | npt.NDArray[np.float64]
 
 Reader = tuple[frozenset[type], Mapping[str | None, float] | None]
 """The types of a feature's plain values; for a category, its index by text, while other values stand for themselves."""
+
+BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""What does not count around the text of a category: Unicode's White_Space, as for polars. Python's own `strip` takes
+four separators more, U+001C to U+001F."""
+
+PLAIN_NUMBER = r"[+-]?(0|[1-9][0-9]*)(\.[0-9]+)?"
+"""A number in a CSV that is known as a category by its value: not 007, nor 1e3."""
 
 _NONE = type(None)
 NUMBERS: frozenset[type] = frozenset({float, int, _NONE})
@@ -148,7 +156,7 @@ class _Index(dict[str | None, float]):
     def __missing__(self, value: object) -> float:
         if not isinstance(value, str):
             raise KeyError(value)
-        meant = value.strip()
+        meant = value.strip(BLANKS)
         return self.get(meant or None, self._unknown)
 
 
@@ -248,3 +256,18 @@ def category_text(value: object) -> str | None:
             return None
         return str(int(number)) if abs(number) < 2**64 and number.is_integer() else repr(number)
     return str(value)
+
+
+_is_plain_number = re.compile(PLAIN_NUMBER).fullmatch
+_MOST_DIGITS = 20  # of a whole number below 2^64
+
+
+def category_text_of_cell(cell: str) -> str | None:
+    """The text by which a cell of a CSV, without blanks around it, is known as a category; None if nothing is left.
+
+    A CSV does not say which of its texts are numbers: 3, 3.0 and +3 are one category there, as they are in JSON.
+    """
+    if not _is_plain_number(cell):
+        return cell or None
+    is_whole = "." not in cell and len(cell.lstrip("+-")) <= _MOST_DIGITS
+    return category_text(int(cell) if is_whole else float(cell))

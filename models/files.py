@@ -1,6 +1,7 @@
 """Files that a crash leaves whole and a reader never sees half, and locks that end with whoever holds them."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -21,7 +22,8 @@ def read_plain(folder: Path, path: str, place: str, at_most: int = sys.maxsize) 
     except FileNotFoundError:
         raise BadVersion(place, f"{path} is absent; publish it again") from None
     except OSError as error:
-        raise BadVersion(place, f"{path} cannot be read: {error.strerror}") from None
+        reason = "is a link, no plain file" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
+        raise BadVersion(place, f"{path} {reason}") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

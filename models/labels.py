@@ -43,9 +43,9 @@ def read_labels(raw: bytes, model: str) -> dict[str, Label]:
     """
     place = f"{model}/{FILE}"
     try:
-        read = json.loads(raw)
+        read = json.loads(raw, object_pairs_hook=_once_each)
     except (ValueError, RecursionError):
-        raise BadVersion(place, f"is not JSON; {_REPAIR}") from None
+        raise BadVersion(place, f"is not JSON in which each key stands once; {_REPAIR}") from None
     labels = {label: _label(value) for label, value in read.items()} if isinstance(read, dict) else {}
     whole = {label: value for label, value in labels.items() if value is not None and is_name(label)}
     if not isinstance(read, dict) or len(whole) < len(read):
@@ -53,6 +53,13 @@ def read_labels(raw: bytes, model: str) -> dict[str, Label]:
     if reason := what_is_wrong(whole):
         raise BadVersion(place, f"{reason}; {_REPAIR}")
     return whole
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values; of one label, two versions cannot both be meant."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError
+    return dict(pairs)
 
 
 def write_labels(labels: Mapping[str, Label]) -> bytes:

@@ -16,11 +16,16 @@ PARTS = ("day", "second", "weekday", "yearday")
 _EPOCH = date(1970, 1, 1).toordinal()
 _FIRST_DAY, _LAST_DAY = np.datetime64("0001-01-01"), np.datetime64("9999-12-31")
 
-_ISO_8601 = re.compile(
+BOUNDS = ((1 - _EPOCH, date.max.toordinal() - _EPOCH), (0, 86_400), (0, 6), (1, 366))
+"""The least and the largest value of each part; all but the second are whole numbers. FP32 may round up to 86,400."""
+
+ISO_8601 = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-    r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])?)?"
+    r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?(Z|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?)?"
 )
 """The part of ISO 8601 that is read: Python's own reader takes more, and takes other things in other releases."""
+
+_is_iso_8601 = re.compile(ISO_8601).fullmatch
 
 
 def parts_of(value: object) -> tuple[float, float, float, float]:
@@ -42,7 +47,7 @@ def _new_year(year: int) -> int:
 
 def _in_utc(value: object) -> datetime:
     if isinstance(value, str):
-        if not _ISO_8601.fullmatch(value):
+        if not _is_iso_8601(value):
             raise ValueError
         value = datetime.fromisoformat(value)
     elif isinstance(value, np.datetime64):

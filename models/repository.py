@@ -201,7 +201,9 @@ class Repository:
             BadVersion: labels.json is not what `set_label` writes.
         """
         check_name("model", name)
-        if not (self.root / name / LABELS).exists():
+        try:
+            (self.root / name / LABELS).lstat()  # what is there and cannot be read is not taken for no labels
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         return read_labels(read_plain(self.root / name, LABELS, name), name)
 

@@ -3,7 +3,6 @@
 The main process prepares it, and each fork makes its own front before its port is open.
 """
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -13,7 +12,6 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.gate import Gate
 from service.access.limits import Limits
@@ -97,7 +95,6 @@ def add_what_is_ours(server: Server, settings: Settings, tls: Tls | None) -> Cal
 
     add_routes(server.app, front)
     server.app.add_middleware(OtherPaths, settings=settings, routes=list(server.app.router.routes))
-    server.app.add_middleware(CountOpen, front=front)
     return front
 
 
@@ -132,26 +129,6 @@ def _open_front(
         open_session=open_session,
         waiting_rows_limit=settings.max_waiting_rows * server.api_processes,
     )
-
-
-class CountOpen:
-    """The outermost layer of the application: it knows which requests did not get their answer."""
-
-    def __init__(self, app: ASGIApp, front: Callable[[], Front]) -> None:
-        self._app, self._front = app, front
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        self._front().open_requests += 1
-        try:
-            await self._app(scope, receive, send)
-        except asyncio.CancelledError:  # uvicorn has waited for drain_s: it stays open
-            self._front().open_requests += 1
-            raise
-        finally:
-            self._front().open_requests -= 1
 
 
 def _say_ready(server: Server, settings: Settings, front: Front) -> None:

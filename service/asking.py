@@ -31,6 +31,7 @@ PRIORITY, URGENT = "x-priority", "urgent"
 
 JSON: Mapping[str, str] = {"content-type": "application/json"}
 _MOST_TIMEOUT_DIGITS = 9
+_Encode = Callable[[Version], Matrix]
 
 
 def find(front: Front, whom: Mapping[str, Any], key: str | None = None) -> Version:
@@ -88,7 +89,7 @@ class Question:
     matrix: Matrix
     within_s: float
     write: Callable[[Answers], tuple[bytes, Mapping[str, str]]]
-    encode: Callable[[Version], Matrix] | None = None
+    encode: _Encode | None
     level: float | None = None
     is_urgent: bool = False
     begin: int | None = None
@@ -102,13 +103,14 @@ def plain_question(settings: Settings, version: Version, asked: plain.Request) -
         BadBody, NotOffered: as `certainty.asked_level` says.
     """
     level = certainty.asked_level(asked.parameters, version) if asked.parameters else None
-    matrix = asked.encode(version.schema, settings.max_rows)
-
-    def encode(other: Version) -> Matrix:
-        return asked.encode(other.schema, settings.max_rows)
-
-    again = encode if len(matrix) <= KEPT_ROWS else None
+    matrix, again = _encoded(version, lambda one: asked.encode(one.schema, settings.max_rows))
     return Question(version, matrix, settings.deadline_s, partial(_write_plain, version, level), again, level)
+
+
+def _encoded(version: Version, encode: _Encode) -> tuple[Matrix, _Encode | None]:
+    """Rows as a version reads them, and what encodes them for another one; None where they are too many to be kept."""
+    matrix = encode(version)
+    return matrix, encode if len(matrix) <= KEPT_ROWS else None
 
 
 def _write_plain(version: Version, level: float | None, answers: Answers) -> tuple[bytes, Mapping[str, str]]:
@@ -126,13 +128,8 @@ def oip_question(settings: Settings, version: Version, raw: bytes, header_length
     asked = oip.read(raw, header_length)
     level = certainty.asked_level(asked.parameters, version)
     oip_answer.check_wanted(asked.wanted, version)
-    matrix = oip_matrix.encode(asked, version, settings.max_rows)
+    matrix, again = _encoded(version, lambda one: oip_matrix.encode(asked, one, settings.max_rows))
     within_s = settings.deadline_s if asked.timeout_s is None else min(asked.timeout_s, settings.deadline_s)
-
-    def encode(other: Version) -> Matrix:
-        return oip_matrix.encode(asked, other, settings.max_rows)
-
-    again = encode if len(matrix) <= KEPT_ROWS else None
     write = partial(_write_oip, version, asked, level)
     begin = None if header_length is not None else OipManyRows.begin(asked, raw, version)
     return Question(version, matrix, within_s, write, again, level, asked.is_urgent, begin)
@@ -155,8 +152,8 @@ def form_question(settings: Settings, version: Version, body: Form, raw: bytes) 
     Raises:
         BadBody, TooLarge, BadRow: as `forms.encode` says.
     """
-    matrix = forms.encode(body, raw, version.schema, settings.max_rows)
-    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version, None))
+    matrix, again = _encoded(version, lambda one: forms.encode(body, raw, one.schema, settings.max_rows))
+    return Question(version, matrix, settings.deadline_s, partial(_write_plain, version, None), again)
 
 
 def scoring_question(settings: Settings, version: Version, body: Form, wanted: Form, raw: bytes) -> Question:
@@ -168,8 +165,8 @@ def scoring_question(settings: Settings, version: Version, body: Form, wanted: F
     if body.kind != "json":
         return in_form(form_question(settings, version, body, raw), wanted)
     asked = scoring.read(raw)
-    matrix = asked.encode(version.schema, settings.max_rows)
-    question = Question(version, matrix, settings.deadline_s, partial(_write_plain, version, None))
+    matrix, again = _encoded(version, lambda one: asked.encode(one.schema, settings.max_rows))
+    question = Question(version, matrix, settings.deadline_s, partial(_write_plain, version, None), again)
     return in_form(question, wanted, asked.output)
 
 

@@ -12,6 +12,7 @@ alone (and narwhals for frames), nothing of the server, and may be copied into o
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -33,7 +34,8 @@ class ClientError(Exception):
     Attributes:
         sentence: what is wrong, for people.
         status: of HTTP; None when there was no answer at all.
-        code: stable, see docs/reference/errors.md; "unreachable" when there was no answer.
+        code: stable, see docs/reference/errors.md; "unreachable" when there was no answer, "" when it was none of
+            Rowcast's.
         request_id: to be found in the server's log.
         details: the rest of the answer; of a bad row `row`, `feature`, `expected` and `got`.
     """
@@ -128,7 +130,7 @@ class _Options:
 
     Attributes:
         url: the server, or what stands before several.
-        key: its key, where it has one.
+        key: its key, where it has one; blanks around it, such as the end of a file's line, do not count.
         timeout_s: how long one request may take.
         patience_s: how long retries may wait, added up, for one request; 0 tries once.
         rows_per_request: how many rows one request has.
@@ -154,19 +156,22 @@ class _Options:
         return {
             "base_url": self.url,
             "headers": {"Content-Type": "application/json"}
-            | ({"Authorization": f"Bearer {self.key}"} if self.key else {}),
+            | ({"Authorization": f"Bearer {self.key.strip()}"} if self.key else {}),
             "timeout": self.timeout_s,
             "transport": RetryTransport(retry=retry),
         }
 
 
 class Client:
-    """A client for programs that wait; use it as a context, or `close` it."""
+    """A client for programs that wait, their threads and forks; use it as a context, or `close` it."""
 
     def __init__(self, url: str, **options: Any) -> None:
         """`options` are `key`, `timeout_s`, `patience_s` and `rows_per_request`, see `_Options`."""
         self._options = _Options(url, **options)
-        self._http = httpx.Client(**self._options.for_httpx())
+        self._connect()
+
+    def _connect(self) -> None:
+        self._http, self._process = httpx.Client(**self._options.for_httpx()), os.getpid()
 
     def predict(
         self,
@@ -187,21 +192,23 @@ class Client:
         parts: list[Predictions] = []
         for first, body in _bodies(rows, self._options.rows_per_request, interval):
             asked = version if not parts else parts[0].version
-            parts.append(_read(self._ask("POST", _path(model, asked, label), body, first)))
+            parts.append(_read(self._ask("POST", _path(model, asked, label), "model_name", body, first)))
         return _joined(parts)
 
     def models(self) -> list[str]:
         """Names of the live models."""
-        return list(self._ask("GET", "/v1/models").json()["models"])
+        return list(self._ask("GET", "/v1/models", "models")["models"])
 
     def describe(self, model: str) -> dict[str, Any]:
         """A model's features, targets, classes, versions, labels, scores and an example row."""
-        return dict(self._ask("GET", f"/v1/models/{model}").json())
+        return self._ask("GET", f"/v1/models/{model}", "features")
 
-    def _ask(self, method: str, path: str, body: bytes | None = None, first: int = 0) -> httpx.Response:
+    def _ask(self, method: str, path: str, has: str, body: bytes | None = None, first: int = 0) -> dict[str, Any]:
+        if self._process != os.getpid():  # after a fork: on its parent's connections it would get its parent's answers
+            self._connect()
         try:
-            return _checked(self._http.request(method, path, content=body), first)
-        except httpx.TransportError as error:
+            return _checked(self._http.request(method, path, content=body), has, first)
+        except httpx.RequestError as error:
             raise _unreachable(self._options.url, error) from None
 
     def close(self) -> None:
@@ -251,19 +258,19 @@ class AsyncClient:
 
     async def models(self) -> list[str]:
         """As `Client.models`."""
-        return list((await self._ask("GET", "/v1/models")).json()["models"])
+        return list((await self._ask("GET", "/v1/models", "models"))["models"])
 
     async def describe(self, model: str) -> dict[str, Any]:
         """As `Client.describe`."""
-        return dict((await self._ask("GET", f"/v1/models/{model}")).json())
+        return await self._ask("GET", f"/v1/models/{model}", "features")
 
     async def _part(self, path: str, first: int, body: bytes) -> Predictions:
-        return _read(await self._ask("POST", path, body, first))
+        return _read(await self._ask("POST", path, "model_name", body, first))
 
-    async def _ask(self, method: str, path: str, body: bytes | None = None, first: int = 0) -> httpx.Response:
+    async def _ask(self, method: str, path: str, has: str, body: bytes | None = None, first: int = 0) -> dict[str, Any]:
         try:
-            return _checked(await self._http.request(method, path, content=body), first)
-        except httpx.TransportError as error:
+            return _checked(await self._http.request(method, path, content=body), has, first)
+        except httpx.RequestError as error:
             raise _unreachable(self._options.url, error) from None
 
     async def close(self) -> None:
@@ -297,7 +304,7 @@ def _bodies(rows: Any, size: int, interval: float | None) -> Iterator[tuple[int,
         for start in range(0, max(len(listed), 1), size):
             yield start, _json(asked | {"instances": listed[start : start + size]})
         return
-    length = len(next(iter(columns.values()), ()))
+    length = max(map(len, columns.values()), default=0)
     for start in range(0, max(length, 1), size):
         yield start, _json(asked | {"inputs": {name: _listed(values, start, size) for name, values in columns.items()}})
 
@@ -339,28 +346,30 @@ def _plain(value: Any) -> Any:
 # --------------------------------------------------------------------------------------------------- reading
 
 
-def _checked(response: httpx.Response, first: int) -> httpx.Response:
-    """The answer, or its problem; rows are counted from the `first` of its request."""
-    if response.status_code == 200:
-        return response
+def _checked(response: httpx.Response, has: str, first: int) -> dict[str, Any]:
+    """What was answered, which `has` this key, or its problem; rows are counted from the `first` of its request."""
+    status = response.status_code
     try:
         said = dict(response.json())
-    except ValueError:  # something between that is no Rowcast
-        said = {"code": "", "error": f"{response.url} answered {response.status_code}"}
-    kind = _KINDS.get(response.status_code, ServerFailed if response.status_code >= 500 else BadRequest)
-    sentence = str(said.pop("error", response.status_code))
+    except (TypeError, ValueError):
+        said = {}
+    if status == 200 and has in said:
+        return said
+    kind = _KINDS.get(status, ServerFailed if status >= 500 else BadRequest)
+    if not {"error", "code", "request_id"} <= said.keys():  # of something between, or of another server
+        raise kind(f"{response.url} answered {status}, and not as Rowcast does", status, code="")
+    sentence = str(said.pop("error"))
     if said.get("row") is not None:
         sentence = sentence.replace(f"row {said['row']}:", f"row {said['row'] + first}:", 1)
         said["row"] += first
-    raise kind(sentence, response.status_code, **said)
+    raise kind(sentence, status, **said)
 
 
-def _unreachable(url: str, error: httpx.TransportError) -> Unreachable:
+def _unreachable(url: str, error: httpx.RequestError) -> Unreachable:
     return Unreachable(f"{url} does not answer: {str(error) or type(error).__name__}")
 
 
-def _read(response: httpx.Response) -> Predictions:
-    said = response.json()
+def _read(said: Mapping[str, Any]) -> Predictions:
     known = {name: said.get(name) for name in ("classes", "targets", *_PER_ROW)}
     return Predictions(said["model_name"], int(said["model_version"]), said["predictions"], **known)
 

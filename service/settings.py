@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import RowcastError, nearest, shown
 
@@ -232,18 +232,6 @@ class Settings(BaseSettings):
         if self.max_rows > self.max_waiting_rows:
             raise ValueError(f"{PREFIX}MAX_ROWS must not be more than {PREFIX}MAX_WAITING_ROWS")
         return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic names these parameters
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """From the environment, and in a test from the arguments; no dotenv file, no secrets folder."""
-        return init_settings, env_settings
 
 
 def _networks_of(text: str | None) -> tuple[Network, ...]:

@@ -68,18 +68,13 @@ class _Routes:
         self._front = front
 
     def all(self) -> list[BaseRoute]:
+        models = ["/v1/models/{model}" + which for which in ("", "/versions/{version}", "/labels/{label}")]
         return [
-            Route("/v1/models/{model}:predict", self._predict, methods=["POST"]),
-            Route("/v1/models/{model}/versions/{version}:predict", self._predict, methods=["POST"]),
-            Route("/v1/models/{model}/labels/{label}:predict", self._predict, methods=["POST"]),
-            Route("/v1/models/{model}:explain", self._explain, methods=["POST"]),
-            Route("/v1/models/{model}/versions/{version}:explain", self._explain, methods=["POST"]),
-            Route("/v1/models/{model}/labels/{label}:explain", self._explain, methods=["POST"]),
+            *(Route(f"{model}:predict", self._predict, methods=["POST"]) for model in models),
+            *(Route(f"{model}:explain", self._explain, methods=["POST"]) for model in models),
             Route("/predict", self._predict, methods=["POST"]),
             Route("/v1/models", self._models, methods=["GET"]),
-            Route("/v1/models/{model}", self._model, methods=["GET"]),
-            Route("/v1/models/{model}/versions/{version}", self._model, methods=["GET"]),
-            Route("/v1/models/{model}/labels/{label}", self._model, methods=["GET"]),
+            *(Route(model, self._model, methods=["GET"]) for model in models),
             Route("/health/live", self._live, methods=["GET"]),
             Route("/health/ready", self._ready, methods=["GET"]),
             Route("/metrics", self._metrics, methods=["GET"]),
@@ -211,8 +206,18 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        front, path = self._front(), scope["path"]
+        front = self._front()
+        front.open_requests += 1
+        try:
+            await self._answer(front, scope, receive, send)
+        except asyncio.CancelledError:  # uvicorn has waited for drain_s: it stays open
+            front.open_requests += 1
+            raise
+        finally:
+            front.open_requests -= 1
+
+    async def _answer(self, front: Front, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, path = dict(scope["headers"]), scope["path"]
         ledger = scope["rowcast"] = Ledger("", time.perf_counter(), path)
         ledger.method = scope["method"]
         read_headers(front, ledger, headers)

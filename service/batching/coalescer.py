@@ -11,7 +11,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from models.errors import RowcastError
 from models.proof import Answers
@@ -22,7 +21,7 @@ from service.batching.capacity import Capacity
 from service.batching.frames import Reply, Status
 from service.batching.gathering import Gathering
 from service.batching.inline import Inline
-from service.batching.lanes import Done
+from service.batching.lanes import Lane, Lanes
 from service.batching.queues import Queue
 from service.problems import DeadlinePassed, ModelFailed, NotReady, Overloaded
 
@@ -42,27 +41,6 @@ UrgentObserver = Callable[[Version, float | None], None]
 
 Sampler = Callable[[Version, Matrix, Answers], None]
 """Shown every batch with its answers, of which it may keep copies."""
-
-
-class Lane(Protocol):
-    """What carries a batch to a session and back."""
-
-    def run(self, version: Version, matrix: Matrix, done: Done) -> None:
-        """Send a batch; call `done` later, never from here."""
-        ...
-
-
-class Lanes(Protocol):
-    """Where lanes come from."""
-
-    @property
-    def living(self) -> int:
-        """How many workers are up."""
-        ...
-
-    def idle(self, together: str | None = None) -> Lane | None:
-        """A lane that carries nothing; None when all are busy. Who names the same `together` is sent the same way."""
-        ...
 
 
 class Coalescer:
@@ -138,13 +116,12 @@ class Coalescer:
         left_s = job.deadline - job.arrived
         if left_s <= 0:
             raise DeadlinePassed(job.within_s)
-        if job.is_urgent:
-            self._submit_urgent(job)
-            return
         key = job.version.key  # type: ignore[union-attr]  # it has one by now
         queue = self._queues.get(key)
         sure_rows = 0 if queue is None else queue.sure_rows
-        if self.rows_waiting + job.rows > sure_rows or left_s < self._capacity.max_wait_s:
+        if job.is_urgent:
+            self._let_in_urgent(job, queue, left_s)
+        elif self.rows_waiting + job.rows > sure_rows or left_s < self._capacity.max_wait_s:
             waiting = 0 if queue is None else queue.rows
             self._capacity.check(key, job.rows, waiting, self.rows_waiting, left_s, self._lanes.living)
         if left_s < _SWEEP_S:
@@ -156,31 +133,23 @@ class Coalescer:
         if not self._is_scheduled:
             self.wake()
 
-    def _submit_urgent(self, job: Job) -> None:
-        """The same for an urgent job, which takes the place of ordinary ones where the queue is full."""
-        key = version_of(job).key
-        left_s = job.deadline - job.arrived
-        check, waiting = self._capacity.check, self._queues[key].urgent_rows if key in self._queues else 0
-        check(key, job.rows, waiting, self._urgent_waiting, left_s, self._lanes.living)
-        queue = self._queues.get(key) or self._begin(key)
+    def _let_in_urgent(self, job: Job, queue: Queue | None, left_s: float) -> None:
+        """Let an urgent job in, in the place of ordinary ones where the queue is full, unless urgent ones fill it."""
+        key, check, living = version_of(job).key, self._capacity.check, self._lanes.living
+        waiting, urgent_waiting = (0, 0) if queue is None else (queue.rows, queue.urgent_rows)
+        check(key, job.rows, urgent_waiting, self._urgent_waiting, left_s, living)
         try:
-            check(key, job.rows, queue.rows, self.rows_waiting, math.inf, self._lanes.living)
+            check(key, job.rows, waiting, self.rows_waiting, math.inf, living)
         except Overloaded as full:
             self._make_room(queue, job.rows, full)
-        if left_s < _SWEEP_S:
-            job.alarm = asyncio.get_running_loop().call_later(left_s, self._expire, job)
-        queue.add(job)
-        self.rows_waiting += job.rows
         self._urgent_waiting += job.rows
         self._capacity.urgent_came(key, job.arrived)
         self._observe_urgent(version_of(job), None)
-        self.wake()
 
-    def _make_room(self, queue: Queue, rows: int, full: Overloaded) -> None:
+    def _make_room(self, queue: Queue | None, rows: int, full: Overloaded) -> None:
         """Refuse ordinary jobs of so many rows, the latest first: those of this queue, then those of others."""
-        others = [other for other in self._queues.values() if other is not queue]
         while rows > 0:
-            fullest = queue if queue.jobs else max(others, key=lambda other: len(other.jobs), default=queue)
+            fullest = queue if queue and queue.jobs else max(self._queues.values(), key=lambda one: len(one.jobs))
             if not fullest.jobs:
                 return
             last = next(reversed(fullest.jobs))

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter
@@ -29,6 +29,9 @@ from models.schema import Matrix
 from service.batching.agreement import Agreement, agreement, encodes_alike
 from service.batching.frames import Reply, Status
 from service.batching.lanes import Lane
+
+if TYPE_CHECKING:
+    from service.asking import Question
 
 KEPT_ROWS = 256
 """Of one request. Larger requests are dropped: to encode them again would be felt."""
@@ -42,31 +45,12 @@ _BACKOFF_S = 5.0
 log = logging.getLogger(__name__)
 
 
-class Question(Protocol):
-    """What a request asked; see `service.asking.Question`."""
-
-    @property
-    def version(self) -> Version:
-        """Who answered."""
-        ...
-
-    @property
-    def matrix(self) -> Matrix:
-        """Its rows [N, F], as that version reads them."""
-        ...
-
-    @property
-    def encode(self) -> Callable[[Version], Matrix] | None:
-        """Its rows as another version reads them."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """A request that was answered, with its answers."""
 
     shadow: Version
-    question: Question
+    question: "Question"
     answers: Answers
 
 
@@ -122,7 +106,7 @@ class Shadows:
         self._pid = 0
         self._task: asyncio.Task[None] | None = None
 
-    def saw(self, question: Question, key: str, answers: Answers) -> None:
+    def saw(self, question: "Question", key: str, answers: Answers) -> None:
         """Note a request that was just answered, if it has a shadow."""
         shadow = self._shadow_of(question.version, key)
         if shadow is None:
@@ -219,7 +203,7 @@ class Shadows:
         return None
 
 
-def _matrix_for(shadow: Version, question: Question) -> Matrix:
+def _matrix_for(shadow: Version, question: "Question") -> Matrix:
     """The rows of a request as a shadow reads them.
 
     Raises:

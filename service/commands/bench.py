@@ -7,6 +7,7 @@ processes of their own, and what they measure counts only while they are not the
 
 import asyncio
 import multiprocessing
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ def bench(
     processes = min(processes, connections)
     shares = [connections // processes + (place < connections % processes) for place in range(processes)]
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes) as pool:
+    with context.Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:  # Ctrl-C is for us alone
         work = [(f"{address}:predict", body, headers, share, seconds) for share in shares]
         seen = pool.starmap(measure, work)
     report = summarize(seen, rows, seconds)
@@ -118,6 +119,8 @@ async def _example(address: str, headers: dict[str, str]) -> Any:
         raise BadCommand(
             address, str(said.get("error", answer.status)) if isinstance(said, dict) else str(answer.status)
         )
+    if not isinstance(said, dict) or "example" not in said:
+        raise BadCommand(address, "does not answer as a server of Rowcast; it tells no example row")
     return said["example"]
 
 

@@ -79,4 +79,6 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console = Console(markup=False, highlight=False, width=10_000)
-    console.print(table)
+    with console.capture() as drawn:  # rich would end the program itself, with 1, where nobody reads
+        console.print(table)
+    sys.stdout.write(drawn.get())

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from models.csv_file import BOOLEANS, MISSING, check_lines, read_header
 from models.errors import BadRow, shown
-from models.features import Feature, Values, category_text
+from models.features import PLAIN_NUMBER, Feature, Values, category_text_of_cell
 from models.moments import parts_of
 from models.proof import Session, prove
 from models.repository import Version
@@ -34,7 +34,6 @@ _EXPECTED = {
     "datetime": "must be an ISO 8601 date or datetime, like '2024-05-31T09:30:00'",
 }
 _ROW = "__row of the file__"
-_PLAIN_NUMBER = r"^[+-]?(0|[1-9]\d*)(\.\d+)?$"
 
 
 def predict(
@@ -63,6 +62,8 @@ def predict(
             raise BadCommand(str(path), f"its suffix is none of {', '.join(READ)}; use one of these")
     if not source.is_file():
         raise BadCommand(str(source), "there is no such file; check the path")
+    if result.is_dir() or not result.parent.is_dir():
+        raise BadCommand(str(result), "is a folder, or its folder is not there; check the path")
     opened = open_version(repository_at(repository), version)
     started = time.perf_counter()
     scoring = Scoring(opened, open_session(opened), probabilities=probabilities, is_lenient=lenient)
@@ -70,6 +71,8 @@ def predict(
         rows = _stream(scoring, source, result, only=only)
     except pl.exceptions.PolarsError as error:
         reason = str(error).strip().splitlines()[0][:200]
+        if "os error" in reason:  # as of a full disk, where Parquet is written; else it is an OSError
+            raise BadCommand(str(result), f"cannot be written: {reason}") from None
         raise BadCommand(str(source), f"cannot be read ({reason}); check that it is what its suffix says") from None
     seconds = time.perf_counter() - started
     notes = scoring.notes()
@@ -129,11 +132,15 @@ def _stream(scoring: "Scoring", source: Path, result: Path, *, only: bool) -> in
 
     beside = result.with_name(f".{result.name}.{os.getpid()}.part")
     try:
-        _sink(
-            table.map_batches(score, schema=written | scoring.columns, streamable=True), beside, result.suffix.lower()
-        )
-        beside.replace(result)
-    finally:
+        try:
+            scored = table.map_batches(score, schema=written | scoring.columns, streamable=True)
+            _sink(scored, beside, result.suffix.lower())
+            beside.replace(result)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadCommand(str(result), f"cannot be written: {error.strerror or error}") from None  # polars' have none
+    finally:  # of one Ctrl-C polars makes an error, and Python another in the line above
         beside.unlink(missing_ok=True)
     return sum(counted)
 
@@ -254,9 +261,11 @@ class Scoring:
             table = _finite(answers["prediction"], numbers, self.version)
             return pl.DataFrame(dict(zip(self.columns, table.T, strict=True)))
         labels = pl.Series("prediction", list(manifest.classes), strict=False)
+        table = _finite(
+            answers["probabilities"], numbers, self.version
+        )  # of numbers that are not, no class means anything
         scored = [labels.gather(answers["label"].astype(np.uint32)).alias("prediction")]
         if self.probabilities:
-            table = _finite(answers["probabilities"], numbers, self.version)
             scored += [pl.Series(name, column) for name, column in zip(list(self.columns)[1:], table.T, strict=True)]
         return pl.DataFrame(scored)
 
@@ -321,8 +330,8 @@ def _categories(column: "pl.Series") -> list[str | None]:
     """The cells of a CSV: blanks around them do not count, an empty one is missing, 3 and 3.0 are one."""
     texts = column.str.strip_chars()
     texts = texts.set(texts == "", None)
-    numbers = texts.filter(texts.str.contains(_PLAIN_NUMBER)).unique()
-    known = {text: category_text(int(text) if text.lstrip("+-").isdigit() else float(text)) for text in numbers}
+    numbers = texts.filter(texts.str.contains(f"^{PLAIN_NUMBER}$")).unique()
+    known = {text: category_text_of_cell(text) for text in numbers}
     return (texts.replace(known) if known else texts).to_list()
 
 

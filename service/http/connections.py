@@ -2,11 +2,14 @@
 
 import resource
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from service.processes.process import OWN_FILES
 from service.processes.waking import next_turn
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.http.connection import Connection
 
 _LOOK_S = 1.0
 _MOST_REFUSED = 128  # connections that are told so at a time; more are closed without a word, before descriptors end
@@ -23,18 +26,6 @@ def most_accepted(settings: Settings) -> int:
     return most_open(settings) + _MOST_REFUSED
 
 
-class _Connection(Protocol):
-    held: int
-
-    def look(self, now: float) -> None:
-        """End it if it has taken too long."""
-        ...
-
-    def recount(self) -> int:
-        """How many bytes of bodies it holds."""
-        ...
-
-
 class Connections:
     """The connections of one API process."""
 
@@ -43,17 +34,17 @@ class Connections:
         self.receive_s = settings.receive_s
         self.most_held = 4 * settings.max_body_bytes
         self.held = 0  # at most so many bytes of bodies that are not answered yet
-        self._open: set[_Connection] = set()
+        self._open: set[Connection] = set()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, connection: _Connection) -> bool:
+    def add(self, connection: "Connection") -> bool:
         """Whether there is room for one more; it is looked at from now on in any case."""
         self._open.add(connection)
         return len(self._open) <= self.most
 
-    def remove(self, connection: _Connection) -> None:
+    def remove(self, connection: "Connection") -> None:
         """It is closed."""
         self._open.discard(connection)
         self.held -= connection.held

@@ -40,30 +40,15 @@ def class_numbers(version: Version, classes: Sized, answers: Answers) -> npt.NDA
     return numbers
 
 
-def class_labels(version: Version, answers: Answers) -> list[ClassLabel]:
-    """The labels of the classes in `label` [N].
-
-    Raises:
-        ModelFailed: as `class_numbers` does.
-    """
-    labels: list[ClassLabel] = _labels(version, answers).tolist()
-    return labels
-
-
 def json_labels(version: Version, answers: Answers) -> list[ClassLabel] | npt.NDArray[Any]:
-    """The same for orjson, which writes an array of integers or booleans in a third of a list's time.
+    """The labels in `label` [N] for orjson, which writes an array of integers or booleans in a third of a list's time.
 
     Raises:
         ModelFailed: as `class_numbers` does.
     """
-    labels = _labels(version, answers)
-    return labels.tolist() if labels.dtype == object else labels
-
-
-def _labels(version: Version, answers: Answers) -> npt.NDArray[Any]:
     classes = _classes(version)
     labels: npt.NDArray[Any] = classes[class_numbers(version, classes, answers)]
-    return labels
+    return labels.tolist() if labels.dtype == object else labels
 
 
 @lru_cache(maxsize=256)

@@ -20,9 +20,6 @@ from service.wire.flat import damaged
 Values = npt.NDArray[Any] | list[Any]
 """Row by row; missing is NaN, NaT or None."""
 
-READ = frozenset({"null", "int", "float", "decimal", "bool", "text", "large text", "text view", "date", "timestamp"})
-"""The kinds of columns that are read."""
-
 _TEXTS = {"text": "<i4", "large text": "<i8"}
 _VIEW = np.dtype("V16")
 _PLACE = struct.Struct("<i4xii")  # of a view: length, four first letters, number of the buffer, offset in it

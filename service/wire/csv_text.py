@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from models.csv_file import BOOLEANS, MISSING
 from models.errors import BadRow, shown
-from models.features import Feature, category_text
+from models.features import BLANKS, Feature, category_text, category_text_of_cell
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix, Schema
@@ -25,7 +25,6 @@ from service.wire.certainty import Certainty
 from service.wire.columns import check_names
 from service.wire.json_text import MOST_VALUES, texts_of_rows
 
-_PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?", re.ASCII)
 _NEEDS_QUOTES = re.compile(r'[",\r\n]')
 
 
@@ -96,7 +95,8 @@ def _read(feature: Feature, cells: Sequence[str]) -> Sequence[Any]:
     """The cells as values of the feature's kind."""
     match feature.kind:
         case "category":
-            return [_category(cell.strip(), feature.categories) for cell in cells]
+            no_text = "" if "" in feature.categories else None
+            return [category_text_of_cell(cell.strip(BLANKS)) or no_text for cell in cells]
         case "number":
             try:
                 if not any("_" in cell for cell in cells):  # which Python, unlike the trainer, reads in numbers
@@ -129,15 +129,6 @@ def _number(cell: str) -> float | None:
         return None if "_" in cell else float(cell)
     except ValueError:
         return None
-
-
-def _category(cell: str, categories: Sequence[str]) -> str | None:
-    """The text by which a category is known: a CSV's 3 and 3.0 are one, as they are for the trainer."""
-    if not cell:
-        return "" if "" in categories else None
-    if not _PLAIN_NUMBER.fullmatch(cell):
-        return cell
-    return category_text(int(cell) if cell.lstrip("+-").isdigit() and len(cell) < 20 else float(cell))
 
 
 # --------------------------------------------------------------------------------------------------- answers

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models import moments
 from models.errors import BadRow, nearest, shown
-from models.features import CategoryFeature, Feature, NumberFeature
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from models.repository import Version
 from models.schema import Matrix, Schema
 from service.problems import BadBody
@@ -123,25 +124,34 @@ def _packed(tensor: Tensor, version: Version, most_rows: int) -> Matrix:
 
 
 def _check_codes(matrix: Matrix, version: Version) -> None:
-    """Columns that hold an index must hold one, or NaN: a graph may look it up in a table."""
-    columns, ends = _codes(version)
+    """Columns in which `Schema.encode` puts certain numbers alone must hold such, or NaN: a graph may rely on it."""
+    columns, least, most, is_whole = _codes(version)
     if not len(columns):
         return
     codes = matrix[:, columns]
-    is_code = np.isnan(codes) | ((codes >= 0) & (codes <= ends) & (codes == np.floor(codes)))
+    is_code = np.isnan(codes) | ((codes >= least) & (codes <= most) & ((codes == np.floor(codes)) | (is_whole == 0)))
     if not is_code.all():
         row, place = np.argwhere(~is_code)[0].tolist()
-        expected = f"must be NaN or a whole number from 0 to {ends[place]}"
+        expected = f"must be NaN or a {'whole ' * is_whole[place]}number from {least[place]} to {most[place]}"
         raise BadRow(row, version.schema.columns[columns[place]], expected, shown(float(codes[row, place])))
 
 
 @lru_cache(maxsize=256)
-def _codes(version: Version) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which columns of the matrix hold an index, and the largest that each may hold."""
-    columns, ends, column = [], [], 0
+def _codes(version: Version) -> npt.NDArray[np.int64]:
+    """The columns of the matrix that hold indices, bits and parts of a moment.
+
+    Four lines: their places, the least and the largest value of each, and 1 where only whole numbers are such.
+    """
+    found: list[tuple[int, int, int, int]] = []
+    column = 0
     for feature in version.schema.features:
-        if feature.kind in ("category", "boolean"):
-            columns.append(column)
-            ends.append(len(feature.categories) if isinstance(feature, CategoryFeature) else 1)
+        match feature:
+            case CategoryFeature(categories=categories):
+                found.append((column, 0, len(categories), 1))
+            case BooleanFeature():
+                found.append((column, 0, 1, 1))
+            case DatetimeFeature():
+                parts = zip(moments.PARTS, moments.BOUNDS, strict=True)
+                found += [(column + at, *ends, int(part != "second")) for at, (part, ends) in enumerate(parts)]
         column += len(feature.columns)
-    return np.array(columns, np.int64), np.array(ends, np.int64)
+    return np.array(found, np.int64).reshape(-1, 4).T

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from models.features import BooleanFeature, CategoryFeature, Feature, NumberFeature
+from models.features import BLANKS, BooleanFeature, CategoryFeature, Feature, NumberFeature
 from models.repository import Version
 from models.schema import Matrix, Schema
 from service.wire.json_text import check_values
@@ -209,7 +209,7 @@ def _enum_of(categories: Sequence[str]) -> type[Enum]:
 
         @classmethod
         def _missing_(cls, text: Any) -> object:
-            meant = text.strip()  # as `Schema.encode` takes a text that is no category
+            meant = text.strip(BLANKS)  # as `Schema.encode` takes a text that is no category
             return by_text.get(meant, unknown) if meant else missing
 
     made: Any = Category

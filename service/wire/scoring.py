@@ -20,7 +20,7 @@ from models.repository import Version
 from models.schema import Matrix, Schema
 from service.problems import BadBody, TooLarge
 from service.wire import plain
-from service.wire.answers import class_labels, finite
+from service.wire.answers import finite, json_labels
 from service.wire.columns import check_names
 from service.wire.json_text import read_json
 
@@ -136,6 +136,6 @@ def write(version: Version, answers: Answers, *, output: str) -> bytes:
         predictions = values[:, 0].copy() if values.shape[1] == 1 else values
     else:
         likely = finite(version, "probabilities", answers)  # [N, C]
-        labels = class_labels(version, answers)  # where they are no classes, the probabilities mean nothing either
+        labels = json_labels(version, answers)  # where they are no classes, the probabilities mean nothing either
         predictions = likely if output == "probabilities" else labels
     return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.errors import BadRow
-from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, category_text
+from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, category_text, category_text_of_cell
 from models.schema import Schema
 from tests.models.sample import EVERY_KIND, any_text, good_values
 
@@ -93,6 +93,31 @@ def test_blanks_around_a_category_do_not_count_unless_they_are_part_of_one():
     assert columns_of(CategoryFeature(name="c", categories=()), ["a"]).tolist() == [0]
 
 
+def test_separators_of_control_are_part_of_a_category_as_they_are_for_the_trainer():
+    """Python's `strip` takes them for blanks; Unicode does not, nor does polars."""
+    feature = CategoryFeature(name="c", categories=("hill",))
+    assert columns_of(feature, ["hill\x85", "\u3000hill", "hill\x1f", "\x1f"]).tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ("3", "3"), ("3.0", "3"), ("+3", "3"), ("-0", "0"), ("0.50", "0.5"), ("hill", "hill"), ("", None),
+        ("007", "007"), ("1e3", "1e3"), (".5", ".5"), ("1_0", "1_0"), ("1\u0663", "1\u0663"), ("inf", "inf"),
+        ("-1234567890123456789", "-1234567890123456789"), ("+1234567890123456789", "1234567890123456789"),
+        (str(10**19 + 1), str(10**19 + 1)), (str(2**64 - 1), str(2**64 - 1)), (str(2**64), repr(2.0**64)),
+        ("1" + "0" * 29, "1e+29"), ("1" * 5000, "inf"),
+    ],
+)  # fmt: skip
+def test_the_text_of_a_category_in_a_csv_is(cell, text):
+    assert category_text_of_cell(cell) == text
+
+
+@given(st.integers(-(2**70), 2**70))
+def test_a_whole_number_is_the_same_category_in_a_csv_and_in_json(number):
+    assert category_text_of_cell(str(number)) == category_text(number)
+
+
 def test_a_hundred_thousand_categories_are_indexed_once():
     schema = Schema(features=(CategoryFeature(name="c", categories=tuple(map(str, range(100_000)))),))
     schema.encode_columns({"c": ["1"]})
@@ -170,6 +195,9 @@ def test_a_moment_with_an_offset_is_read_in_utc(moment):
         ("2024-05-31T09:30:00.5+0200", "2024-05-31T07:30:00.500000"),
         ("2024-05-31T00:30+02:00", "2024-05-30T22:30:00"),
         ("2024-05-31T09:30:00.1234569", "2024-05-31T09:30:00.123456"),  # from the seventh digit on: dropped
+        ("2024-05-31 09:30:00,123", "2024-05-31T09:30:00.123000"),  # as Python's logging writes it
+        ("2024-05-31 09:30:00.5+02", "2024-05-31T07:30:00.500000"),  # as PostgreSQL writes it
+        ("2024-05-31T09:30-11", "2024-05-31T20:30:00"),
     ],
 )
 def test_one_moment_may_be_written_in_several_ways(text, same_as):
@@ -182,9 +210,9 @@ def test_one_moment_may_be_written_in_several_ways(text, same_as):
         "", "now", "today", "NaT", "2024", "2024-05", "20240531", "2024-W22-5", "2024-152", "24-05-31", "2024-5-31",
         "2024-02-30", "2023-02-29", "2024-13-01", "0000-01-01", "10000-01-01", "-2024-05-31", "\uff12024-05-31",
         "2024-05-31T", "2024-05-31T09", "2024-05-31T24:00", "2024-05-31T09:60", "2024-05-31T09:30:60",
-        "2024-05-31T09:30:00,5", "2024-05-31T09:30:00.", "2024-05-31t09:30", "2024-05-31T09:30z", "2024-05-31x09:30",
-        "2024-05-31T09:30+24:00", "2024-05-31T09:30+02", "2024-05-31T09:30+02:00:01", "2024-05-31T09:30 +02:00",
-        " 2024-05-31", "2024-05-31\n", "2024-05-31Z", "2024-05-31\ud80009:30",
+        "2024-05-31T09:30:00;5", "2024-05-31T09:30:00.", "2024-05-31t09:30", "2024-05-31T09:30z", "2024-05-31x09:30",
+        "2024-05-31T09:30+24:00", "2024-05-31T09:30+24", "2024-05-31T09:30+2", "2024-05-31T09:30+02:00:01",
+        "2024-05-31T09:30 +02:00", " 2024-05-31", "2024-05-31\n", "2024-05-31Z", "2024-05-31\ud80009:30",
         "0001-01-01T00:00+00:01", "9999-12-31T23:59-00:01",
         0, 19874, 1.5, True, ["2024-05-31"], {}, np.datetime64("10000-01-01"), np.datetime64(2**62, "s"),
     ],

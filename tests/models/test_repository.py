@@ -182,6 +182,11 @@ def test_what_is_no_plain_file_refuses_the_version_without_being_waited_for(fold
     assert name in refusal(folder)
 
 
+def test_a_link_is_called_one(folder):
+    link_to_a_copy(folder / "model.onnx")
+    assert refusal(folder) == "model.onnx is a link, no plain file"
+
+
 def test_a_pipe_that_somebody_writes_to_is_not_read_either(folder):
     right = (folder / "model.onnx").read_bytes()
     pipe_in_its_place(folder / "model.onnx")
@@ -339,6 +344,7 @@ def test_a_label_of_a_model_that_nobody_published_is_refused(repository):
         b'{"a": 0}',
         b'{"../b": 1}',
         b'{"a": null}',
+        b'{"stable": 1, "stable": 2}',
         b'{"a": {"share": 0.5}, "stable": 1}',
         b'{"a": {"version": 1, "share": "0.5"}, "stable": 1}',
         b'{"a": {"version": 1, "share": true}, "stable": 1}',
@@ -365,6 +371,12 @@ def test_labels_that_nobody_set_this_way_are_refused_with_what_to_do(repository,
 def test_labels_that_are_no_plain_file_are_refused_without_being_waited_for(repository):
     os.mkfifo(repository.root / "house/labels.json")
     with pytest.raises(BadVersion, match=r"labels\.json is no plain file"):
+        repository.labels("house")
+
+
+def test_labels_that_are_elsewhere_are_not_taken_for_none(repository):
+    (repository.root / "house/labels.json").symlink_to("a volume that is away")
+    with pytest.raises(BadVersion, match=r"labels\.json is a link, no plain file"):
         repository.labels("house")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -50,6 +51,17 @@ def test_nobody_there_is_one_sentence():
     done = bench("http://127.0.0.1:1", "line")
     assert done.returncode == 2
     assert done.stderr.endswith("is it up?\n")
+
+
+@pytest.mark.server
+def test_ctrl_c_is_one_word(start):
+    server = start()
+    words = [sys.executable, "-m", "service", "bench", f"http://127.0.0.1:{server.port}", "line", "--seconds", "600"]
+    with subprocess.Popen(words, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, start_new_session=True) as started:
+        until(lambda: server.metric("rowcast_requests_total") > 0)
+        os.killpg(started.pid, signal.SIGINT)  # as a terminal sends it
+        _, said = started.communicate()
+    assert (started.returncode, said) == (130, "interrupted\n")
 
 
 def saw(**of_client):

@@ -1,6 +1,7 @@
 """service/client.py against real servers: every kind of rows, every kind of error, overload and restart."""
 
 import asyncio
+import json
 import math
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
@@ -176,7 +178,7 @@ def test_a_key_is_sent_and_never_shown(start):
     server = start(api_key="correct horse")
     with Client(url_of(server)) as client, pytest.raises(Unauthorized):
         client.predict("line", [[1.0]])
-    with Client(url_of(server), key="correct horse") as client:
+    with Client(url_of(server), key="correct horse\n") as client:  # as read from a file
         assert client.predict("line", [[1.0]]).predictions == [3.0]
         assert "horse" not in repr(client._options)
 
@@ -214,20 +216,73 @@ def test_it_needs_nothing_of_the_server():
     assert done.stdout == "[]\n"
 
 
-def test_an_answer_of_something_between_is_an_error_too():
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (500, b"<html>", ServerFailed),
+        (503, b"null", Overloaded),
+        (404, b'{"status": 404, "error": "Not Found", "sentence": "x", "path": "/v1"}', NotServed),
+        (422, b'{"error": "wrong", "row": "first"}', BadRequest),
+        (302, b"", BadRequest),
+        (200, b"<html>", BadRequest),
+        (200, b'{"predictions": [1]}', BadRequest),
+    ],
+)
+def test_an_answer_of_something_else_is_an_error_too(status, body, kind):
     async def answer(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>")
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, len(body), body))
         await writer.drain()
         writer.close()
 
     async def ask():
-        between = await asyncio.start_server(answer, "127.0.0.1", 0)
-        async with between, AsyncClient(f"http://127.0.0.1:{between.sockets[0].getsockname()[1]}") as client:
-            await client.models()
+        other = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}"
+        async with other, AsyncClient(url, patience_s=0) as client:
+            for asked in (client.predict("line", [[1.0]]), client.describe("line"), client.models()):
+                with pytest.raises(kind, match=f"answered {status}, and not as Rowcast does") as caught:
+                    await asked
+                assert (caught.value.status, caught.value.code) == (status, "")
 
-    with pytest.raises(ServerFailed, match="answered 500"):
-        asyncio.run(ask())
+    asyncio.run(ask())
+
+
+def test_a_fork_asks_over_connections_of_its_own():
+    class Ports(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            answer = {"model_name": "line", "model_version": "1", "predictions": [self.client_address[1]]}
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    code = (
+        "import os, sys; from service.client import Client; client = Client(sys.argv[1])\n"
+        "def ask(): print(client.predict('line', [[1]]).predictions[0], flush=True)\n"
+        "ask(); ask()\n"
+        "if os.fork(): os.wait(); ask()\n"
+        "else: ask(); ask()"
+    )
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ports) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever)
+        url = f"http://127.0.0.1:{server.server_port}"
+        done = subprocess.run(
+            [sys.executable, "-c", code, url], cwd=CHECKOUT, capture_output=True, text=True, check=True
+        )
+        server.shutdown()
+    first, second, child, again, parent = done.stdout.split()
+    assert first == second == parent
+    assert child == again != parent
+
+
+def test_columns_of_different_lengths_are_refused_wherever_they_end(served):
+    for most in (1, 2):
+        with Client(url_of(served), rows_per_request=most) as client, pytest.raises(BadRequest):
+            client.predict("pair", {"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]})
 
 
 def test_no_more_of_a_table_is_made_into_json_than_is_on_its_way():

@@ -149,6 +149,19 @@ def test_a_table_is_plain_text_where_there_is_no_terminal():
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["version", "flowers/1", "line/1", "line/2"]
 
 
+@pytest.mark.parametrize("words", [("list",), ("list", "--json"), ("verify",)])
+def test_output_that_nobody_reads_is_no_damage_and_no_noise(published, words):
+    (published.root / "flowers/1/model.onnx").write_bytes(b"damaged")
+    nobody, output = os.pipe()
+    os.close(nobody)
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "models", *words],
+        cwd=CHECKOUT, stdout=output, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(output)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.usefixtures("published")
 def test_no_runtime_is_loaded_for_a_look_at_the_repository():
     code = "import sys; from service.commands import app; app.main(['models', 'list']); print([n for n in ('onnxruntime', 'litserve', 'polars', 'aiohttp', 'torch') if n in sys.modules], file=sys.stderr)"  # noqa: E501

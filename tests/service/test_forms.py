@@ -132,12 +132,13 @@ def test_a_feature_with_blanks_around_its_name_is_found_by_all_of_it():
 def test_cells_mean_what_they_mean_to_the_trainer():
     kinds = Schema(
         features=(
-            CategoryFeature(name="c", categories=("3", "NA", "x y", "0.5")),
+            CategoryFeature(name="c", categories=("3", "NA", "x y", "0.5", "-1234567890123456789")),
             BooleanFeature(name="b"),
             DatetimeFeature(name="d"),
         )
     )
     text = "3.0,TRUE,2024-05-31\nNA,0, 2024-05-31T10:00:00Z \n x y ,None,\n0.50,False,NULL\n,,\n1_0,1.0,2024-05-31"
+    text += "\n-1234567890123456789,,2024-05-31 10:00:00+02\nNA\x1f,,"
     rows = [
         ("3", True, "2024-05-31"),
         ("NA", False, "2024-05-31T10:00:00Z"),
@@ -145,6 +146,8 @@ def test_cells_mean_what_they_mean_to_the_trainer():
         ("0.5", False, None),
         (None, None, None),
         ("1_0", True, "2024-05-31"),
+        ("-1234567890123456789", None, "2024-05-31T08:00:00"),
+        ("unknown", None, None),
     ]
     equal(csv_text.encode(text.encode(), kinds, 10), of(kinds, *rows))
 

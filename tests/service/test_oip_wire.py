@@ -307,6 +307,11 @@ def test_rows_over_the_limit_are_refused_before_a_value_is_read(versions):
         (2, 0.5, "must be NaN or a whole number from 0 to 2"),
         (2, -1, "must be NaN or a whole number from 0 to 2"),
         (3, 2, "must be NaN or a whole number from 0 to 1"),
+        (4, 1e30, "must be NaN or a whole number from -719162 to 2932896"),
+        (4, 0.5, "must be NaN or a whole number from -719162 to 2932896"),
+        (5, 86401, "must be NaN or a number from 0 to 86400"),
+        (6, 7, "must be NaN or a whole number from 0 to 6"),
+        (7, 0, "must be NaN or a whole number from 1 to 366"),
     ],
 )
 def test_a_matrix_holds_what_encoding_would_have_made(versions, column, value, expected):

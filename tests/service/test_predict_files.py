@@ -1,5 +1,6 @@
 """`python -m service predict`: files of every kind, of every size, with every mistake."""
 
+import signal
 import subprocess
 import sys
 
@@ -7,7 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from service.commands.predict import READ
+from models.repository import Repository
+from service.commands.output import BadCommand
+from service.commands.predict import READ, Scoring
+from tests.server.conftest import until
 from tests.service import tiny
 from tests.service.test_commands import CHECKOUT, run
 
@@ -86,6 +90,21 @@ def test_cells_of_a_csv_are_read_as_the_trainer_reads_them(tmp_path, run):
     out = tmp_path / "out.csv"
     assert run("predict", "flowers", path, out, "--only")[0] == 0
     assert out.read_text() == "prediction\nrose\ntulip\ndaisy\n"
+
+
+class Overflows:
+    """A session whose numbers are none."""
+
+    def run(self, matrix):
+        return {"probabilities": np.full((len(matrix), 3), np.nan), "label": np.zeros(len(matrix), np.int64)}
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_a_row_for_which_no_number_can_be_computed_has_no_class(published, probabilities):
+    version = Repository(published).open("flowers", 1)
+    scoring = Scoring(version, Overflows(), probabilities=probabilities)
+    with pytest.raises(BadCommand, match="row 2: flowers/1 computes a number that is not finite"):
+        scoring.score(FLOWERS.with_row_index("__row of the file__", offset=1), is_text=False)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -185,6 +204,44 @@ def test_a_mistake_is_one_sentence_and_leaves_no_file(tmp_path, run, model, text
     assert sentence in error
     assert out.read_text() == "what was there before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "published", "rows.csv"]
+
+
+def test_a_result_that_has_no_place_is_said_before_anything_is_computed(tmp_path, run):
+    rows = write(pl.DataFrame({"x": [1.0]}), tmp_path / "rows.csv")
+    (tmp_path / "folder.csv").mkdir()
+    for out in (tmp_path / "nowhere" / "out.csv", tmp_path / "folder.csv"):
+        refused = (2, "", f"{out}: is a folder, or its folder is not there; check the path\n")
+        assert run("predict", "line", rows, out) == refused
+
+
+@pytest.mark.parametrize("suffix", READ)
+def test_a_disk_without_room_is_said_and_leaves_no_file(tmp_path, suffix):
+    rows, out = tmp_path / "rows.csv", tmp_path / f"out{suffix}"
+    rows.write_text("x\n" + "1.2345\n" * 100_000)
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from service.commands import app;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); sys.exit(app.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", "line", rows, out],
+        cwd=CHECKOUT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{out}: cannot be written: ")
+    assert "File too large" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "rows.csv"]
+
+
+def test_ctrl_c_leaves_no_file(tmp_path):
+    rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+    rows.write_text("x\n" + "1.2345\n" * 5_000_000)
+    words = [sys.executable, "-m", "service", "predict", "line", rows, out]
+    with subprocess.Popen(words, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True) as started:
+        until(lambda: list(tmp_path.glob(".out.csv.*")))
+        started.send_signal(signal.SIGINT)
+        _, said = started.communicate()
+    assert (started.returncode, said) == (130, "interrupted\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "rows.csv"]
 
 
 def test_a_blank_line_is_a_row_only_where_that_is_how_a_missing_value_is_written(tmp_path, run):

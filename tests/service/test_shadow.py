@@ -1,6 +1,7 @@
 """What a shadow computes is compared and counted; whatever it does, nobody who asks notices."""
 
 import asyncio
+import json
 import os
 import socket
 import threading
@@ -11,11 +12,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from models.repository import Repository
-from service.asking import Question, plain_question
+from service.asking import Question, form_question, oip_question, plain_question, scoring_question
 from service.batching.agreement import Agreement, agreement, encodes_alike
 from service.batching.shadow import KEPT_ROWS, Counts, Shadows, _matrix_for
 from service.sessions.onnx import OnnxSession
-from service.wire import plain
+from service.wire import forms, plain
 from service.workers import worker
 from service.workers.engine import Engine
 from tests.service import hostile, tiny
@@ -171,13 +172,37 @@ def test_schemas_encode_alike_when_what_is_computed_is_the_same():
     assert not encodes_alike(flowers, flowers.model_copy(update={"datatype": "FP64"}))
 
 
-def test_a_shadow_with_another_schema_reads_the_rows_in_its_own_way(tmp_path):
+def tensors(row):
+    datatypes = {float: "FP32", str: "BYTES", bool: "BOOL"}
+    return {
+        "inputs": [
+            {"name": name, "datatype": datatypes[type(value)], "shape": [1], "data": [value]}
+            for name, value in row.items()
+        ]
+    }
+
+
+JSON, LINES = forms.of_body("application/json"), forms.of_body("application/jsonlines")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda settings, version, row: plain_question(settings, version, plain.read({"instances": [row]})),
+        lambda settings, version, row: form_question(settings, version, LINES, json.dumps(row).encode()),
+        lambda settings, version, row: scoring_question(
+            settings, version, JSON, JSON, json.dumps({"dataframe_records": [row]}).encode()
+        ),
+        lambda settings, version, row: oip_question(settings, version, json.dumps(tensors(row)).encode(), None),
+    ],
+    ids=["plain", "form", "scoring", "oip"],
+)
+def test_a_shadow_with_another_schema_reads_the_rows_in_its_own_way(tmp_path, ask):
     settings = SimpleNamespace(max_rows=1000, deadline_s=1.0)
     version, shadow = tiny.publish(tmp_path, "flowers"), tiny.publish(tmp_path, "flowers")
     features = shadow.schema.features
     color = features[2].model_copy(update={"categories": ("blue", "red")})
     schema = shadow.schema.model_copy(update={"features": (*features[:2], color, *features[3:])})
     object.__setattr__(shadow, "manifest", shadow.manifest.model_copy(update={"input": schema}))
-    row = tiny.ROWS["flowers"]
-    asked = plain_question(settings, version, plain.read({"instances": [row]}))
+    asked = ask(settings, version, tiny.ROWS["flowers"])
     assert (asked.matrix[0, 2], _matrix_for(version, asked)[0, 2], _matrix_for(shadow, asked)[0, 2]) == (0, 0, 1)

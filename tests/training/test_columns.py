@@ -1,4 +1,5 @@
 import datetime as dt
+import sys
 from decimal import Decimal
 
 import numpy as np
@@ -8,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.csv_file import BadTable
-from models.features import DatetimeFeature
+from models.features import BLANKS, DatetimeFeature
 from training.data import cells
 from training.data.columns import Data, read_batch, read_columns
 from training.data.distinct import of_distinct
+from training.data.kinds import typed_column
 from training.data.table import Table
 from training.plan import Plan
 
@@ -53,7 +55,7 @@ def test_a_spelled_missing_value_is_missing_in_a_number_and_a_category_in_a_text
 
 
 moments = st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30)).map(str)  # noqa: DTZ001 - texts without offset
-offsets = st.sampled_from(["", "Z", "+00:00", "-11:30", "+0200"])
+offsets = st.sampled_from(["", "Z", "+00:00", "-11:30", "+0200", "+02"])
 
 
 @settings(deadline=None)
@@ -84,6 +86,7 @@ def test_a_datetime_in_a_table_is_the_same_as_in_a_request(values):
         ([f"{i % 24}:{i:02}" for i in range(60)], r"times of day, as '0:00' in row 1"),
         ([f"{i / 4}" if i % 3 else "-" for i in range(60)], r"holds numbers, but row 1 has '-'"),
         ([f"2024-{i // 28 + 1:02}-{i % 28 + 1:02}" if i % 2 else "-" for i in range(60)], r"datetimes, but row 1 has"),
+        ([f"2016-12-31T23:59:{i + 1:02}" for i in range(60)], r"datetimes, but row 60 has '2016-12-31T23:59:60'"),
     ],
 )  # fmt: skip
 def test_numbers_and_moments_as_people_write_them_are_no_categories(values, told):
@@ -350,6 +353,41 @@ def test_a_task_that_the_target_does_not_allow_is_refused():
         plan = Plan.of({"name": "m", "table": {"path": "t.csv"}, **fields}, "test")
         with pytest.raises(BadTable, match=reason):
             read_columns(table, plan)
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pl.Series([0, 253_402_300_800_000]).cast(pl.Datetime("ms")),
+        pl.Series([0, 2**60]).cast(pl.Datetime("ms")),  # of which polars can make no microseconds
+        pl.Series([0, -62_135_596_800_000_001]).cast(pl.Datetime("us")),
+        pl.Series([0, 2**62]).cast(pl.Datetime("us", "Asia/Kolkata")),
+        pl.Series([0, 2**31 - 1], dtype=pl.Int32).cast(pl.Date),
+    ],
+)
+@pytest.mark.parametrize("kind", [None, "category"])
+def test_a_moment_that_no_request_could_send_is_refused_with_its_row(moments, kind):
+    with pytest.raises(BadTable, match="column 'sold', row 8: the moment is beyond the years 1 to 9999; correct it"):
+        typed_column(moments.alias("sold"), kind, pl.Series([7, 8]), "t", is_text=False, notes=[])
+
+
+def test_the_first_and_the_last_moment_are_read():
+    ends = [-62_135_596_800_000_000, 253_402_300_799_999_999]
+    for moments in (pl.Series(ends).cast(pl.Datetime("us")), pl.Series([-719_162, 2_932_896]).cast(pl.Date)):
+        kind, values = typed_column(moments, None, pl.Series([1, 2]), "t", is_text=False, notes=[])
+        assert (kind, values.dt.year().to_list()) == ("datetime", [1, 9999])
+
+
+def test_nan_is_a_missing_boolean_as_it_is_in_a_request():
+    told = typed_column(
+        pl.Series([1.0, 0.0, float("nan")]), "boolean", pl.Series([1, 2, 3]), "t", is_text=False, notes=[]
+    )
+    assert told[1].to_list() == [True, False, None]
+
+
+def test_blanks_are_the_same_to_the_trainer_and_to_a_request():
+    letters = pl.Series([chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000])
+    assert set(letters.filter(letters.str.strip_chars() == "")) == set(BLANKS)
 
 
 def test_nobody_is_told_to_leave_out_the_target():

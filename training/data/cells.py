@@ -12,11 +12,12 @@ import polars as pl
 
 from models.csv_file import BOOLEANS, MISSING, BadTable
 from models.errors import shown
-from models.features import category_text
+from models.features import PLAIN_NUMBER, category_text_of_cell
+from models.moments import ISO_8601
 from training.plan import Kind
 
 TEXTS = (pl.String, pl.Categorical, pl.Enum)
-_ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
+_ISO = f"^{ISO_8601}$"
 
 
 def without_blanks(column: pl.Series) -> pl.Series:
@@ -41,9 +42,8 @@ def category_texts(texts: pl.Series, *, is_text: bool) -> pl.Series:
     stripped = distinct.str.strip_chars()
     meant = stripped.set(stripped == "", None)
     if is_text:
-        is_plain = meant.str.contains(r"^[+-]?(0|[1-9]\d*)(\.\d+)?$").fill_null(value=False)
-        numbers = meant.filter(is_plain)
-        canonical = [category_text(int(text) if text.lstrip("+-").isdigit() else float(text)) for text in numbers]
+        numbers = meant.filter(meant.str.contains(f"^{PLAIN_NUMBER}$").fill_null(value=False))
+        canonical = [category_text_of_cell(text) for text in numbers]
         meant = meant.replace(numbers, pl.Series(canonical, dtype=pl.String)) if len(numbers) else meant
     return texts if meant.equals(distinct) else texts.replace(distinct, meant)
 
@@ -71,7 +71,7 @@ def _read_told_booleans(texts: pl.Series) -> pl.Series:
 
 
 def _read_datetimes(texts: pl.Series) -> pl.Series:
-    """Moments in UTC. The texts that pass here also pass `datetime.fromisoformat`, which reads those of requests."""
+    """Moments in UTC, of the texts that are moments in requests."""
     is_iso = texts.str.contains(_ISO)
     form = _form_of(texts) if is_iso.all() else None
     if form is not None:
@@ -122,14 +122,13 @@ TOLD = READERS | {"boolean": _read_told_booleans}
 
 
 def finite(values: pl.Series, rows: pl.Series, place: str) -> pl.Series:
-    """The values with NaN as null.
+    """The values, of which none is NaN.
 
     Raises:
         BadTable: a value is infinite, as 1e400 is.
     """
     if not values.dtype.is_float() or values.is_finite().all():
         return values
-    values = values.set(values.is_nan(), None)
     wrong = values.is_infinite().fill_null(value=False)
     if wrong.any():
         first = wrong.arg_max()

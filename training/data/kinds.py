@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import polars as pl
 
+from models import moments
 from models.csv_file import BadTable
 from models.errors import shown
 from models.features import category_text
@@ -110,6 +111,8 @@ def typed_column(
             return kind, category_texts(texts, is_text=is_text)
         return kind, from_texts(texts, kind, rows, place, notes)
     kind = (wanted if not _is_compound(column.dtype) else None) or _kind_of_dtype(column, place)
+    if isinstance(column.dtype, pl.Date | pl.Datetime):
+        _check_years(column, rows, place)
     return kind, _from_values(column, kind, rows, place)
 
 
@@ -272,9 +275,11 @@ def from_texts(texts: pl.Series, kind: Kind, rows: pl.Series, place: str, notes:
 def _from_values(column: pl.Series, kind: Kind, rows: pl.Series, place: str) -> pl.Series:
     if column.dtype.is_decimal():
         column = column.cast(pl.Float64)  # so that 1.00 is the category of the 1 that a request sends
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+    is_moment = isinstance(column.dtype, pl.Date | pl.Datetime)
     if kind == "category":
         return of_distinct(column, lambda values: [category_text(plain_value(value)) for value in values], pl.String)
-    is_moment = isinstance(column.dtype, pl.Date | pl.Datetime)
     if (kind == "datetime" and not (is_moment or column.dtype == pl.Null)) or (
         kind == "number" and column.dtype.is_temporal()
     ):  # a cast would take whole numbers for microseconds and dates for days, which no request can send
@@ -283,7 +288,6 @@ def _from_values(column: pl.Series, kind: Kind, rows: pl.Series, place: str) -> 
         raise BadTable(place, f"column {shown(column.name)} is of type {dtype} and cannot be a {kind}; write {instead}")
     try:
         if kind == "datetime":
-            column = column.cast(pl.Datetime("us")) if column.dtype == pl.Date else column
             if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone:
                 column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
             return column.cast(pl.Datetime("us"))
@@ -296,6 +300,23 @@ def _from_values(column: pl.Series, kind: Kind, rows: pl.Series, place: str) -> 
     except pl.exceptions.PolarsError:
         raise BadTable(place, f"column {shown(column.name)} is {column.dtype} and cannot be a {kind}") from None
     return finite(values, rows, place)
+
+
+def _check_years(column: pl.Series, rows: pl.Series, place: str) -> None:
+    """Refuse what some programs write for infinity, which no request can send.
+
+    Raises:
+        BadTable: a moment is beyond the years 1 to 9999.
+    """
+    in_a_second = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+    in_a_day = 86_400 * in_a_second[column.dtype.time_unit] if isinstance(column.dtype, pl.Datetime) else 1
+    first, last = moments.BOUNDS[0]
+    wrong = ~(column.to_physical() // in_a_day).is_between(first, last).fill_null(value=True)
+    if wrong.any():
+        row = rows[wrong.arg_max() or 0]
+        raise BadTable(
+            place, f"column {shown(column.name)}, row {row}: the moment is beyond the years 1 to 9999; correct it"
+        )
 
 
 def _kind_of_dtype(column: pl.Series, place: str) -> Kind:
