@@ -149,7 +149,7 @@ class Manifest(Record):
         task: what is predicted.
         input: the schema (`schema` is a word that pydantic keeps for itself).
         targets: names of the predicted columns; one for a classification.
-        classes: labels in the order of the probabilities; None for a regression.
+        classes: what the target may be, in the order of the probabilities; None for a regression.
         weights: canonical digest of the weights, the same whatever file they were written to.
         files: every other file of the version, by its path in the folder.
         scores: per part of the table.

@@ -57,7 +57,7 @@ class Child:
 
 
 class CannotServe(Exception):
-    """The server cannot start; the sentence is empty when a process has logged it already."""
+    """The server cannot start, or go on; the sentence is empty when a process has logged it already."""
 
     def tell(self) -> None:
         """Log the sentence, where there is one."""
@@ -200,6 +200,11 @@ def _is_stopped(one: BaseProcess) -> bool:
 
 def _plan_a_start(child: Child, served: Path) -> None:
     if not served.exists():
+        if not served.parent.exists():
+            raise CannotServe(
+                f"the server's temporary folder, {served.parent}, was removed, "
+                f"so {child.name} cannot be started again; start the server again"
+            )
         check_that_all_live([child.process])
     if child.up.exists():
         wait, child.backoff_s = 0.0, _FIRST_BACKOFF_S

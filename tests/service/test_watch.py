@@ -105,6 +105,13 @@ def test_a_child_that_dies_before_anything_was_served_ends_the_start(dying, hear
         watch([child], heard, end, tmp_path / "served", HANG_S)
 
 
+def test_where_the_temporary_folder_was_removed_the_end_says_so(dying, heard, end, tmp_path):
+    child, times = dying(1)
+    with pytest.raises(CannotServe, match=r"temporary folder, .*/gone, was removed, so inference worker 0 cannot be"):
+        watch([child], heard, end, tmp_path / "gone" / "served", HANG_S)
+    assert times == []
+
+
 def test_a_child_that_has_said_why_it_cannot_serve_is_not_talked_about(dying, heard, end, tmp_path):
     child, _ = dying(process.CANNOT_SERVE)
     with pytest.raises(CannotServe, match=r"^$"):

@@ -32,7 +32,7 @@ class Data:
         kinds: feature to kind, in the order of the table.
         task: what is predicted.
         targets: names of the predicted columns.
-        classes: labels in the order of their codes; None for a regression.
+        classes: what the target may be, in the order of their codes; None for a regression.
         y: the targets, float64 [N, K] of a regression, class codes int64 [N] of a classification.
         source, sha256: of the table.
         rows_read: rows of the table, those without a target included.
