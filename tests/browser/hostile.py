@@ -8,11 +8,11 @@ from tests.service import tiny
 
 IMAGE = "<img src=x onerror=\"window.hacked='feature'\">"
 QUOTE = "it's \"$(touch hacked)\" `x` </script><script>window.hacked='quote'</script>"
-BACKWARDS = "\u202egnp.exe"
+BACKWARDS = "\u202egnp.exe" + "x" * 400
 PROTO = "__proto__"
 TARGET = "<b onmouseover=window.hacked='target'>target</b>"
 CLASSES = ("<script>window.hacked='class'</script>", 'a,"b"\n;c', "\u202ereversed")
-CATEGORIES = ('"><svg onload="window.hacked=\'category\'">', "مرحبا", "plain")
+CATEGORIES = ('"><svg onload="window.hacked=\'category\'">', "مرحبا", "plain", "Z" * 3000)
 REPORT = b"""<!doctype html><html><head><style>body { height: 900px } h1 { color: rgb(1, 2, 3) }</style></head><body>
 <h1 onclick="parent.hacked='report'">The card</h1><script>parent.hacked = 'report'; window.hacked = 1</script>
 <img src="x" onerror="parent.hacked = 'report'"><img src="/metrics"><link rel="stylesheet" href="/page/style.css">

@@ -28,6 +28,22 @@ def test_a_number_comes_with_its_interval_and_so_does_the_curve(tab):
     expect(page.locator(".reading")).to_have_text("0.2   1.4   (0.4 to 2.4)")
 
 
+def test_an_answer_for_another_level_that_comes_late_is_not_shown(tab):
+    page = tab.open("/#/models/line")
+    expect(page.locator("path.band")).to_be_attached()
+    slow = []
+    page.route(
+        "**:predict",
+        lambda route: slow.append(route) if '"interval":0.5' in route.request.post_data else route.continue_(),
+    )
+    with page.expect_request("**:predict"):
+        page.get_by_label("Interval of").select_option("50 %")
+    with page.expect_event("requestfailed") as given_up:
+        page.get_by_label("Interval of").select_option("90 %")
+    assert given_up.value == slow[0].request
+    expect(page.locator(".range")).to_have_text("3 to 11")
+
+
 def test_each_of_several_numbers_has_its_own(tab):
     page = tab.open("/#/models/pair")
     expect(page.locator(".range")).to_have_text(["5 to 9", "1 to 9"])

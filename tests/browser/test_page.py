@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -74,6 +75,43 @@ def test_a_version_is_chosen_by_number_or_label(tab):
     assert page.url.endswith("#/models/line/labels/canary")
     page.go_back()
     expect(page.locator("h1")).to_have_text("lineversion 1")
+
+
+def test_who_leaves_while_a_look_is_under_way_is_not_told_that_the_server_is_not_ready(tab):
+    page = tab.open()
+    expect(page.locator("#state")).to_have_text("Ready")
+    page.route("**/page/overview", lambda _: None)  # an answer that takes its time
+    with page.expect_request("**/page/overview"):
+        pass  # of the next look, within five seconds
+    with page.expect_event("requestfailed"):
+        page.get_by_role("link", name="coin", exact=True).click()
+    expect(page.get_by_text("Loading…")).to_be_visible()
+    assert page.locator("#state").inner_text() == "Ready"
+
+
+def test_traffic_begins_anew_with_a_server_that_does(tab):
+    page = tab.page
+    page.clock.install()
+    counts = iter([1000, 1100, 5, 6])
+    page.route("**/metrics", lambda route: route.fulfill(body=f'rowcast_requests_total{{code="ok"}} {next(counts)}\n'))
+    tab.open()
+    asked_per_s = page.locator(".traffic .figure").first
+    expect(page.get_by_role("link", name="coin", exact=True)).to_be_visible()
+    for figure in (re.compile(r"^\d"), "\N{EN DASH}", re.compile(r"^\d")):
+        page.clock.run_for(2000)
+        expect(asked_per_s).to_have_text(figure)
+
+
+def test_a_key_that_may_not_see_the_traffic_does_not_ask_for_it_all_the_time(tab):
+    tab.expected = ["status of 403"]
+    page = tab.page
+    page.clock.install()
+    page.route("**/metrics", lambda route: route.fulfill(status=403, json={"error": "it may not", "code": "forbidden"}))
+    tab.open()
+    expect(page.get_by_text("No traffic is shown: it may not")).to_be_visible()
+    page.clock.run_for(9000)
+    expect(page.get_by_role("link", name="coin", exact=True)).to_be_visible()
+    assert len([url for url in tab.asked if url.endswith("/metrics")]) == 1
 
 
 # --------------------------------------------------------------------------------------------------- one row
@@ -158,6 +196,32 @@ def test_the_curve_is_the_models_and_a_point_goes_back_into_the_row(tab):
     plot.press("Enter")
     expect(field(page, "x cm")).to_have_value("10")
     expect(page.locator(ANSWER)).to_have_text("21")
+
+
+def test_many_classes_are_no_surface_unless_that_is_asked_for(tab, site, monkeypatch):
+    monkeypatch.setitem(tiny.ROWS, "many", tiny.ROWS["pair"])
+    monkeypatch.setitem(tiny.SCHEMAS, "many", tiny.SCHEMAS["pair"])
+    monkeypatch.setitem(tiny.WEIGHTS, "many", ([[1.0] * 41, [0.0] * 41], [float(place) for place in range(41)]))
+    monkeypatch.setitem(tiny.TASKS, "many", "multiclass")
+    monkeypatch.setitem(tiny.TARGETS, "many", ("which",))
+    monkeypatch.setitem(tiny.CLASSES, "many", tuple(f"class {place}" for place in range(41)))
+    version = tiny.publish(site.root, "many")
+    until(lambda: site.client.get("/v1/models/many").status_code == 200, what=str(version))
+    page = tab.open("/#/models/many")
+    expect(page.locator(".series").first).to_be_attached()
+    page.get_by_label("and", exact=True).select_option("b")
+    expect(page.locator(".cells rect")).to_have_count(51 * 51)
+
+
+def test_a_value_keeps_the_digits_that_matter_in_its_range(tab):
+    page = tab.open()
+    for value, ends, digits, kept in (
+        (1.23456789, [0, 10], 5, 1.2346),
+        (1_700_000_003.51, [1_700_000_000, 1_700_000_010.5], 5, 1_700_000_003.51),
+        (0, [0, 0], 5, 0),
+    ):
+        script = f"async () => (await import('/page/show.js')).within({value}, {ends}, {digits})"
+        assert page.evaluate(script) == kept
 
 
 def test_two_features_make_a_surface(tab):
@@ -247,6 +311,25 @@ def test_a_row_of_one_missing_value_is_a_row(tab):
     expect(page.locator("td.predicted")).to_have_text(["3", "1"])
 
 
+def test_a_table_waits_for_a_server_that_starts_anew_or_a_key_that_asked_too_often(tab):
+    tab.expected = ["status of 429", "ERR_FAILED"]
+    page = tab.open("/#/models/line?tab=table")
+    answers = iter(["abort", "fulfill"])
+
+    def answer(route):
+        match next(answers, "continue"):
+            case "abort":
+                route.abort()
+            case "fulfill":
+                route.fulfill(status=429, json={"error": "too often"})
+            case _:
+                route.continue_()
+
+    page.route("**:predict", answer)
+    upload(page, "x\n1\n2\n")
+    expect(page.locator("td.predicted")).to_have_text(["3", "5"])
+
+
 @pytest.mark.parametrize("text", ["note| x ||\na|1||\n", '"a,b";" x";;\r\n1;1;;\r\n'])
 def test_a_table_is_read_as_the_trainer_reads_it(tab, text):
     page = tab.open("/#/models/line?tab=table")
@@ -320,6 +403,9 @@ def test_the_key_is_asked_for_and_stays_in_the_tab(locked):
     locked.expected = ["status of 401"]
     page = locked.open("/#/models/line")
     key = page.get_by_role("textbox", name="Access key")
+    expect(key).to_be_visible()
+    for _ in range(3):
+        page.keyboard.press("Escape")
     key.fill("wrong horse")
     key.press("Enter")
     expect(page.get_by_text("The server does not know this key.")).to_be_visible()
@@ -370,11 +456,12 @@ def test_everybody_can_read_it(tab, scheme):
         assert found.response["violations"] == [], (path, found.generate_report())
 
 
-@pytest.mark.parametrize("path", VIEWS)
+@pytest.mark.parametrize("path", [*VIEWS, "/#/models/hostile?tab=table", "/#/models/hostile?tab=features"])
 def test_nothing_is_wider_than_a_phone(tab, path):
     tab.page.set_viewport_size({"width": 360, "height": 740})
     page = tab.open(path)
     page.wait_for_selector(".operation" if path == "/docs" else "table, .answer output, .drop")
+    page.evaluate("document.querySelectorAll('main details').forEach((one) => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 

@@ -24,7 +24,7 @@ document. Errors are one sentence on stderr that names the place and what to do.
 | 2 | asked wrongly, or a setting is wrong | asked wrongly, or the one plan failed |
 | 3 | cannot be done here: a port in use, nothing to serve, clients too slow | |
 | 130 | Ctrl-C | Ctrl-C |
-| 141 | | whoever read the output has gone, like a `head` that had enough |
+| 141 | nobody reads the output any more, like a `head` that had enough | the same |
 
 A shell completes the commands of the service, under an alias: `eval "$(python -m service completion bash)"`.
 """

@@ -74,7 +74,7 @@ function numberField(feature, id, changed) {
   const whole = Number.isInteger(low) && Number.isInteger(high) && high - low >= 10;
   const slider = high > low && el("input", {
     type: "range", min: low, max: high, step: whole ? 1 : "any", "aria-label": `${feature.name}, in the range of the training rows`,
-    input: () => { input.value = String(Number(Number(slider.value).toPrecision(whole ? 12 : 5))); changed(); },
+    input: () => { input.value = String(whole ? Number(slider.value) : show.within(Number(slider.value), feature.range, 5)); changed(); },
     keydown: (event) => step(event, slider, (high - low) / 100),
   });
   function value() {

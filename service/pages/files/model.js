@@ -116,6 +116,7 @@ function predictPage(about, path, predict, signal) {
     soon();
   }
   async function ask() {
+    running?.abort(); // also where another level is asked for while an answer is on its way
     const row = form.row();
     if (row === null) {
       result.classList.add("old");

@@ -36,7 +36,7 @@ export async function showModels(view, signal) {
   }
   await refresh();
   view.replaceChildren(head, traffic.element, table);
-  const timer = setInterval(() => { if (!document.hidden) refresh().catch(({ message }) => say(message)); }, EVERY_MS);
+  const timer = setInterval(() => { if (!document.hidden) refresh().catch(({ name: kind, message }) => { if (kind !== "AbortError") say(message); }); }, EVERY_MS);
   signal.addEventListener("abort", () => clearInterval(timer));
 }
 

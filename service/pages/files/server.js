@@ -83,7 +83,7 @@ function askForKey(refused) {
       dialog.close();
       resolve();
     }, { once: true });
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    dialog.addEventListener("close", () => { if (asking) dialog.showModal(); }); // the second Escape closes whatever a page says
     dialog.showModal();
   });
   return asking;

@@ -14,6 +14,13 @@ export function brief(value) {
   return number(Number(value.toPrecision(3)));
 }
 
+// A number without the digits that make no difference over a range: of a time in seconds over a day as of one over a year.
+export function within(value, [low, high], digits) {
+  const size = Math.max(Math.abs(low), Math.abs(high)) || 1;
+  const more = Math.ceil(Math.log10(size / (high - low || size)));
+  return Number(value.toPrecision(Math.min(17, digits + Math.max(0, more))));
+}
+
 export function share(value) {
   const percent = 100 * value;
   return `${percent >= 99.95 || percent === 0 ? percent.toFixed(0) : percent < 0.1 ? "<0.1" : percent.toFixed(1)} %`;

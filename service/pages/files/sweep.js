@@ -19,7 +19,8 @@ export function sweepOf(about, predict, set) {
   const of = choice(classes ? "Show" : "Target", classes ? ["likeliest class", ...answers] : answers, update);
   second.element.hidden = features.length === 1;
   first.select.value = String(Math.max(0, features.findIndex(({ kind }) => kind === "number")));
-  const isPlane = features.length === 2 && features.every(({ kind }) => kind === "number");
+  // a surface has 2,601 rows, each with a probability of every class: of 1,000 classes 35 MB at each key
+  const isPlane = features.length === 2 && features.every(({ kind }) => kind === "number") && answers.length <= MOST_NAMES;
   second.select.value = isPlane ? "2" : "0";
   const element = el("section", { class: "panel sweep" },
     el("div", { class: "panel-head" }, el("h2", {}, "Around this row"), el("div", { class: "choices" }, first.element, second.element, of.element)), picture);
@@ -156,5 +157,5 @@ function varied(row, changes) {
 // A value of an axis as the form and the server take it.
 function sent(feature, value) {
   if (feature.kind === "datetime") return show.day(value);
-  return feature.kind === "number" ? Number(value.toPrecision(7)) : value;
+  return feature.kind === "number" ? show.within(value, feature.range, 7) : value;
 }

@@ -8,6 +8,7 @@ import * as show from "./show.js";
 const ROWS_AT_ONCE = 2000;
 const PREVIEW = 10;
 const MOST_TRIES = 5;
+const PASSING = [0, 429, 502, 503]; // 0: nobody answered
 
 export function tablePanel(about, path, signal) {
   const id = fresh("file");
@@ -60,13 +61,13 @@ export function tablePanel(about, path, signal) {
   return el("section", { class: "panel table-panel" }, el("h2", {}, "Predict a table"), needed, drop, said, out);
 }
 
-// Asks again where the server is full; names the line of the file where a row is wrong.
+// Asks again where the server is full, or starts anew, or the key has asked too often; names the line of the file where a row is wrong.
 async function patiently(act, signal, start) {
   for (let tries = 1; ; tries += 1) {
     try {
       return await act();
     } catch (error) {
-      if (error.status === 503 && tries < MOST_TRIES) {
+      if (PASSING.includes(error.status) && tries < MOST_TRIES) {
         await new Promise((resolve) => { setTimeout(resolve, 500 * tries); });
         signal.throwIfAborted();
         continue;

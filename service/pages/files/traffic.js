@@ -18,13 +18,17 @@ export function watchTraffic(signal, of) {
     queue: tile("In flight", "rows, server"),
     errors: tile("Errors", "per second"),
   };
-  const element = el("section", { class: "traffic", "aria-label": "Traffic, last half minute" }, Object.values(tiles).map(({ element }) => element));
+  const figures = Object.values(tiles).map(({ element: one }) => one);
+  const element = el("section", { class: "traffic", "aria-label": "Traffic, last half minute" }, figures);
   const looks = [];
   let cells = null;
 
   async function look() {
     const text = await read("metrics", { signal });
-    looks.push({ at: performance.now() / 1000, ...countsIn(text, of) });
+    const counts = countsIn(text, of);
+    if (counts.requests + counts.errors < looks.at(-1)?.requests + looks.at(-1)?.errors) looks.length = 0; // a server that began anew
+    if (looks.length === 0) element.replaceChildren(...figures);
+    looks.push({ at: performance.now() / 1000, ...counts });
     if (looks.length > KEPT) looks.shift();
     draw(tiles, looks);
     relabel();
@@ -44,10 +48,11 @@ export function watchTraffic(signal, of) {
       if (!signal.aborted) again();
     }, EVERY_MS);
   }
-  look().catch((error) => {
-    if (error.name !== "AbortError") element.replaceChildren(el("p", { class: "quiet" }, `No traffic is shown: ${error.message}`));
+  look().then(again, (error) => {
+    if (error.name === "AbortError") return;
+    element.replaceChildren(el("p", { class: "quiet" }, `No traffic is shown: ${error.message}`));
+    if (error.status !== 403) again(); // a key that may not: the server would count an error every two seconds
   });
-  again();
   signal.addEventListener("abort", () => clearTimeout(timer));
   return { element, relabel: (table) => { cells = table; relabel(); } };
 }
