@@ -156,7 +156,7 @@ async def open_front(
         front = Front(
             settings, catalog, coalescer, lanes, metrics, shadows, runtime, drift, vitals, gate, connections, inline
         )
-        front.turn_batches = TurnBatches(front, inline)
+        front.turn_batches = TurnBatches(front)
         front.spinning = Spinning(settings.spin_s)
         watches = (catalog.watch(settings.poll_s), front.connections.watch(), drift.keep_up(_FOLD_S))
         tasks = [asyncio.create_task(watch) for watch in watches]

@@ -25,9 +25,8 @@ from models.errors import RowcastError
 from models.repository import Version
 from models.schema import Matrix
 from service.batching.batches import Batch, Job
-from service.batching.inline import Inline, InlineSession
+from service.batching.inline import InlineSession
 from service.http.openings import Opening
-from service.http.request_ids import MOST_OF_A_BLOCK
 from service.wire.turn_forms import LastRequest, TurnForm
 
 if TYPE_CHECKING:
@@ -40,21 +39,6 @@ _log = logging.getLogger(__name__)
 LONGEST = 16_000
 """Bytes of a body that may be one row; a longer one is not tried, since it would be read twice."""
 _MOST_BATCHES = 1000  # that are remembered: of a client's raw tensors, every shape is one
-_MOST_LENGTHS = 4096  # that are remembered
-_ENDS = [b"%03x\r\ncontent-length: " % number for number in range(MOST_OF_A_BLOCK)]  # of ids, and what follows one
-
-
-class _Lengths(dict[int, bytes]):
-    """What stands between `Content-Length: ` and a body: formatting it takes as long as joining all of an answer."""
-
-    def __missing__(self, size: int) -> bytes:
-        if len(self) >= _MOST_LENGTHS:
-            self.clear()
-        text = self[size] = b"%d\r\n\r\n" % size
-        return text
-
-
-_LENGTHS = _Lengths()
 
 
 class _Nobody:
@@ -117,19 +101,14 @@ class Pending:
 class TurnBatches:
     """Those of one API process."""
 
-    def __init__(self, front: "Front", inline: Inline) -> None:
-        """Have no batch yet; `inline` has the sessions."""
-        self._front, self._inline = front, inline
+    def __init__(self, front: "Front") -> None:
+        self._front = front
         self._batches: dict[tuple[str, Any], TurnBatch] = {}
         self._made_at = 0
 
     def is_watched(self) -> bool:
         """Whether somebody is to see each request: a log, a trace, a shadow."""
         return bool(self._front.observers) or self._front.catalog.has_shadows
-
-    def session(self, version: Version) -> InlineSession | None:
-        """What computes requests in their turn; None where a worker does."""
-        return self._inline.session(version)
 
     def of(self, last: LastRequest) -> "TurnBatch | None":
         """That of requests to a live version which are like the last one; None where there is none."""
@@ -192,7 +171,7 @@ class TurnBatch:
         self._late, self.waiting = [], []
         others: Sequence[Pending] = waiting
         if waiting and not self._batches.is_watched():
-            session = self._batches.session(self._version)
+            session = self._front.inline.session(self._version)
             if session is None or session.most_rows < self.form.rows:
                 others = self._send(waiting)
             else:
@@ -203,7 +182,7 @@ class TurnBatch:
     def _answer(self, session: InlineSession, waiting: list[Pending]) -> Sequence[Pending]:
         """Compute requests here and answer them; return those that are not answered."""
         front, form, settings = self._front, self.form, self._front.settings
-        most = min(min(session.together_rows, settings.max_batch_rows) // form.rows, MOST_OF_A_BLOCK)
+        most = min(session.together_rows, settings.max_batch_rows) // form.rows
         first, began = waiting[0], time.perf_counter()
         if not most or began - first.started > min(settings.deadline_s / 2, settings.max_wait_s):
             return waiting  # too many rows for this process, or too late: the coalescer decides who is refused
@@ -253,10 +232,6 @@ class TurnBatch:
 
     def answered(self, batch: Batch, told: Sequence[tuple[Job, int]]) -> None:
         """Answer requests that a worker has computed."""
-        for first in range(0, len(told), MOST_OF_A_BLOCK):
-            self._answer_computed(batch, told[first : first + MOST_OF_A_BLOCK])
-
-    def _answer_computed(self, batch: Batch, told: Sequence[tuple[Job, int]]) -> None:
         jobs = [cast("TurnJob", job) for job, _ in told]
         try:
             texts = self.form.write(batch.answers_from([start for _, start in told], self.form.rows))
@@ -300,9 +275,9 @@ class TurnBatch:
         connection = taken[0].connection
         opening = self._opening.text(connection.server_state.default_headers) + self._front.ids.block().encode()
         now = connection.loop.time()
-        for pending, end, text in zip(taken, _ENDS, texts, strict=False):
+        for number, (pending, text) in enumerate(zip(taken, texts, strict=True)):
             try:
-                pending.write(b"".join((opening, end, _LENGTHS[len(text)], text)))
+                pending.write(b"%b%03x\r\ncontent-length: %d\r\n\r\n%b" % (opening, number, len(text), text))
             except Exception:  # noqa: BLE001 - the others have their answers
                 _log.exception("an answer could not be written")
             pending.head = b""

@@ -193,7 +193,7 @@ def front(root, counts, limits):
         inline=Inline(None, 0.0),
     )
     front.not_ready = front.cannot_compute = lambda: None
-    front.turn_batches = TurnBatches(front, front.inline)
+    front.turn_batches = TurnBatches(front)
     front.spinning = Spinning(0.0)
     return front
 

@@ -12,7 +12,6 @@ from pydantic import SecretStr
 from service.access.gate import Gate
 from service.batching.inline import InlineSession
 from service.http import same_turn
-from service.http.same_turn import TurnBatches
 from service.settings import Settings
 from tests.service import tiny
 from tests.service.test_fast_lane import BODIES, GOOD, LINE, ONCE, PLAIN_OIP, Connection, ask, counted, request
@@ -35,7 +34,7 @@ class Sessions:
 @pytest.fixture
 def sessions(front):
     sessions = Sessions()
-    front.turn_batches = TurnBatches(front, sessions)
+    front.inline = sessions
     return sessions
 
 
