@@ -42,6 +42,12 @@ bench-quality: $(VENV)/.run  ## The defaults beside RealMLP, LightGBM, CatBoost,
 
 train = $(BIN)/python -m training $(1)
 
+ifneq ($(DATA),)
+ifeq ($(TARGET),)
+$(error DATA=$(DATA) needs TARGET=, the name of the column to predict)
+endif
+endif
+
 # ------------------------------------------------------------------------------------------------ the checks
 
 check: lint types imports test  ## Everything CI runs, in the order CI runs it
