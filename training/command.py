@@ -131,6 +131,8 @@ def find(
 
     plan = _read_plan(source, _Options(target, name, None, (), (), epochs, None))
     if save is not None:
+        if save.suffix != ".toml" or save.is_dir():
+            raise BadPlan(str(save), "a plan is a file that ends with .toml; save it as one")
         check_that_it_can_be_written(save.parent)
     found = search(plan, trials, storage, lambda sentence: print(sentence, flush=True))
     print(f"{found.study}: {found.trials} trials; best validation loss {found.loss:.4g}")

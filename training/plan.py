@@ -313,6 +313,13 @@ class Plan(_Section):
     export: ExportPlan = ExportPlan()
     published: tuple[Published, ...] = ()
 
+    @field_validator("target")
+    @classmethod
+    def _names_each_once(cls, target: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(target)) < len(target):
+            raise ValueError("a column is named twice")
+        return target
+
     @model_validator(mode="after")
     def _can_be_published(self) -> Self:
         check_name("model", self.name)
@@ -329,6 +336,8 @@ class Plan(_Section):
             fields = tomllib.loads(path.read_text("utf-8"))
         except FileNotFoundError:
             raise BadPlan(str(path), f"is absent; the plans that ship are {', '.join(names())}") from None
+        except OSError as error:
+            raise BadPlan(str(path), f"cannot be read: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadPlan(str(path), f"is not TOML: {error}") from None
         return cls.of(fields, str(path))

@@ -182,6 +182,10 @@ def _open(storage: str) -> BaseStorage:
         path = Path(storage)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab+") as file:
+                file.seek(0)
+                if file.read(1) not in {b"", b"{"}:  # Optuna would write behind it
+                    raise BadPlan(storage, "is no journal of a study; name a new file, or a database by its URL")
             # the lock by O_EXCL works on NFS too
             return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
         except OSError as error:

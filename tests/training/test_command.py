@@ -122,6 +122,7 @@ def test_ctrl_c_before_there_is_anything_to_interrupt_shows_no_traceback(tmp_pat
             "book: book.xlsx: its suffix is none of .csv, .tsv, .parquet; save the table",
         ),
         (["t.toml"], "t.toml: is absent; the plans that ship are "),
+        (["folder.toml"], "folder.toml: cannot be read: Is a directory"),
         (["t.csv", "--target", "y", "--kind", "zip"], "--kind: write COLUMN=KIND, like zip=category, got zip"),
         (["t.csv", "--target", "y", "--kind", "zip=colour"], "t.csv: table.kinds.zip: Input should be 'number', "),
         (["t.csv", "--target", "y", "--epochs", "0"], "t.csv: fit.epochs: Input should be greater than or equal to 1"),
@@ -132,6 +133,7 @@ def test_ctrl_c_before_there_is_anything_to_interrupt_shows_no_traceback(tmp_pat
 def test_what_is_asked_wrongly_is_answered_in_a_sentence(words, sentence, capsys, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("book.xlsx").touch()
+    Path("folder.toml").mkdir()
     assert command.main(words) == 2
     said = capsys.readouterr()
     assert sentence in said.err + said.out
@@ -207,11 +209,23 @@ def test_a_file_system_without_locks_is_said_before_the_fit(table: Path, tmp_pat
     [
         (["--trials", "0", "--storage", "a.journal"], "Must be >= 1"),
         (["--trials", "1", "--storage", "a.journal", "--save", "a.csv/plan.toml"], "a.csv could not be written: Not a"),
+        (
+            ["--trials", "1", "--storage", "a.journal", "--save", "plan.txt"],
+            "plan.txt: a plan is a file that ends with .toml",
+        ),
+        (
+            ["--trials", "1", "--storage", "a.journal", "--save", "a.toml"],
+            "a.toml: a plan is a file that ends with .toml",
+        ),
+        (["--trials", "1", "--storage", "b.db"], "b.db: is no journal of a study; name a new file, or a database by"),
+        (["--trials", "1", "--storage", "b.db", "--target", "price"], "target: Value error, a column is named twice"),
     ],
 )
 def test_a_search_that_could_not_end_well_does_not_begin(table: Path, capsys, monkeypatch, words, sentence):
     monkeypatch.chdir(table.parent)
     (table.parent / "a.csv").write_text("")
+    (table.parent / "a.toml").mkdir()
+    (table.parent / "b.db").write_bytes(b"SQLite format 3\0\x90")
     assert command.main(["search", str(table), "--target", "price", *words]) == 2
     said = capsys.readouterr()
     assert sentence in said.err + said.out
