@@ -145,8 +145,8 @@ class FitPlan(_Section):
         schedule: of the learning rate, over the epochs.
         beta2: how slowly Adam forgets the squares of gradients.
         label_smoothing: share of every label that is spread over all classes while training.
-        patience: epochs without a better validation loss before the fit ends, as a whole wave of coslog4 without one
-            does; 0 never ends it early.
+        patience: epochs without a better validation loss before the fit ends, as a whole wave of coslog4 or coslog5
+            without one does, and one of coslog5 that brought 1% or less before its last. 0 never ends it early.
         keep: the weights of the best validation loss, or the last ones.
         folds: parts into which the training and validation rows are dealt together; each network is fitted on all but
             one of them, and that one chooses. 1 fits on the training part and lets the validation part choose. None is
@@ -169,7 +169,7 @@ class FitPlan(_Section):
     epochs: Annotated[int, Field(ge=1)] | None = None
     batch: Annotated[int, Field(ge=0)] | None = None
     shuffle: bool = True
-    schedule: Literal["constant", "cosine", "coslog4"] = "cosine"
+    schedule: Literal["constant", "cosine", "coslog4", "coslog5"] = "cosine"
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     patience: Annotated[int, Field(ge=0)] = 30

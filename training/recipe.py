@@ -162,8 +162,10 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     start = time.perf_counter()
     data = read_columns(without_total(read(plan)), plan)
     split = split_rows(data, plan.split)
-    candidates = candidates_of(plan, len(split.train))  # by what the plan leaves open, which the next line settles
-    plan = _settled(plan, data, split)
+    candidates = candidates_of(
+        plan, data.task, len(split.train)
+    )  # by what the plan leaves open, which the next line settles
+    plan = _settled(plan, candidates[0].fit.epochs, data, split)
     assert plan.fit.folds is not None
     folds = deal_folds(data, split, plan.split, plan.fit.folds)
     schema = learn_schema(data, fitted_on(folds), plan.table)
@@ -274,9 +276,9 @@ def read(plan: Plan) -> Table:
     return Table.of(frame, plan.table.dataset)
 
 
-def _settled(plan: Plan, data: Data, split: Split) -> Plan:
-    """The plan with what it leaves to the table decided."""
-    fit = plan.fit
+def _settled(plan: Plan, epochs: int | None, data: Data, split: Split) -> Plan:
+    """The plan with what it leaves to the table decided; `epochs` are those of its candidates, where these say so."""
+    fit = plan.fit.model_copy(update={"epochs": epochs})
     if fit.folds is None and plan.split.time is not None:
         fit = fit.model_copy(update={"folds": 1})  # what is newer must not be known where what is older is judged
     return plan.model_copy(update={"task": data.task, "fit": fit.for_rows(len(split.train))})

@@ -131,11 +131,27 @@ def test_waves_are_cosines_of_each_number_the_same_every_time():
 
 def test_what_a_plan_says_goes_before_what_a_candidate_says():
     fields = {"name": "m", "target": ["y"], "table": {"path": "t"}}
-    both = candidates_of(Plan.of(fields | {"fit": {"learning_rate": 0.5}, "net": {"dropout": 0.3}}, "test"), 1000)
+    both = candidates_of(
+        Plan.of(fields | {"fit": {"learning_rate": 0.5}, "net": {"dropout": 0.3}}, "test"), "binary", 1000
+    )
     assert len(both) == 3
     assert {(one.net.dropout, one.fit.learning_rate, one.fit.schedule) for one in both} == {(0.3, 0.5, "coslog4")}
-    (own,) = candidates_of(Plan.of(fields | {"net": {"hidden": [7]}}, "test"), 1000)
+    (own,) = candidates_of(Plan.of(fields | {"net": {"hidden": [7]}}, "test"), "binary", 1000)
     assert own.net.hidden == (7,)
+
+
+def test_regressions_of_many_rows_have_epochs_for_one_more_wave_unless_a_plan_says_how_many():
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test")
+
+    def epochs(plan, task, rows):
+        ((schedule, number),) = {(one.fit.schedule, one.fit.epochs) for one in candidates_of(plan, task, rows)}
+        return schedule, number
+
+    assert epochs(plan, "regression", 2000) == ("coslog4", 64)
+    assert epochs(plan, "regression", 2001) == ("coslog5", 72)
+    assert epochs(plan, "multiclass", 2001) == ("coslog4", 48)
+    said = plan.model_copy(update={"fit": plan.fit.model_copy(update={"epochs": 20})})
+    assert epochs(said, "regression", 2001) == ("coslog5", 20)
 
 
 @pytest.mark.parametrize("kind", ["number", "class", "classes"])

@@ -162,6 +162,15 @@ def test_networks_of_one_rival_stand_and_fall_together():
     assert [len(member.history) for member in members if isinstance(member, Member)] == [15, 15]
 
 
+@pytest.mark.parametrize(("rate", "epochs"), [(0.01, 31), (1e-5, 15)])
+def test_the_last_wave_is_for_fits_to_which_the_one_before_brought_something(rate, epochs):
+    plan = FitPlan(epochs=31, batch=32, schedule="coslog5", learning_rate=rate)
+    assert wave_ends(plan) == (1, 3, 7, 15, 31)
+    assert len(fit(plan, perceptron(), line(), line(50), MSE, report=quietly).history) == epochs
+    patient = plan.model_copy(update={"patience": 0})
+    assert len(fit(patient, perceptron(), line(), line(50), MSE, report=quietly).history) == 31
+
+
 def test_a_wave_that_brings_nothing_ends_the_fit_and_was_not_worth_it():
     train = line()
     opposite = (train[0], -train[1])  # every step makes validation worse

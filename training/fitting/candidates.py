@@ -8,7 +8,8 @@ encodings of Gorishniy et al. 2022.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from training.plan import FitPlan, NetPlan, Plan
+from models.manifest import Task
+from training.plan import FEW_ROWS, FitPlan, NetPlan, Plan
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,6 @@ class Candidate:
 
 _RECIPE: Mapping[str, object] = {
     "learning_rate": 3e-3,
-    "schedule": "coslog4",
     "beta2": 0.95,
     "weight_decay": 0.01,
     "label_smoothing": 0.05,
@@ -34,21 +34,28 @@ _RECIPE: Mapping[str, object] = {
 _NET: Mapping[str, object] = {"init": "normal", "dropout": 0.1}
 _PATIENCE = 0.45
 """The share of the epochs after which a fit without a better one ends: a better one has hardly ever come later."""
-_FEW_ROWS = 5_000
+_LONGER = 1.5
+"""Times as many epochs for a regression beyond `FEW_ROWS` as `FitPlan.for_rows` says. Only fits that gain by the second
+half of them spend it: coslog5 ends the others before its last wave (docs/decisions/0093)."""
+_NARROW_ROWS = 5_000
 """Rows up to which narrow layers do as well, in a quarter of the time."""
 
 
-def candidates_of(plan: Plan, rows: int) -> list[Candidate]:
-    """The plan's own network where it names one or says how many to fit, else the default ones for so many rows.
+def candidates_of(plan: Plan, task: Task, rows: int) -> list[Candidate]:
+    """The plan's own network where it names one or says how many to fit, else the default ones for a task and its rows.
 
     What the plan says of the network or the fit goes before what a candidate says.
     """
     if plan.net.hidden is not None or plan.fit.members is not None or plan.net.preprocessing == "none":
         return [Candidate("perceptron", plan.net, plan.fit)]
-    width = 128 if rows <= _FEW_ROWS else 192
+    width = 128 if rows <= _NARROW_ROWS else 192
     epochs = plan.fit.for_rows(rows).epochs
     assert epochs is not None
-    recipe = {**_RECIPE, "patience": max(1, round(_PATIENCE * epochs))}
+    is_long = task == "regression" and rows > FEW_ROWS
+    if is_long and plan.fit.epochs is None:
+        epochs = round(_LONGER * epochs)
+    schedule = "coslog5" if is_long else "coslog4"
+    recipe = {**_RECIPE, "schedule": schedule, "epochs": epochs, "patience": max(1, round(_PATIENCE * epochs))}
     return [
         # numbers cut at their quantiles: for what jumps and bends, as trees see it
         _candidate(plan, recipe, "steps", {"hidden": (128, 128), "expansion": "steps", "pieces": 48}),

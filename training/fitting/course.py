@@ -4,6 +4,7 @@ A schedule is a function of how much of the fit is behind, from 0 to 1. Those wi
 zero at the end of each: the weights are at rest there, so that fits can be compared, ended, or gone on with.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,16 +16,28 @@ from torch import Tensor
 from models.errors import RowcastError
 from training.plan import FitPlan
 
+
+def _coslog(waves: int, share: float) -> float:
+    """Cosine waves, each twice as long as the last (RealMLP, Holzmüller et al. 2024, section 3, which has four)."""
+    return 0.5 * (1 - math.cos(2 * math.pi * math.log2(1 + (2**waves - 1) * share)))
+
+
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda _: 1.0,
     "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
-    # four cosine waves, each twice as long as the last (RealMLP, Holzmüller et al. 2024, section 3)
-    "coslog4": lambda share: 0.5 * (1 - math.cos(2 * math.pi * math.log2(1 + 15 * share))),
+    "coslog4": functools.partial(_coslog, 4),
+    "coslog5": functools.partial(_coslog, 5),
 }
 """The share of the plan's learning rate after a share of the fit."""
 
-WAVES: dict[str, tuple[float, ...]] = {"coslog4": (1 / 15, 3 / 15, 7 / 15, 1.0)}
+WAVES: dict[str, tuple[float, ...]] = {
+    "coslog4": (1 / 15, 3 / 15, 7 / 15, 1.0),
+    "coslog5": (1 / 31, 3 / 31, 7 / 31, 15 / 31, 1.0),
+}
 """The shares of the fit at which a wave of the schedule ends, its rate at zero; other schedules are one wave."""
+
+WORTH = 0.01
+"""Share of the loss that the fourth wave of coslog5 must take off for a fifth, which is as long as all before it."""
 
 
 class Diverged(RowcastError):
@@ -90,14 +103,21 @@ class Course:
 
     @property
     def is_over(self) -> bool:
-        """Whether the patience is at its end, or a whole wave of the schedule has brought nothing better."""
+        """Whether the patience is at its end, or a wave of the schedule has brought too little for another one."""
         patience, done = self._plan.patience, len(self.history)
         if patience == 0:
             return False
-        ends = wave_ends(self._plan)
+        return self._has_brought_little() or done - self._best.number >= patience
+
+    def _has_brought_little(self) -> bool:
+        """Whether a wave ends here that brought nothing better, or hardly anything before the last one of coslog5."""
+        ends, done = wave_ends(self._plan), len(self.history)
         earlier = [end for end in ends if end < done]
-        brought_nothing = done in ends and bool(earlier) and self._best.number <= earlier[-1]
-        return brought_nothing or done - self._best.number >= patience
+        if done not in ends or not earlier:
+            return False
+        before = min(epoch.validation_loss for epoch in self.history[: earlier[-1]])
+        worth = WORTH if self._plan.schedule == "coslog5" and done == ends[-2] else 0.0
+        return self._best.validation_loss >= (1 - worth) * before
 
     @property
     def kept(self) -> Epoch:
@@ -122,14 +142,15 @@ class Course:
 def wave_ends(plan: FitPlan) -> tuple[int, ...]:
     """The epochs that end a wave of the schedule, the last epoch among them."""
     assert plan.epochs is not None
-    return tuple(max(1, round(share * plan.epochs)) for share in _shares(plan))
+    return tuple(max(1, round(share * plan.epochs)) for share in wave_shares(plan))
 
 
 def useful_share(plan: FitPlan, history: Sequence[Epoch]) -> float:
     """How much of a fit was worth its time: until the end of the wave that had the best epoch."""
     best = min(history, key=lambda epoch: epoch.validation_loss).number
-    return next(share for share, end in zip(_shares(plan), wave_ends(plan), strict=True) if best <= end)
+    return next(share for share, end in zip(wave_shares(plan), wave_ends(plan), strict=True) if best <= end)
 
 
-def _shares(plan: FitPlan) -> tuple[float, ...]:
+def wave_shares(plan: FitPlan) -> tuple[float, ...]:
+    """The shares of the epochs that end a wave of the schedule, 1 the last."""
     return WAVES.get(plan.schedule, (1.0,))

@@ -21,7 +21,7 @@ from training.data.split import Rows
 from training.fitting.candidates import Candidate
 from training.fitting.checkpoint import Checkpoint
 from training.fitting.choice import Unit, loss_of
-from training.fitting.course import Diverged, Epoch, useful_share
+from training.fitting.course import Diverged, Epoch, useful_share, wave_shares
 from training.fitting.fit import Job, Member, TensorRows, mean_loss
 from training.fitting.many import fit_all
 from training.fitting.problem import Problem
@@ -42,18 +42,17 @@ class Halving:
     Measured in docs/decisions/0030, "When to end a candidate".
 
     Attributes:
-        rungs: after which shares of the epochs it is asked, and what is allowed to go on then. A wave of the default
-            recipe's learning rate ends at each of these shares.
+        rungs: after which waves of the learning rate it is asked, from 0, and what is allowed to go on then.
         near: what is allowed to go on to the other folds.
     """
 
-    rungs: Mapping[float, float]
+    rungs: Mapping[int, float]
     near: float
 
 
-FEW = Halving({3 / 15: 1.2, 7 / 15: 1.1}, 1.1)
+FEW = Halving({1: 1.2, 2: 1.1}, 1.1)
 """Up to `FEW_ROWS`, where a fit takes less than a second and luck decides more."""
-MANY = Halving({3 / 15: 1.08, 7 / 15: 1.035}, 1.02)
+MANY = Halving({1: 1.08, 2: 1.035}, 1.02)
 MOST_PIECES = 512
 """Columns that an expansion may add: beyond, the first layer costs more than all others together."""
 UNCLIPPED = 0.5
@@ -84,13 +83,15 @@ def fit_units(
     fits = _Fits(problem, candidates, report, checkpoint, meanwhile)
     if may_have_lines and not is_small:
         fits.lines = _lines(problem)
-    fits.fit(candidates, [0], halving.rungs)
+    waves = wave_shares(candidates[0].fit)
+    rungs = {waves[wave]: times for wave, times in halving.rungs.items() if wave < len(waves) - 1}
+    fits.fit(candidates, [0], rungs)
     # Lines are solved for by a library that takes longer to import than a small table to fit. So such fits begin at
     # once, on the targets, while it is imported beside them; few tables have lines, and their fits are made once more
     # (docs/decisions/0071).
     if may_have_lines and is_small and (lines := _lines(problem)):
         fits.begin_again(lines)
-        fits.fit(candidates, [0], halving.rungs)
+        fits.fit(candidates, [0], rungs)
 
     first = {one.name: members[0].validation_loss for one in candidates if (members := fits.of(one, 0))}
     best = sorted((one for one in candidates if one.name in first), key=lambda one: first[one.name])[:KEPT]
