@@ -179,7 +179,7 @@ class FitPlan(_Section):
     averaged: Annotated[int, Field(ge=1)] | None = None
     linear: bool = True
     calibrate: bool = True
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @model_validator(mode="after")
     def _averages_what_it_fits(self) -> Self:

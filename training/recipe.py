@@ -162,9 +162,8 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     start = time.perf_counter()
     data = read_columns(without_total(read(plan)), plan)
     split = split_rows(data, plan.split)
-    candidates = candidates_of(
-        plan, data.task, len(split.train)
-    )  # by what the plan leaves open, which the next line settles
+    # by what the plan leaves open, which is settled behind it
+    candidates = candidates_of(plan, data.task, len(split.train))
     plan = _settled(plan, candidates[0].fit.epochs, data, split)
     assert plan.fit.folds is not None
     folds = deal_folds(data, split, plan.split, plan.fit.folds)

@@ -1,7 +1,7 @@
 """`python -m service key NAME` makes an API key."""
 
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -36,6 +36,9 @@ def key(
     """
     if rate_burst is not None and rate_limit is None:
         raise BadCommand("--rate-burst", "says how many requests may come at once of a --rate-limit; give that as well")
+    ends = None if expires is None else expires.astimezone()
+    if ends is not None and ends <= datetime.now(UTC):
+        raise BadCommand("--expires", f"is {ends.isoformat()}, which is over; name a moment to come")
     secret, digest = make_key()
     try:
         made = Key(
@@ -45,7 +48,7 @@ def key(
             models=frozenset(model) or None,
             rate_limit=rate_limit,
             rate_burst=rate_burst,
-            expires=expires.astimezone() if expires is not None else None,
+            expires=ends,
             urgent=urgent,
         )
     except ValidationError as error:

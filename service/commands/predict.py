@@ -261,9 +261,7 @@ class Scoring:
             table = _finite(answers["prediction"], numbers, self.version)
             return pl.DataFrame(dict(zip(self.columns, table.T, strict=True)))
         labels = pl.Series("prediction", list(manifest.classes), strict=False)
-        table = _finite(
-            answers["probabilities"], numbers, self.version
-        )  # of numbers that are not, no class means anything
+        table = _finite(answers["probabilities"], numbers, self.version)  # else no class means anything
         scored = [labels.gather(answers["label"].astype(np.uint32)).alias("prediction")]
         if self.probabilities:
             scored += [pl.Series(name, column) for name, column in zip(list(self.columns)[1:], table.T, strict=True)]

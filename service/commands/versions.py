@@ -93,7 +93,9 @@ def label(
         share: Of the requests that name nothing, how many this version answers, 0 to 1.
         shadow: Of the requests that stable answers, how many this version computes as well, for nobody, 0 to 1.
     """
-    repository_at(repository).set_label(model, label, version, share=share, shadow=shadow)
+    where = repository_at(repository)
+    open_version(where, f"{model}/{version}")  # or a sentence says what there is
+    where.set_label(model, label, version, share=share, shadow=shadow)
 
 
 @app.command

@@ -192,7 +192,15 @@ def test_the_command_makes_a_key_that_the_file_takes(file):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["a shop"], ["shop", "--scope", "all"], ["shop", "--model", 'a"b'], ["shop", "--rate-burst", "5"], []]
+    "arguments",
+    [
+        ["a shop"],
+        ["shop", "--scope", "all"],
+        ["shop", "--model", 'a"b'],
+        ["shop", "--rate-burst", "5"],
+        ["shop", "--expires", "2001-01-31"],
+        [],
+    ],
 )
 def test_the_command_refuses_what_the_file_would(arguments):
     command = [sys.executable, "-m", "service", "key", *arguments]

@@ -72,6 +72,13 @@ def test_an_r2_that_is_nothing_but_rounding_is_shown_as_0(published, run, r2):
     assert re.search(r"\nr2 +0 +0 *\nmse +3e-15 +3e-15 *\n", said), said
 
 
+def test_a_label_for_what_is_not_there_says_what_is(published, run):
+    status, _, said = run("models", "label", "lines", "stable", 1)
+    assert (status, "there is flowers, line" in said, published.names()) == (2, True, ["flowers", "line"])
+    status, _, said = run("models", "label", "line", "stable", 7)
+    assert (status, said) == (2, "line/7: is not there; of line there are 1, 2\n")
+
+
 def test_labels_move_roll_back_and_go(published, run):
     assert run("models", "label", "line", "stable", 2)[0] == 0
     assert run("models", "roll-back", "line")[:2] == (0, "line/1 is stable\n")
