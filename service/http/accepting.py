@@ -7,7 +7,6 @@ at a time, whose first requests then make one batch.
 """
 
 import asyncio
-import contextlib
 import errno
 import logging
 import mmap
@@ -164,9 +163,6 @@ class Acceptor:
         if self._tally.is_full():  # of TLS, most may be handshakes, which nobody else counts
             connection.close()
             return True
-        connection.setblocking(False)
-        with contextlib.suppress(OSError):  # it may be gone again
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._tally.add(1)
         patience_s = None if self._context is None else _HANDSHAKE_S
         coming = self._loop.connect_accepted_socket(

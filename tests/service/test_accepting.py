@@ -93,19 +93,20 @@ def test_one_that_is_ahead_leaves_it_to_the_others(shared, monkeypatch):
 def test_the_more_wait_the_further_ahead_a_process_may_be(tmp_path, monkeypatch, waiting, ahead):
     """The other process accepts nothing, and nobody gives it up."""
     monkeypatch.setattr(accepting, "_LEAVE_S", 60.0)
-    tally = made(tmp_path, monkeypatch, most=2000)
-    made_in, turn = [], 0
+    made(tmp_path, monkeypatch, most=2000)
+    made_in, turns = [], 0
 
     class Counted(asyncio.Protocol):
         def connection_made(self, transport):
-            made_in.append(turn)
+            made_in.append(turns)
             transport.abort()
 
     async def accept(listener):
-        nonlocal turn
+        nonlocal turns
         loop = asyncio.get_running_loop()
         server = await loop.create_server(Counted, sock=listener, backlog=2000)
-        for turn in range(200):
+        for _ in range(200):
+            turns += 1
             await asyncio.sleep(0)
         server.close()
 
