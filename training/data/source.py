@@ -47,7 +47,7 @@ class Source:
             frame, rows, sha256, notes = scan_csv(path)
             return cls(frame, str(path), rows, sha256, is_text=True, notes=tuple(notes))
         rows = count_rows(path)
-        frame = pl.scan_parquet(path)
+        frame = pl.scan_parquet(path, glob=False)
         names, notes = check_names(frame.collect_schema().names(), str(path))
         frame = frame.select(name for name in names if name)
         return cls(frame, str(path), rows, digest_of(path), is_text=False, notes=tuple(notes))
@@ -81,7 +81,7 @@ def count_rows(path: Path) -> int:
         BadTable: it is none.
     """
     try:
-        return int(pl.scan_parquet(path).select(pl.len()).collect().item())
+        return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
     except pl.exceptions.PolarsError as error:
         raise not_read(path, error) from None
 
@@ -94,6 +94,6 @@ def is_large(plan: Plan) -> bool:
     try:
         if path.suffix.lower() != ".parquet":
             return path.stat().st_size // 8 >= LARGE_CELLS
-        return count_rows(path) * len(pl.scan_parquet(path).collect_schema()) >= LARGE_CELLS
+        return count_rows(path) * len(pl.scan_parquet(path, glob=False).collect_schema()) >= LARGE_CELLS
     except (OSError, BadTable):
         return False  # whoever reads it will say what is wrong

@@ -74,7 +74,7 @@ def read_table(path: Path) -> Table:
 
 def _read_parquet(path: Path) -> Table:
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)  # t[1].parquet is that file, and not t1.parquet
     except pl.exceptions.PolarsError as error:
         raise not_read(path, error) from None
     if frame.height == 0:
@@ -125,6 +125,7 @@ def scan_csv(path: Path) -> tuple[pl.LazyFrame, int, str, list[str]]:
         infer_schema=False,
         new_columns=[f"{number}" for number in range(len(header))],
         encoding="utf8",
+        glob=False,  # t[1].csv is that file, and not t1.csv
     )
     return frame.select(pl.col(f"{n}").alias(name) for n, name in enumerate(names) if name), rows, sha256, notes
 
