@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from models.csv_file import BadTable
@@ -53,16 +54,22 @@ class Source:
         return cls(frame, str(path), rows, digest_of(path), is_text=False, notes=tuple(notes))
 
     def sample(self) -> Table:
-        """Rows from all over the file, evenly spread: all of them, or as many as a sample has."""
+        """Rows from all over the file: all of them, or as many as a sample has.
+
+        The file is cut into as many stretches of equal length, and one row drawn from each: every so-maniest row of an
+        hourly table would be of the same hour of the day.
+        """
         columns = self.frame.collect_schema().names()
         most = min(SAMPLE_ROWS, max(_FEWEST_ROWS, SAMPLE_CELLS // len(columns)))
-        frame = self.frame
-        if self.rows > most:
-            row = "row" + "_" * max(map(len, columns))  # no column's name is as long
-            place = pl.col(row).cast(pl.Int64) * most
-            is_sampled = place // self.rows != (place - most) // self.rows
-            frame = frame.with_row_index(row).filter(is_sampled).drop(row)
-        return Table(frame.collect(engine="streaming"), self.sha256, self.place, self.is_text, self.notes)
+        if self.rows <= most:
+            return Table(self.frame.collect(engine="streaming"), self.sha256, self.place, self.is_text, self.notes)
+        starts = np.arange(most + 1) * self.rows // most
+        drawn = starts[:-1] + (np.random.default_rng(0).random(most) * np.diff(starts)).astype(np.int64)
+        row = "row" + "_" * max(map(len, columns))  # no column's name is as long
+        is_drawn = pl.col(row).cast(pl.Int64).is_in(pl.Series(drawn).implode())
+        frame = self.frame.with_row_index(row).filter(is_drawn).collect(engine="streaming")
+        numbers = frame[row].cast(pl.Int64) + 1
+        return Table(frame.drop(row), self.sha256, self.place, self.is_text, self.notes, numbers)
 
     def batches(self, columns: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
         """All rows in order, some columns of them, with the number of the first row of each batch, from 1."""

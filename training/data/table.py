@@ -29,6 +29,7 @@ class Table:
         source: the file or dataset, as errors name it.
         is_text: cells are texts whose meaning is still to be inferred.
         notes: what was done to the table, a sentence each.
+        numbers: of the rows in the file, from 1, where they are some of them.
     """
 
     frame: pl.DataFrame
@@ -36,6 +37,7 @@ class Table:
     source: str
     is_text: bool = False
     notes: tuple[str, ...] = ()
+    numbers: pl.Series | None = None
 
     @classmethod
     def of(cls, frame: pl.DataFrame, source: str) -> "Table":
