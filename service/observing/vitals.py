@@ -18,9 +18,9 @@ which requests may want (docs/decisions/0086-what-an-api-process-does-at-a-stret
 class Vitals(Collector):
     """One server's; it is asked in an API process, whose parent is the parent of all others."""
 
-    def __init__(self, waiting_rows_limit: int, sockets: Sequence[Path]) -> None:
-        """`sockets` are those on which the inference workers listen."""
-        self._limit, self._sockets = waiting_rows_limit, sockets
+    def __init__(self, waiting_rows_limit: int, sockets: Sequence[Path], ups: Sequence[Path]) -> None:
+        """`sockets` are those on which the inference workers listen, `ups` the files that API processes make."""
+        self._limit, self._sockets, self._ups = waiting_rows_limit, sockets, ups
         self._memory = Memory(_memory_bytes)
 
     def collect(self) -> Iterator[Metric]:
@@ -38,6 +38,11 @@ class Vitals(Collector):
             with contextlib.suppress(FileNotFoundError):  # it has not come up yet
                 started.add_metric([path.stem], path.stat().st_mtime)
         yield started
+        what = "Processes that died and have not come up again, or not yet come up"
+        down = GaugeMetricFamily("rowcast_processes_down", what, labels=["kind"])
+        for kind, files in (("api", self._ups), ("worker", self._sockets)):
+            down.add_metric([kind], sum(not file.exists() for file in files))
+        yield down
         what = "Rows that may wait before requests are shed"
         yield GaugeMetricFamily("rowcast_waiting_rows_limit", what, value=self._limit)
 

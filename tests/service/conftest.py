@@ -187,7 +187,7 @@ def front(root, counts, limits):
         shadows=None,
         runtime=None,
         drift=Drift(counts, "api-0", 0),
-        vitals=Vitals(1000, []),
+        vitals=Vitals(1000, [], []),
         gate=Gate(Settings(), limits),
         connections=Connections(settings),
         inline=Inline(None, 0.0),

@@ -8,9 +8,9 @@ from service.observing.vitals import Memory, Vitals
 from tests.server.conftest import CHECKOUT
 
 
-def said(sockets=()):
+def said(sockets=(), ups=()):
     return {(sample.name, *sample.labels.values()): sample.value
-            for family in Vitals(2000, sockets).collect() for sample in family.samples}  # fmt: skip
+            for family in Vitals(2000, sockets, ups).collect() for sample in family.samples}  # fmt: skip
 
 
 def test_processor_time_of_a_child_that_ended_is_not_lost():
@@ -51,6 +51,16 @@ def test_a_worker_that_has_not_come_up_has_no_start(tmp_path):
     assert abs(page["rowcast_worker_start_time_seconds", "worker-0"] - time.time()) < 60
     assert ("rowcast_worker_start_time_seconds", "worker-1") not in page
     assert page["rowcast_waiting_rows_limit",] == 2000
+
+
+def test_processes_that_are_not_up_are_counted(tmp_path):
+    for name in ("worker-1.sock", "api-0.up", "api-1.up"):
+        (tmp_path / name).touch()
+    page = said(
+        [tmp_path / f"worker-{number}.sock" for number in range(3)], [tmp_path / f"api-{slot}.up" for slot in (0, 1)]
+    )
+    assert page["rowcast_processes_down", "worker"] == 2
+    assert page["rowcast_processes_down", "api"] == 0
 
 
 def test_a_process_that_is_gone_counts_nothing():
