@@ -129,7 +129,7 @@ def _open_front(
         server.slot,
         gate=gate,
         open_session=open_session,
-        vitals=Vitals(settings.max_waiting_rows * server.api_processes, server.worker_sockets, ups),
+        vitals=Vitals(settings.max_waiting_rows * server.api_processes, server.worker_sockets, ups, server.supervisor),
     )
 
 
