@@ -33,7 +33,16 @@ from service.ledger import Ledger, admit, count, observe, problem_of, read_heade
 from service.observing import metrics
 from service.pages import assets
 from service.pages.routes import PageRoutes
-from service.problems import BadBody, KeyExpired, MethodNotAllowed, NotFound, NotReady, Refused, Unauthorized
+from service.problems import (
+    BadBody,
+    Forbidden,
+    KeyExpired,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Refused,
+    Unauthorized,
+)
 from service.wire import forms, plain
 
 FREE = oip_routes.FREE | scoring_routes.FREE | {"/health", "/health/live", "/health/ready"}
@@ -257,7 +266,7 @@ def _admit(front: Front, ledger: Ledger, scope: Scope, headers: Mapping[bytes, b
     path, peer = scope["path"], scope.get("client")
     try:
         admit(front, ledger, headers, peer, scope_of(scope["method"], path), model=model_of(path))
-    except (Unauthorized, KeyExpired):
+    except (Unauthorized, KeyExpired, Forbidden):
         assert ledger.caller is not None
         front.gate.blame(ledger.caller)
         raise
