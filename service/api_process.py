@@ -25,6 +25,7 @@ from service.http.metrics_port import answering
 from service.lit_server import Server
 from service.observing.count_files import make_room
 from service.observing.slot import counts_folder, use_slot
+from service.observing.vitals import Vitals
 from service.processes import process
 from service.processes.busy import beating, busy_path
 from service.processes.scheduling import take_short_slices
@@ -120,6 +121,7 @@ def or_end(make: Callable[[], _T]) -> _T:
 def _open_front(
     server: Server, settings: Settings, gate: Gate, open_session: OpenSession | None
 ) -> AbstractAsyncContextManager[Front]:
+    ups = [server.api_is_up(slot) for slot in range(server.api_processes)]
     return open_front(
         settings,
         server.worker_sockets,
@@ -127,7 +129,7 @@ def _open_front(
         server.slot,
         gate=gate,
         open_session=open_session,
-        waiting_rows_limit=settings.max_waiting_rows * server.api_processes,
+        vitals=Vitals(settings.max_waiting_rows * server.api_processes, server.worker_sockets, ups, server.supervisor),
     )
 
 

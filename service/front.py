@@ -101,13 +101,12 @@ async def open_front(
     *,
     gate: Gate,
     open_session: OpenSession | None,
-    waiting_rows_limit: int,
+    vitals: Vitals,
 ) -> AsyncIterator[Front]:
     """A front whose catalogue has been read once and is watched from now on.
 
     `runtime` is the server's private folder, `slot` what tells this API process from the others.
-    `open_session` opens a session in this process; None: all batches are computed by workers. `waiting_rows_limit` is
-    that of all API processes together.
+    `open_session` opens a session in this process; None: all batches are computed by workers.
     """
     metrics = Metrics()
     drift = Drift(counts_folder(), f"api-{slot}", settings.drift_rows)
@@ -149,7 +148,6 @@ async def open_front(
         Counts(metrics.registry),
         settings.hang_s,
     )
-    vitals = Vitals(waiting_rows_limit, sockets)
     async with control.listen(runtime, slot, catalog.refresh):
         await catalog.refresh()
         connections = Connections(settings)

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import logging
 import multiprocessing
+import os
 import socket
 import threading
 from functools import partial
@@ -57,6 +58,7 @@ class Server(LitServer):  # type: ignore[misc]  # LitServe ships no types
         )
         self.uvicorn_graceful_timeout = settings.drain_s
         self.runtime = runtime
+        self.supervisor = os.getppid()
         self.slot = 0
         self.exit_status = 0
         self._drain_s = settings.drain_s

@@ -12,8 +12,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from models.errors import RowcastError, nearest, shown
 
 PREFIX = "ROWCAST_"
-PATH = r"^/[!-~]{0,500}$"
+PATH = r'^/[!"$&->@-~]{0,500}$'  # as it is once decoded and without a query
 KEEP_VERSIONS = 4
+_FEWEST_DRIFT_ROWS = 500  # nothing is said of drift over less than 300 rows, to which few would never add up
+_CLOSES = frozenset({"API_KEY", "API_KEYS_FILE", "TLS_CERTIFICATE", "TLS_CLIENT_CA"})
 Count = Annotated[int, Field(ge=1)]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Seconds = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]  # the kernel waits for 24 days at most
@@ -135,7 +137,8 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=1_000_000,
-            description="Drift is measured over about so many of the latest rows of a version; 0 turns it off.",
+            description="Drift is measured over about so many of the latest rows of a version, at least 500; "
+            "0 turns it off.",
         ),
     ] = 2000
     poll_s: Annotated[Seconds, Field(description="How often the repository is looked at for new versions.")] = 2.0
@@ -227,6 +230,13 @@ class Settings(BaseSettings):
             raise ValueError(f"{PREFIX}METRICS_PORT must not be {PREFIX}PORT, which answers /metrics anyhow")
         return self
 
+    @field_validator("drift_rows")
+    @classmethod
+    def _enough_to_say_something(cls, rows: int) -> int:
+        if 0 < rows < _FEWEST_DRIFT_ROWS:
+            raise ValueError(f"must be 0 or at least {_FEWEST_DRIFT_ROWS}, since of fewer rows nothing is said")
+        return rows
+
     @model_validator(mode="after")
     def _a_request_fits_the_queue(self) -> "Settings":
         if self.max_rows > self.max_waiting_rows:
@@ -253,6 +263,8 @@ def read_settings() -> Settings:
             near = nearest(name, known)
             hint = f"did you mean {PREFIX}{near}?" if near else f"there are {', '.join(PREFIX + k for k in known)}"
             raise BadSettings(f"{variable} is not a setting; {hint}")
+        if name in _CLOSES and variable.upper().startswith(PREFIX) and not os.environ[variable]:
+            raise BadSettings(f"{variable} is empty, which would leave the server open; unset it if that is meant")
     try:
         return Settings()
     except ValidationError as error:

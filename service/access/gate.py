@@ -15,7 +15,7 @@ from service.settings import Settings
 
 _LOOK_S = 1.0  # how often the file of keys is looked at: one call to the kernel
 
-_MODEL = re.compile(r"/v[12](?:/repository)?/models/(?!stats$)([^/:]+)")
+_MODEL = re.compile(r"/v[12](?:/repository)?/models/(?!(?<=/v2/models/)stats$)([^/:]+)")
 _ADMIN = re.compile(r"/v2/repository/models/[^/]+/(un)?load|/admin(/.*)?|/shutdown")
 _CHANGING = frozenset({"PUT", "PATCH", "DELETE"})  # whatever path it is: a prediction is never asked so
 
@@ -92,13 +92,14 @@ class Gate:
             caller.headers = {"ratelimit-policy": rate.policy, "ratelimit": f'"requests";r={left}'}
 
     def blame(self, caller: Caller) -> None:
-        """Count a request without a right key against its address.
+        """Count a request without a right key against its address, and one that its key is not for against its client.
 
         Raises:
             RateLimited: too many of them.
         """
-        if self._rate is not None:
-            self._limits.spend(_bucket(caller), self._rate)
+        rate = caller.client.rate or self._rate
+        if rate is not None:
+            self._limits.spend(_bucket(caller), rate)
 
     def address(self, headers: Mapping[bytes, bytes], peer: tuple[str, int] | None) -> str:
         """Where a request comes from: its peer, or whom a proxy that is trusted says to have sent it."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, TypeVar
@@ -32,23 +32,26 @@ def ledger_of(scope: Scope) -> Ledger:
     return ledger
 
 
-async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
+async def answer(front: Front, request: Request, question: Question) -> Response:
     """The answer to a question, as the application sends it.
 
     Raises:
         Forbidden: the caller's key is not for this model.
         BadBody: as `allowed_s` says.
+        ClientGone: as `unless_gone` says.
         Overloaded, DeadlinePassed, ModelFailed: as `Coalescer.predict` and the question's `write` say.
         NotComputable: as `blamed` says.
     """
+    ledger = ledger_of(request.scope)
     check_model(ledger, question.version)
     within_s = allowed_s(ledger, question.within_s)
     ledger.encoded = time.perf_counter()
     rest_s = within_s - (ledger.encoded - ledger.started)
     is_urgent = question.is_urgent and may_be_urgent(ledger)
-    answers = await front.coalescer.predict(
+    predicting = front.coalescer.predict(
         question.version, question.matrix, rest_s, within_s=within_s, is_urgent=is_urgent
     )
+    answers = await unless_gone(request, predicting)
     ledger.computed = time.perf_counter()
     try:
         body, headers = question.write(answers)
@@ -58,6 +61,24 @@ async def answer(front: Front, ledger: Ledger, question: Question) -> Response:
     if front.catalog.has_shadows:
         front.shadows.saw(question, ledger.routing_key, answers)
     return Response(body, headers=headers)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """What comes of the work for a request whose body was read; it is given up once nobody waits for it.
+
+    Raises:
+        ClientGone: the client hung up first.
+    """
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(request.receive())  # after the body there is one more message: that the client left
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
 
 
 def check_ready(front: Front) -> None:

@@ -57,7 +57,7 @@ class OipRoutes:
         ledger.version = version
         raw = await read_body(request, settings)
         question = await aside(len(raw), lambda: oip_question(settings, version, raw, length))
-        return await answer(front, ledger, question)
+        return await answer(front, request, question)
 
     async def _server(self, _: Request) -> Response:
         return json_of(oip_description.server())

@@ -48,17 +48,19 @@ class OtherPaths:
 
     def __init__(self, app: ASGIApp, settings: Settings, routes: Sequence[BaseRoute]) -> None:
         self._app = app
-        asked = {settings.health_path: ("GET", "/ping"), settings.predict_path: ("POST", "/invocations")}
+        asked = [("GET", settings.health_path, "/ping"), ("POST", settings.predict_path, "/invocations")]
         self._paths = {
-            path: ours
-            for path, (method, ours) in asked.items()
+            (method, path): ours
+            for method, path, ours in asked
             if path is not None and not _is_answered(routes, method, path)
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = self._paths.get(scope["path"]) if scope["type"] == "http" else None
-        if path is not None:
-            scope = {**scope, "path": path, "raw_path": path.encode()}
+        if scope["type"] == "http":
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            path = self._paths.get((method, scope["path"]))
+            if path is not None:
+                scope = {**scope, "path": path, "raw_path": path.encode()}
         await self._app(scope, receive, send)
 
 

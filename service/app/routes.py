@@ -21,7 +21,7 @@ from models.errors import BadVersion, RowcastError
 from service import problems
 from service.access.gate import model_of, scope_of
 from service.app import oip_routes, openapi, scoring_routes
-from service.app.answering import answer, aside, check_ready, json_of, ledger_of, read_body
+from service.app.answering import answer, aside, check_ready, json_of, ledger_of, read_body, unless_gone
 from service.app.control_routes import ControlRoutes
 from service.app.description import describe, example_row
 from service.app.explaining import explain
@@ -33,7 +33,16 @@ from service.ledger import Ledger, admit, count, observe, problem_of, read_heade
 from service.observing import metrics
 from service.pages import assets
 from service.pages.routes import PageRoutes
-from service.problems import BadBody, KeyExpired, MethodNotAllowed, NotFound, NotReady, Refused, Unauthorized
+from service.problems import (
+    BadBody,
+    Forbidden,
+    KeyExpired,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Refused,
+    Unauthorized,
+)
 from service.wire import forms, plain
 
 FREE = oip_routes.FREE | scoring_routes.FREE | {"/health", "/health/live", "/health/ready"}
@@ -98,7 +107,7 @@ class _Routes:
             question = await aside(len(raw), lambda: form_question(front.settings, version, body, raw))
         if request.headers.get(PRIORITY) == URGENT:
             question = replace(question, is_urgent=True)
-        return await answer(front, ledger, question if wanted.kind == "json" else in_form(question, wanted))
+        return await answer(front, request, question if wanted.kind == "json" else in_form(question, wanted))
 
     async def _explain(self, request: Request) -> Response:
         front, ledger = self._front(), ledger_of(request.scope)
@@ -107,7 +116,8 @@ class _Routes:
         raw = await read_body(request, front.settings)
         asked = await aside(len(raw), lambda: plain.read_bytes(raw, ledger.version))
         version = ledger.version = find(front, whom(request.path_params, asked))
-        return Response(await explain(front, ledger, version, asked), media_type="application/json")
+        body = await unless_gone(request, explain(front, ledger, version, asked))
+        return Response(body, media_type="application/json")
 
     async def _models(self, _: Request) -> Response:
         return json_of({"models": sorted(self._front().catalog.live())})
@@ -256,7 +266,7 @@ def _admit(front: Front, ledger: Ledger, scope: Scope, headers: Mapping[bytes, b
     path, peer = scope["path"], scope.get("client")
     try:
         admit(front, ledger, headers, peer, scope_of(scope["method"], path), model=model_of(path))
-    except (Unauthorized, KeyExpired):
+    except (Unauthorized, KeyExpired, Forbidden):
         assert ledger.caller is not None
         front.gate.blame(ledger.caller)
         raise

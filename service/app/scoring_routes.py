@@ -44,7 +44,7 @@ class ScoringRoutes:
         question = await aside(len(raw), lambda: scoring_question(front.settings, version, body, wanted, raw))
         if request.headers.get(PRIORITY) == URGENT:
             question = replace(question, is_urgent=True)
-        return await answer(front, ledger, question)
+        return await answer(front, request, question)
 
 
 def form_headers(request: Request) -> tuple[str, str]:

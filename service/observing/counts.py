@@ -51,7 +51,8 @@ class _File:
     """What is known of a file: the series in it, and where their values lie, in units of 8 bytes.
 
     Attributes:
-        identity: its inode, and how often series were given up: a later file may get an inode again.
+        identity: its inode, and how often series were given up: a later file may get an inode again. One that has less
+            than was seen is a later one, too.
     """
 
     identity: tuple[int, int]
@@ -124,7 +125,7 @@ class WrittenCounts:
             raw += file.read(max(0, used - HEAD.size))
             identity = os.fstat(file.fileno()).st_ino, given_up
         known = self._files.get(path)
-        if known is None or known.identity != identity:
+        if known is None or known.identity != identity or known.end > max(used, HEAD.size):
             known = self._files[path] = _File(identity)
             self._is_sorted = False
         if known.end < used:

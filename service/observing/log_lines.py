@@ -1,8 +1,19 @@
-"""A line of the log as JSON."""
+"""A line of the log, as text or as JSON. The time is that of the access log's lines: UTC, and says so."""
 
 import json
 import logging
 from datetime import UTC, datetime
+
+
+class TextLines(logging.Formatter):
+    """A log record as text: time, level, logger, message; the traceback of an error in the lines below."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802, ARG002 - logging's
+        """When it was logged."""
+        return moment(record.created)
 
 
 class JsonLines(logging.Formatter):

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from service.observing.log_lines import JsonLines, TextLines
+
 FAILED = 1
 BAD_SETTINGS = 2
 CANNOT_SERVE = 3
@@ -29,14 +31,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 def start_logging(level: str, form: Literal["text", "json"] = "text") -> None:
     """Log to stderr, one line per event; what libraries say only from warnings on, unless someone debugs."""
-    text = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=level.upper() if level != "info" else logging.WARNING, format=text, force=True)
-    for ours in ("service", "rowcast"):
-        logging.getLogger(ours).setLevel(level.upper())
-    if form == "json":
-        from service.observing.log_lines import JsonLines  # noqa: PLC0415 - where it is asked for
-
-        logging.getLogger().handlers[0].setFormatter(JsonLines())
+    logging.basicConfig(level=level.upper() if level != "info" else logging.WARNING, force=True)
+    logging.getLogger().handlers[0].setFormatter(JsonLines() if form == "json" else TextLines())
+    logging.getLogger("service").setLevel(level.upper())
     log_like_the_rest("litserve")
 
 

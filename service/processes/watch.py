@@ -125,7 +125,14 @@ def _look_after(child: Child, served: Path, hang_s: float) -> None:
         child.up.unlink(missing_ok=True)
         if child.busy is not None:  # else the next one hangs from the start
             child.busy.unlink(missing_ok=True)
-        child.process, child.due, child.stopped = child.start(), None, None
+        try:
+            child.process = child.start()
+        except OSError as error:  # no memory for one more process, or more of them than there may be
+            wait = _ever_longer(child)
+            log.error("%s cannot be started: %s; it is tried again in %.1f s", child.name, error.strerror, wait)  # noqa: TRY400 - one sentence
+            child.due = time.monotonic() + wait
+        else:
+            child.due = child.stopped = None
     if child.due is None and (reason := _why_it_hangs(child, hang_s)):
         log.error("%s %s; killed", child.name, reason)
         child.process.kill()
@@ -209,9 +216,15 @@ def _plan_a_start(child: Child, served: Path) -> None:
     if child.up.exists():
         wait, child.backoff_s = 0.0, _FIRST_BACKOFF_S
     else:
-        wait, child.backoff_s = child.backoff_s, min(_LONGEST_BACKOFF_S, 2 * child.backoff_s)
+        wait = _ever_longer(child)
     child.due = time.monotonic() + wait
     log.error("%s died %s; it is started again in %.1f s", child.name, _how(child.process), wait)
+
+
+def _ever_longer(child: Child) -> float:
+    """How long it waits this time."""
+    wait, child.backoff_s = child.backoff_s, min(_LONGEST_BACKOFF_S, 2 * child.backoff_s)
+    return wait
 
 
 def _how(one: BaseProcess) -> str:

@@ -260,16 +260,19 @@ class Catalog:
                 for (one, _), version in zip(some, described, strict=True)
                 if isinstance(version, Version) and not one.has_again(version)
             ]
+            is_anybody_there = True
             try:
                 said = iter(await self._prove(new) if new else ())
-            except ConnectionError:  # nobody was there to prove them
+            except ConnectionError:
+                is_anybody_there = False
                 self._look_again(renewals)
-                return
             for (one, number), version in zip(some, described, strict=True):
                 if isinstance(version, str):
                     one.refuse(number, version)
                 elif one.has_again(version):
                     one.go_on_with(number)
+                elif not is_anybody_there:
+                    one.put_off(number)
                 elif (reason := next(said)) is not None:
                     one.refuse(number, reason)
                 else:
@@ -290,7 +293,8 @@ class Catalog:
                 changed.append((one.before, traffic))
                 models.pop(one.name, None)
                 models.update({} if traffic is None else {one.name: traffic})
-            self._stamps[one.name] = one.folder.stamps
+            seen = one.folder.stamps.items()
+            self._stamps[one.name] = {number: stamp for number, stamp in seen if number not in one.unproven}
             if traffic is None and not one.folder.stamps:
                 del self._stamps[one.name]
             failures |= one.failures(traffic)

@@ -20,6 +20,7 @@ class Renewal:
         live: number to version: what was live and is still there, and what was opened since.
         refused: number to the sentence why not.
         keep: how many of the newest versions are live, beside those that labels name.
+        unproven: numbers whose versions nobody was there to prove; what is live under them goes on.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Renewal:
     live: dict[int, Version]
     refused: dict[int, str]
     keep: int
+    unproven: set[int] = field(default_factory=set)
     _newest_first: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -39,7 +41,7 @@ class Renewal:
         able = [number for number in self._newest_first if number not in self.refused]
         labelled = self._labelled().intersection(able)
         wanted = dict.fromkeys([*sorted(labelled), *able[: self.keep]])
-        return [number for number in wanted if number not in self.live]
+        return [number for number in wanted if number not in self.live and number not in self.unproven]
 
     def has_again(self, version: Version) -> bool:
         """Whether this very version is live by now, and only its folder is another one."""
@@ -50,6 +52,11 @@ class Renewal:
         """Keep what is live under this number, if anything is."""
         if self.before is not None and number in self.before.live:
             self.live[number] = self.before.live[number]
+
+    def put_off(self, number: int) -> None:
+        """Leave it to another look; what is live under this number goes on until then."""
+        self.unproven.add(number)
+        self.go_on_with(number)
 
     def refuse(self, number: int, reason: str) -> None:
         """Say why what stands there cannot go live; what was live in its place goes on."""

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -90,7 +91,7 @@ def test_a_wrong_file_stops_the_start_in_one_sentence(start, tmp_path):
 
 
 def test_a_process_that_starts_while_the_file_is_wrong_is_tried_again(start, make_key):
-    shop = make_key("shop")
+    shop, scraper = make_key("shop"), make_key("prometheus", "--scope", "metrics")
     server = start(api_keys_file=make_key.file, api_processes=2)
     good = make_key.file.read_text()
     replace(make_key.file, "[[key")
@@ -98,6 +99,8 @@ def test_a_process_that_starts_while_the_file_is_wrong_is_tried_again(start, mak
     until(lambda: "died with exit status 3" in server.said(), what="the process cannot start")
     server.connect_anew()
     assert status(server, shop) == 200
+    down = re.compile(r'^rowcast_processes_down{kind="api"} 1.0$', re.MULTILINE)
+    until(lambda: down.search(server.client.get("/metrics", headers={"x-api-key": scraper}).text), what="it is missed")
     replace(make_key.file, good)
     until(lambda: len(server.apis) == 2, what="the process is back")
     assert "is no TOML" in server.said()

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -188,7 +189,7 @@ def front(root, counts, limits):
         shadows=None,
         runtime=None,
         drift=Drift(counts, "api-0", 0),
-        vitals=Vitals(1000, []),
+        vitals=Vitals(1000, [], [], os.getpid()),
         gate=Gate(Settings(), limits),
         connections=Connections(settings),
         inline=Inline(None, 0.0),

@@ -326,6 +326,8 @@ def test_without_keys_and_limits_everybody_may_do_everything(limits):
         ("POST /v2/models/line/infer", "predict", "line"),
         ("GET /v2/models/stats", "predict", None),
         ("GET /v2/models/line/stats", "predict", "line"),
+        ("GET /v1/models/stats", "predict", "stats"),
+        ("POST /v2/models/stats/infer", "predict", "stats"),
         ("POST /v2/repository/models/line/load", "admin", "line"),
         ("POST /v2/repository/models/line/unload", "admin", "line"),
         ("POST /v2/repository/index", "predict", None),

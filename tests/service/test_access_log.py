@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import time
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from service.access.gate import Caller
 from service.ledger import Ledger
 from service.observing.access_log import AccessLog
-from service.observing.log_lines import JsonLines
+from service.observing.log_lines import JsonLines, TextLines
 from service.problems import BadBody, ModelFailed
 from tests.server.conftest import START_S
 from tests.service.test_fast_lane import GOOD, ask, request
@@ -140,6 +141,16 @@ def test_a_log_that_cannot_be_written_harms_no_request(front, app, caplog):
     log.flush()
     os.close(writing)
     assert "could not be told of" in caplog.text
+
+
+def test_all_lines_of_text_say_the_time_in_the_same_words(pipe):
+    read, descriptor = pipe
+    note(AccessLog("text", 1.0, descriptor), (ledger_of(), None))
+    told = read()
+    when = datetime.fromisoformat(told.split()[0])
+    record = {"msg": "live: %s", "args": ("line/1",), "levelname": "INFO", "name": "service.x"}
+    line = TextLines().format(logging.makeLogRecord({**record, "created": when.timestamp()}))
+    assert line == f"{told.split()[0]} INFO service.x: live: line/1"
 
 
 def test_a_line_of_the_log_is_json_whatever_it_says():

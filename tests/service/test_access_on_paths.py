@@ -117,6 +117,19 @@ def test_a_request_takes_one_token_whatever_becomes_of_it(front, app, limits, fa
 
 
 @pytest.mark.parametrize("fast", [True, False])
+def test_what_a_key_is_not_for_counts_against_its_own_limit(front, app, limits, fast, tmp_path):
+    digest, file = hashlib.sha256(b"liner").hexdigest(), tmp_path / "keys.toml"
+    said = f'[[key]]\nname = "liner"\nsha256 = "{digest}"\nscopes = ["predict"]\nmodels = ["line"]\n'
+    file.write_text(said + "rate_limit = 0.01\nrate_burst = 2\n")
+    front.gate = Gate(Settings(api_keys_file=file), limits)
+    forbidden = request(GOOD, "X-API-Key: liner", path="/v1/models/pair:predict")
+    answers = [ask(front, app, forbidden, fast=fast)[0][0] for _ in range(3)]
+    assert [answer[0] for answer in answers] == [403, 403, 429]
+    (answer,), _ = ask(front, app, request(GOOD, "X-API-Key: liner"), fast=fast)
+    assert answer[0] == 429
+
+
+@pytest.mark.parametrize("fast", [True, False])
 def test_guessing_keys_is_limited_by_address(front, app, limits, fast):
     front.gate = Gate(Settings(api_key="correct horse", rate_limit=0.01, rate_burst=2), limits)
     statuses = []

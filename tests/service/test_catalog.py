@@ -233,6 +233,27 @@ def test_a_version_that_nobody_was_there_to_prove_is_tried_again(tmp_path, look,
     assert look().find("line").number == 1
 
 
+def test_what_is_live_goes_on_where_nobody_is_there_to_prove_what_stands_in_its_place(tmp_path, look, workers):
+    for _ in range(2):
+        tiny.publish(tmp_path, "line")
+    pair = tiny.publish(tmp_path, "pair")
+    before = look().live()
+    manifest = tmp_path / "pair/1/manifest.json"  # as when the same volume is mounted anew, with one version more
+    os.utime(manifest, (1, 1))
+    shutil.rmtree(tmp_path / "line/2")
+    other = tmp_path / "other"
+    for shift in (0, 1):
+        tiny.publish(other, "line", shift=shift)
+    shutil.copytree(other / "line/2", tmp_path / "line/2")
+    workers.absent = True
+    for _ in range(2):
+        after = look().live()
+        assert after["line"] == before["line"]
+        assert after["pair"][1].key == pair.key
+    workers.absent = False
+    assert look().find("line").key == Repository(tmp_path).open("line", 2).key != before["line"][2].key
+
+
 def test_a_look_that_failed_is_made_again(tmp_path, look, workers, monkeypatch):
     tiny.publish(tmp_path, "line")
     settle()

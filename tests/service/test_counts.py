@@ -64,6 +64,20 @@ def test_the_page_is_the_same_once_versions_were_given_up(counts, used, versions
     assert samples(reader.page(of(versions, "flowers"))) == samples(generate_latest(registry))
 
 
+@pytest.mark.usefixtures("used")
+def test_a_file_that_begins_anew_is_read_anew_though_it_got_the_same_inode(counts, versions):
+    reader = read.WrittenCounts(counts)
+    before = samples(reader.page(of(versions, "line")))
+    begun_anew = counts / "gauge_livesum_api-1.db"  # as `forget_process` and `make_room` leave it on many disks
+    inode = begun_anew.stat().st_ino
+    with begun_anew.open("r+b") as file:
+        file.truncate(0)
+        file.truncate(2**16)
+    assert begun_anew.stat().st_ino == inode
+    after = samples(reader.page(of(versions, "line")))
+    assert (before["rowcast_rows_in_flight",], after["rowcast_rows_in_flight",]) == (5, 2)
+
+
 def models_on(page):
     return Counter(dict(labels)["model"] for _, *labels in samples(page) if "model" in dict(labels))
 

@@ -481,6 +481,46 @@ def test_a_client_that_leaves_takes_its_job_along(front, app, sent):
     assert front.metrics._in_flight._value.get() == 0
 
 
+class Holding:
+    """A coalescer whose batches never come back."""
+
+    def __init__(self) -> None:
+        self.asked, self.given_up = asyncio.Event(), 0
+
+    async def predict(self, *_, **__):
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.given_up += 1
+
+
+OIP_BODY = b'{"inputs": [{"name": "features", "shape": [1, 1], "datatype": "FP32", "data": [3]}]}'
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        request(b"3\n", "Content-Type: text/csv"),
+        request(path="/invocations"),
+        request(OIP_BODY, path="/v2/models/line/infer", version="1.0"),
+    ],
+    ids=["csv", "invocations", "oip"],
+)
+def test_a_client_that_leaves_takes_its_job_out_of_the_application_too(front, app, sent):
+    async def talk():
+        front.coalescer = Holding()
+        connection = Connection(front, app)
+        await connection.send(sent)
+        await asyncio.wait_for(front.coalescer.asked.wait(), START_S)
+        connection.protocol.connection_lost(None)
+        await asyncio.wait_for(asyncio.gather(*connection.state.tasks), START_S)
+        assert (connection.asked_the_app, connection.wire.written, front.coalescer.given_up) == (1, b"", 1)
+
+    asyncio.run(talk())
+    assert counted(front) == {("line", "2", "client_gone"): 1}
+
+
 def test_draining_waits_for_the_answer_and_says_that_it_is_the_last(front, app):
     async def talk():
         connection = Connection(front, app)

@@ -235,7 +235,7 @@ def full_page(counts, tmp_path):
     measured.sample(version, matrix, {"prediction": matrix})
     measured.fold()
     (tmp_path / "worker-0.sock").touch()
-    vitals = Vitals(2000, [tmp_path / "worker-0.sock", tmp_path / "worker-1.sock"])
+    vitals = Vitals(2000, [tmp_path / "worker-0.sock", tmp_path / "worker-1.sock"], [], os.getpid())
     return counting.page([VERSION], REFUSED, is_ready=True, more=[measured.collector([version]), vitals])
 
 

@@ -80,6 +80,17 @@ def test_a_path_that_is_answered_anyway_stays_what_it_is(front):
     assert answer.json()["model_version"] == "2"
 
 
+@pytest.mark.parametrize("both", ["/model", "/"])
+def test_both_paths_may_be_the_same_and_hide_no_page(front, both):
+    app = FastAPI()
+    add_routes(app, lambda: front)
+    settings = Settings(health_path=both, predict_path=both)
+    app.add_middleware(OtherPaths, settings=settings, routes=list(app.router.routes))
+    client = Client(app)
+    assert [client.request(method, both).status_code for method in ("GET", "HEAD")] == [200, 200]
+    assert client.post(both, json={"instances": [[3]]}).json() == {"predictions": [7.0]}
+
+
 # --------------------------------------------------------------------------------------------------- the paths
 
 

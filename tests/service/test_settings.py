@@ -49,10 +49,19 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch):
         ({"ROWCAST_ACCESS_LOG": "2"}, "ROWCAST_ACCESS_LOG: input should be less than or equal to 1"),
         ({"ROWCAST_ACCESS_LOG": "nan"}, "ROWCAST_ACCESS_LOG: "),
         ({"ROWCAST_RATE_LIMIT": "inf"}, "ROWCAST_RATE_LIMIT: "),
+        ({"ROWCAST_HEALTH_PATH": "/ready?deep=1"}, "ROWCAST_HEALTH_PATH: string should match pattern"),
+        ({"ROWCAST_PREDICT_PATH": "/my%20model"}, "ROWCAST_PREDICT_PATH: string should match pattern"),
+        ({"ROWCAST_DRIFT_ROWS": "299"}, "ROWCAST_DRIFT_ROWS: must be 0 or at least 500"),
     ],
 )
 def test_what_cannot_be_or_needs_another_setting_is_refused(monkeypatch, environment, sentence):
     assert sentence in refusal(monkeypatch, **environment)
+
+
+@pytest.mark.parametrize("name", ["API_KEY", "API_KEYS_FILE", "TLS_CERTIFICATE", "TLS_CLIENT_CA"])
+def test_an_empty_variable_opens_no_server_that_was_to_be_closed(monkeypatch, name):
+    variable = f"ROWCAST_{name}"
+    assert f"{variable} is empty, which would leave the server open" in refusal(monkeypatch, **{variable: ""})
 
 
 def test_proxies_are_networks_or_addresses(monkeypatch):

@@ -8,9 +8,9 @@ from service.observing.vitals import Memory, Vitals
 from tests.server.conftest import CHECKOUT
 
 
-def said(sockets=()):
+def said(sockets=(), ups=()):
     return {(sample.name, *sample.labels.values()): sample.value
-            for family in Vitals(2000, sockets).collect() for sample in family.samples}  # fmt: skip
+            for family in Vitals(2000, sockets, ups, os.getpid()).collect() for sample in family.samples}  # fmt: skip
 
 
 def test_processor_time_of_a_child_that_ended_is_not_lost():
@@ -45,6 +45,32 @@ def test_memory_is_counted_once_for_pages_that_processes_share():
     assert abs(shared - whole) < 20e6
 
 
+BELOW = """
+import os, signal
+from service.observing import vitals
+
+if not os.fork():
+    os.fork()  # as a worker has a process that checks versions, and that one another for shadows
+    signal.pause()
+while len(family := vitals._family_of(os.getpid())) < 3:
+    pass
+print(len(family))
+for one in family[:0:-1]:
+    os.kill(one, 9)
+"""
+
+
+def test_processes_below_processes_count_too():
+    done = subprocess.run([sys.executable, "-c", BELOW], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout == "3\n"
+
+
+def test_processor_time_is_added_up_anew_where_a_process_ends_meanwhile():
+    families = iter([[1, 2, 3], [1, 2]])
+    took = iter([5.0, 0.5, None, 7.0, 0.5])  # 3 ended after 1, which has its time by now, had been looked at
+    assert vitals._added_up(lambda: next(families), lambda _: next(took)) == 7.5
+
+
 def test_a_worker_that_has_not_come_up_has_no_start(tmp_path):
     (tmp_path / "worker-0.sock").touch()
     page = said([tmp_path / "worker-0.sock", tmp_path / "worker-1.sock"])
@@ -53,10 +79,20 @@ def test_a_worker_that_has_not_come_up_has_no_start(tmp_path):
     assert page["rowcast_waiting_rows_limit",] == 2000
 
 
+def test_processes_that_are_not_up_are_counted(tmp_path):
+    for name in ("worker-1.sock", "api-0.up", "api-1.up"):
+        (tmp_path / name).touch()
+    page = said(
+        [tmp_path / f"worker-{number}.sock" for number in range(3)], [tmp_path / f"api-{slot}.up" for slot in (0, 1)]
+    )
+    assert page["rowcast_processes_down", "worker"] == 2
+    assert page["rowcast_processes_down", "api"] == 0
+
+
 def test_a_process_that_is_gone_counts_nothing():
     gone = subprocess.Popen(["true"])
     gone.wait()
-    assert (vitals._cpu_s(gone.pid), vitals._memory_bytes(gone.pid)) == (0.0, 0.0)
+    assert (vitals._cpu_s(gone.pid), vitals._memory_bytes(gone.pid)) == (None, 0.0)
 
 
 def test_a_process_is_looked_at_when_it_is_new_and_then_once_a_minute_one_at_a_time():

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import math
 import multiprocessing
 import os
@@ -97,6 +98,26 @@ def test_a_child_that_was_up_is_started_again_at_once(dying, heard, end, tmp_pat
     thread.join(PATIENCE_S)
     assert caplog.messages[0] == "inference worker 0 died with exit status 1; it is started again in 0.0 s"
     assert not child.up.exists()
+
+
+def test_a_child_for_which_there_is_no_memory_is_tried_again_and_harms_no_other(dying, heard, end, tmp_path, caplog):
+    child, times = dying(1)
+    start, failures = child.start, [OSError(errno.ENOMEM, "Cannot allocate memory")] * 2
+
+    def start_at_last():
+        if failures:
+            raise failures.pop()
+        return start()
+
+    child.start = start_at_last
+    thread = watching(child, heard, end, tmp_path)
+    until(lambda: times)
+    end_of(end)
+    thread.join(PATIENCE_S)
+    assert caplog.messages[1:3] == [
+        "inference worker 0 cannot be started: Cannot allocate memory; it is tried again in 0.5 s",
+        "inference worker 0 cannot be started: Cannot allocate memory; it is tried again in 1.0 s",
+    ]
 
 
 def test_a_child_that_dies_before_anything_was_served_ends_the_start(dying, heard, end, tmp_path):
