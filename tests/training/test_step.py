@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from training.fitting.losses import objective_of
-from training.fitting.step import Stepper, _Linear
+from training.fitting.step import Stepper, _Bfloat16Linear, _Linear
 from training.network.expansions import Steps
 from training.network.net import ACTIVATIONS, make_member
 from training.plan import FitPlan, NetPlan
@@ -207,12 +207,31 @@ def test_large_layers_in_bfloat16_learn_what_they_learn_in_float32(hidden, sizes
 
 
 def test_layers_of_fewer_weights_and_the_last_one_stay_float32():
-    (net,), x = nets_of(NetPlan(hidden=(8, 40, 50)), 60, 1), rows(1, "mse")[0]
+    (net,) = nets_of(NetPlan(hidden=(8, 40, 50)), 60, 1)
     step = Stepper([net], FitPlan(), objective_of("mse"), torch.Generator(), bfloat16_from=2000)
-    seen = []
-    x = x[None].mT
-    for rule in step._layers:
-        x = rule.forward(x)
-        if isinstance(rule, _Linear):
-            seen.append(x.dtype)
-    assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.float32]
+    kinds = [type(rule) for rule in step._layers if isinstance(rule, _Linear)]
+    assert kinds == [_Linear, _Linear, _Bfloat16Linear, _Linear]
+
+
+@pytest.mark.parametrize("outputs", [30, 50])  # either side of the matrix lies in lines of memory
+def test_a_layer_in_bfloat16_answers_and_derives_in_float32_what_its_rounded_numbers_say(outputs):
+    torch.manual_seed(0)
+    layer = nn.Linear(40, outputs)
+    stepper = Stepper(
+        [nn.Sequential(nn.Identity(), layer, nn.ReLU(), nn.Linear(outputs, 1))],
+        FitPlan(optimizer="sgd"),
+        objective_of("mse"),
+        torch.Generator(),
+        bfloat16_from=0,
+    )
+    rule = stepper._layers[1]
+    x, d = torch.randn(1, 40, ROWS), torch.randn(1, outputs, ROWS)
+    rounded = [tensor.bfloat16().float() for tensor in (layer.weight.detach(), x[0], d[0])]
+    weight, some_x, some_d = rounded
+    z, before = rule.forward(x), rule.backward(d)
+    assert z.dtype == before.dtype == torch.float32
+    close = {"rtol": 0.01, "atol": 0.02}  # what a product answers is rounded as well
+    torch.testing.assert_close(z[0], weight @ some_x + layer.bias.detach()[:, None], **close)
+    torch.testing.assert_close(before[0], weight.T @ some_d, **close)
+    torch.testing.assert_close(rule._gradient[0], some_d @ some_x.T, rtol=0.01, atol=0.1)
+    torch.testing.assert_close(rule._bias_gradient[0], d[0].sum(1))

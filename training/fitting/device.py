@@ -14,8 +14,8 @@ from training.fitting.distributed import has_own_gpu
 WORTH_A_GPU_S = 5.0
 """Seconds of one core for a candidate's fits from which a GPU is quicker than a few cores (docs/decisions/0062)."""
 
-BFLOAT16_FROM = 5_000_000
-"""Multiplications of a product from which bfloat16 is quicker (docs/decisions/0082): smaller ones wait for oneDNN."""
+BFLOAT16_FROM = 4_000_000
+"""Multiplications of a product from which bfloat16 is quicker (docs/decisions/0094): smaller ones wait for oneDNN."""
 
 
 def choose_device(seconds: float = math.inf) -> torch.device:

@@ -76,7 +76,7 @@ def _cross_entropy_gradients(raw: Tensor, y: Tensor, smoothing: float) -> tuple[
     d = log_p.exp_()
     if smoothing:
         d.sub_(smoothing / raw.shape[1])
-    d.scatter_add_(1, codes, d.new_full((1, 1, 1), smoothing - 1).expand_as(codes))
+    d.scatter_(1, codes, smoothing - 1, reduce="add")
     return losses, d.div_(raw.shape[2])
 
 

@@ -17,12 +17,14 @@ Shape:
         the sum of one, a softmax over a few classes works on whole vectors of rows, and narrow products take a third
         of the time (docs/decisions/0064)
 
-Where its products are large and the processor has instructions for it, a hidden layer computes in bfloat16: the range
-of float32 with 8 bits of precision, and sums in float32 (Kalamkar et al. 2019, A Study of BFLOAT16 for Deep Learning
-Training). Weights and their updates stay float32, since most updates are less than the last of 8 bits (Micikevicius et
-al. 2018, Mixed Precision Training, section 3.1), and so do the last layer and the loss (docs/decisions/0082).
+Where its products are large and the processor has instructions for it, a hidden layer multiplies bfloat16: the range of
+float32 with 8 bits of precision, and sums in float32 (Kalamkar et al. 2019, A Study of BFLOAT16 for Deep Learning
+Training). All else is float32: weights and their updates, since most updates are less than the last of 8 bits
+(Micikevicius et al. 2018, Mixed Precision Training, section 3.1), what is elementwise, which bfloat16 makes no quicker,
+the last layer and the loss (docs/decisions/0082, 0094).
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +65,7 @@ class Stepper:
     ) -> None:
         """The networks are perceptrons of `make_member`, on the generator's device; dropout masks come from it.
 
-        A layer of `bfloat16_from` weights or more computes in bfloat16, unless it is the last.
+        A layer of `bfloat16_from` weights or more multiplies bfloat16, unless it is the last.
         """
         self._plan, self._objective = plan, objective
         named = dict(nets[0].named_parameters())
@@ -75,6 +77,23 @@ class Stepper:
         self._mean = torch.zeros_like(self.weights)
         self._square = torch.zeros_like(self.weights) if plan.optimizer != "sgd" else self.weights.new_empty(0)
         self._count = torch.zeros((), device=self.weights.device)
+        self._one = torch.ones_like(self._count)  # adding it takes a third of the time of adding 1
+        # the kernel of torch.optim.Adam(fused=True), 3 microseconds; the object around it costs 170
+        self._adam = functools.partial(
+            torch._fused_adam_,
+            [self.weights],
+            [self._gradient],
+            [self._mean],
+            [self._square],
+            [],
+            [self._count],
+            beta1=0.9,
+            beta2=plan.beta2,
+            weight_decay=0.0,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
 
         slots = {}
         flat = (torch.split(self.weights, sizes, 1), torch.split(self._gradient, sizes, 1))
@@ -88,14 +107,9 @@ class Stepper:
             slots[name] = slot
         masks = _Masks(generator)
         self._layers: list[_Rule] = []
-        now = torch.float32
         for number, layer in enumerate(nets[0]):
-            if isinstance(layer, nn.Linear):
-                is_large = layer.weight.numel() >= bfloat16_from and number < len(nets[0]) - 1
-                before, now = now, torch.bfloat16 if is_large else torch.float32
-                if now != before:
-                    self._layers.append(_Rounding(before, now, is_first=number == 0))
-            self._layers.append(_rule(layer, number, slots, masks, now))
+            is_last = number == len(nets[0]) - 1
+            self._layers.append(_rule(layer, number, slots, masks, math.inf if is_last else bfloat16_from))
         for activation, dropout in pairwise(self._layers):
             if isinstance(activation, _Activation) and isinstance(dropout, _Dropout):
                 dropout.is_in_place = not activation.needs_out
@@ -143,23 +157,8 @@ class Stepper:
             return
         if plan.optimizer == "adamw" and plan.weight_decay:
             self._decayed.mul_(1 - rate * plan.weight_decay)
-        # the kernel of torch.optim.Adam(fused=True), 3 microseconds; the object around it costs 170
-        self._count += 1
-        torch._fused_adam_(
-            [self.weights],
-            [self._gradient],
-            [self._mean],
-            [self._square],
-            [],
-            [self._count],
-            lr=rate,
-            beta1=0.9,
-            beta2=plan.beta2,
-            weight_decay=0.0,
-            eps=1e-8,
-            amsgrad=False,
-            maximize=False,
-        )
+        self._count.add_(self._one)
+        self._adam(lr=rate)
 
 
 @dataclass(frozen=True)
@@ -199,16 +198,16 @@ class _Rule:
         raise NotImplementedError
 
 
-def _rule(layer: nn.Module, number: int, slots: dict[str, _Slot], masks: "_Masks", dtype: torch.dtype) -> _Rule:
+def _rule(layer: nn.Module, number: int, slots: dict[str, _Slot], masks: "_Masks", bfloat16_from: float) -> _Rule:
     prefix = f"{number}."
     match layer:
         case nn.Linear():
-            kind = _Linear if dtype == torch.float32 else _Bfloat16Linear
+            kind = _Bfloat16Linear if layer.weight.numel() >= bfloat16_from else _Linear
             return kind(slots[prefix + "weight"], slots[prefix + "bias"], is_first=number == 0)
         case Embedding():
             return _Embedding(layer.plain, slots[prefix + "table"])
         case nn.Dropout():
-            return _Dropout(layer.p, masks, dtype)
+            return _Dropout(layer.p, masks)
         case Expansion():
             return _Activation(lambda x: layer(x.mT).mT, lambda d, _x, _out: d)  # the first: nobody asks for d
         case _:
@@ -221,50 +220,37 @@ class _Linear(_Rule):
     """z = W x + b for the rows x as columns; W is [outputs, inputs], as nn.Linear has it."""
 
     def __init__(self, weight: _Slot, bias: _Slot, *, is_first: bool) -> None:
-        self._weight, self._bias, self._is_first = weight, bias, is_first
-        self._transposed = weight.weight.mT  # [K, inputs, outputs]
-        self._column = bias.weight.unsqueeze(2)  # [K, outputs, 1]
+        self._weight, self._gradient, self._is_first = weight.weight, weight.gradient, is_first
+        self._bias, self._bias_gradient = bias.weight.unsqueeze(2), bias.gradient  # [K, outputs, 1], [K, outputs]
+        self._transposed = self._weight.mT  # [K, inputs, outputs]
 
     def forward(self, x: Tensor) -> Tensor:
         self._x = x
-        return torch.bmm(self._weight.weight, x).add_(self._column)
+        return torch.bmm(self._weight, x).add_(self._bias)
 
     def backward(self, d: Tensor) -> Tensor:
-        torch.bmm(d, self._x.mT, out=self._weight.gradient)
-        torch.sum(d, 2, out=self._bias.gradient)
+        torch.bmm(d, self._x.mT, out=self._gradient)
+        torch.sum(d, 2, out=self._bias_gradient)
         del self._x
         return d if self._is_first else torch.bmm(self._transposed, d)
 
 
 class _Bfloat16Linear(_Linear):
-    """The same of rows and derivatives in bfloat16, and of weights rounded to it; gradients are float32 again."""
+    """The same out of products of numbers that are rounded to bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
-        self._x, self._rounded = x, self._weight.weight.bfloat16()
-        return torch.bmm(self._rounded, x).add_(self._column.bfloat16())
+        self._x, self._rounded = x.bfloat16(), self._weight.bfloat16()
+        return torch.bmm(self._rounded, self._x).float().add_(self._bias)
 
     def backward(self, d: Tensor) -> Tensor:
-        gradient = self._weight.gradient
-        if gradient.stride(2) == 1:
-            gradient.copy_(torch.bmm(d, self._x.mT))
+        torch.sum(d, 2, out=self._bias_gradient)
+        rounded = d.bfloat16()
+        if self._gradient.stride(2) == 1:
+            self._gradient.copy_(torch.bmm(rounded, self._x.mT))
         else:  # as it lies in memory
-            gradient.mT.copy_(torch.bmm(self._x, d.mT))
-        self._bias.gradient.copy_(torch.sum(d, 2))
+            self._gradient.mT.copy_(torch.bmm(self._x, rounded.mT))
         del self._x
-        return d if self._is_first else torch.bmm(self._rounded.mT, d)
-
-
-class _Rounding(_Rule):
-    """The same numbers in another precision, and derivatives in the one before."""
-
-    def __init__(self, before: torch.dtype, after: torch.dtype, *, is_first: bool) -> None:
-        self._before, self._after, self._is_first = before, after, is_first
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.to(self._after)
-
-    def backward(self, d: Tensor) -> Tensor:
-        return d if self._is_first else d.to(self._before)
+        return d if self._is_first else torch.bmm(self._rounded.mT, rounded).float()
 
 
 class _Embedding(_Rule):
@@ -294,13 +280,13 @@ class _Dropout(_Rule):
             a core's own cache.
     """
 
-    def __init__(self, share: float, masks: "_Masks", dtype: torch.dtype) -> None:
+    def __init__(self, share: float, masks: "_Masks") -> None:
         self._share, self._masks = share, masks
         self.is_in_place = False
-        masks.prepare(share, dtype)
+        masks.prepare(share)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._mask = self._masks.draw(x.shape, self._share, x.dtype)
+        self._mask = self._masks.draw(x.shape, self._share)
         return x.mul_(self._mask) if self.is_in_place else x * self._mask
 
     def backward(self, d: Tensor) -> Tensor:
@@ -353,23 +339,20 @@ class _Masks:
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
-        self._stores: dict[tuple[float, torch.dtype], Tensor] = {}
+        self._stores: dict[float, Tensor] = {}
+        self._start = torch.zeros((), dtype=torch.int64)  # drawn in its place, which is quicker than torch.randint
 
-    def prepare(self, share: float, dtype: torch.dtype) -> None:
+    def prepare(self, share: float) -> None:
         """Draw the store before anything else is drawn, so that a fit that is resumed has the same one."""
-        if self._generator.device.type != "cpu":
-            return
-        if (share, torch.float32) not in self._stores:
-            self._stores[share, torch.float32] = self._fresh([_MASKS], share)
-        if (share, dtype) not in self._stores:
-            self._stores[share, dtype] = self._stores[share, torch.float32].to(dtype)
+        if self._generator.device.type == "cpu" and share not in self._stores:
+            self._stores[share] = self._fresh([_MASKS], share)
 
-    def draw(self, shape: torch.Size, share: float, dtype: torch.dtype) -> Tensor:
-        size, store = shape.numel(), self._stores.get((share, dtype))
+    def draw(self, shape: torch.Size, share: float) -> Tensor:
+        size, store = shape.numel(), self._stores.get(share)
         if store is None or 2 * size > _MASKS:
-            return self._fresh(list(shape), share).to(dtype)
-        start = int(torch.randint(_MASKS - size, (), generator=self._generator))
-        return store[start : start + size].view(shape)
+            return self._fresh(list(shape), share)
+        start = int(self._start.random_(_MASKS - size, generator=self._generator))
+        return store.narrow(0, start, size).view(shape)
 
     def _fresh(self, shape: list[int], share: float) -> Tensor:
         kept = torch.empty(shape, device=self._generator.device).bernoulli_(1 - share, generator=self._generator)
