@@ -52,6 +52,7 @@ from training.later import imports
 from training.network.net import Net, answers_of
 from training.plan import BadPlan, FitPlan, Plan
 from training.publishing.publish import publish
+from training.publishing.report import begin_to_draw
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,9 @@ def run(
             published then.
     """
     fitted = train(plan, report, checkpoint)
+    drawn = begin_to_draw(fitted)
     fitted = replace(fitted, findings=examine(fitted))
-    number = publish(fitted, repository)
+    number = publish(fitted, repository, drawn)
     if checkpoint is not None:
         checkpoint.clear()
     return fitted, number
@@ -177,11 +179,12 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     parts = _parts_of(data, matrix, split)
     problem = pose(plan, data, schema, matrix, folds)
     _open(checkpoint, problem, data, report)
+    asked_baseline = problem.baseline(Fold(split.train, split.validation))
     units, members = fit_units(problem, candidates, _steps(plan.fit, report), checkpoint, imports())
     if checkpoint.trouble is not None:
         report(checkpoint.trouble)
 
-    baseline = problem.baseline(Fold(split.train, split.validation))
+    baseline = asked_baseline()
     if wants_linear(problem, units, baseline, split.validation):
         units.append(linear_unit(problem))
     choice = choose(units, problem.held_out_y)

@@ -22,7 +22,7 @@ from training.fitting.loops import Loop
 from training.fitting.losses import objective_of
 from training.fitting.many import WORTH_A_MOVE_S, WORTH_S, fit_all
 from training.fitting.processes import Workers, beside, cores, elsewhere, most_processes
-from training.later import NEEDED_LATER
+from training.later import imports
 from training.network.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
 from training.publishing.publish import digest_weights
@@ -296,7 +296,7 @@ def test_what_work_elsewhere_raises_is_raised_at_the_end_of_the_block(tmp_path: 
 
 
 def test_what_is_imported_later_is_there():
-    assert all(__import__(name) for name in NEEDED_LATER)
+    assert all(name in sys.modules for name in imports())
 
 
 def test_a_small_table_is_fitted_before_anything_else_is_imported(tmp_path: Path):

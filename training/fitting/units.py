@@ -83,6 +83,8 @@ def fit_units(
     fits = _Fits(problem, candidates, report, checkpoint, meanwhile)
     if may_have_lines and not is_small:
         fits.lines = _lines(problem)
+    elif may_have_lines and problem.task == "regression":
+        problem.ask_lines()
     waves = wave_shares(candidates[0].fit)
     rungs = {waves[wave]: times for wave, times in halving.rungs.items() if wave < len(waves) - 1}
     fits.fit(candidates, [0], rungs)
@@ -267,7 +269,7 @@ def linear_unit(problem: Problem) -> Unit:
     unit = unit_of(problem, "linear", [[model] for model in models])
     if len(problem.folds) > 1:
         everything = Fold(fitted_on(problem.folds), problem.folds[0].held_out)
-        models = [problem.linear(*form, everything)]
+        models = [problem.linear(*form, everything)()]
     return Unit("linear", models, unit.answers)
 
 
@@ -278,7 +280,7 @@ def _best_line(problem: Problem, unclipped: Sequence[int]) -> tuple[float, int]:
 
 
 def _lines_of_folds(problem: Problem, form: tuple[float, int]) -> list[Member]:
-    return [problem.lines[form], *(problem.linear(*form, fold) for fold in problem.folds[1:])]
+    return [problem.lines[form], *(problem.linear(*form, fold)() for fold in problem.folds[1:])]
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,13 @@ from models.manifest import FileDigest, Manifest, Predictions, Provenance
 from models.proof import Proof, prove
 from models.repository import Repository
 from models.schema import Schema
-from training.data.rows import spread, table_rows
+from training.data.rows import table_rows
 from training.data.schema import quantiles_of
+from training.data.spread import spread
 from training.fitting.processes import elsewhere
 from training.plan import Plan
 from training.publishing.export import ONNX, OnnxSession, awkward_rows, export
+from training.publishing.report import Drawn, write_report
 
 if TYPE_CHECKING:
     from training.recipe import Fitted  # recipe tells the story and imports this file
@@ -35,8 +37,8 @@ PARITY_ROWS = 256
 PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "onnx")
 
 
-def publish(fitted: "Fitted", repository: Repository) -> int:
-    """Write, prove and publish a version, and return its number.
+def publish(fitted: "Fitted", repository: Repository, drawn: Drawn | None = None) -> int:
+    """Write, prove and publish a version, and return its number; `drawn` are plots that were begun before.
 
     Raises:
         NoParity, BadVersion: a file or the whole does not answer as the network; nothing is published then.
@@ -45,15 +47,13 @@ def publish(fitted: "Fitted", repository: Repository) -> int:
     train = fitted.parts["train"].matrix
 
     def fill(draft: Path) -> "functools.partial[Manifest]":
-        from training.publishing.report import write_report  # noqa: PLC0415 - see training/later.py
-
         rows = train[spread(len(train), PARITY_ROWS)]
         awkward, program = awkward_rows(fitted.schema, rows), fitted.plan.export.program
         with elsewhere(lambda: export(fitted.net, awkward, draft, program=program)):
             (draft / proofs.FILE).write_bytes(proof.to_json())
             if fitted.findings is not None:
                 (draft / shapley.FILE).write_bytes(fitted.findings.background.to_json())
-            write_report(draft / REPORT, fitted)
+            write_report(draft / REPORT, fitted, drawn)
         session = OnnxSession((draft / ONNX).read_bytes())
         return functools.partial(_describe, fitted, proof, session)
 
