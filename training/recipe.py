@@ -16,7 +16,7 @@ Shape:
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,13 @@ from training.fitting.fit import Member
 from training.fitting.problem import Problem, pose
 from training.fitting.units import fit_units, linear_unit, wants_linear
 from training.judging.evaluate import Targets, doubts, make_baselines, score, score_parts
-from training.judging.findings import Findings, examine
+from training.judging.findings import Findings
 from training.judging.leaks import find_leaks
 from training.large import fit_large
 from training.later import imports
 from training.network.net import Net, answers_of
 from training.plan import BadPlan, FitPlan, Plan
 from training.publishing.publish import publish
-from training.publishing.report import begin_to_draw
 
 
 @dataclass(frozen=True)
@@ -143,10 +142,7 @@ def run(
         RowcastError: the table, the plan or the fit is bad, or a file does not answer as the network; nothing is
             published then.
     """
-    fitted = train(plan, report, checkpoint)
-    drawn = begin_to_draw(fitted)
-    fitted = replace(fitted, findings=examine(fitted))
-    number = publish(fitted, repository, drawn)
+    fitted, number = publish(train(plan, report, checkpoint), repository)
     if checkpoint is not None:
         checkpoint.clear()
     return fitted, number
