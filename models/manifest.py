@@ -113,7 +113,7 @@ class Provenance(Record):
         commit: commit of the code; None outside a repository; ends in "+" where files were changed.
         packages: package to version, Python among them.
         device: what it was trained on, such as "cpu" or the name of the GPU.
-        seconds: from reading the table to publishing.
+        seconds: from reading the table to its scores.
         notes: what was done that nobody asked for, such as a column left out, a sentence each.
         warnings: what a careful person would look at before relying on the scores, a sentence each.
     """

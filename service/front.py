@@ -110,9 +110,9 @@ async def open_front(
     that of all API processes together.
     """
     metrics = Metrics()
-    lanes = Lanes(sockets)
     drift = Drift(counts_folder(), f"api-{slot}", settings.drift_rows)
     capacity = Capacity(settings.max_wait_s, settings.max_waiting_rows)
+    lanes = Lanes(sockets, capacity.know)
     inline = Inline(open_session, settings.inline_s, capacity.know)
     coalescer = Coalescer(
         lanes,

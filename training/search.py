@@ -27,6 +27,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from models.files import replace
 from training import recipe
+from training.data.source import Source, is_large
 from training.fitting.course import Diverged
 from training.plan import BadPlan, Plan
 
@@ -45,7 +46,7 @@ class Found:
     Attributes:
         study: its name in the storage.
         trials: how many ended.
-        loss: the lowest validation loss.
+        loss: the lowest validation loss: 1 - R2 of a regression, the log loss of a classification.
         plan: that reached it.
     """
 
@@ -71,8 +72,7 @@ def search(plan: Plan, trials: int, storage: str, report: Report = print, *, sta
         RowcastError: the table is bad; a trial whose fit diverges is only pruned.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    recipe.read(plan)  # a bad table is said once, not in every trial
-    name = f"{plan.name}-{_digest(plan)}"
+    name = f"{plan.name}-{_digest(plan, _digest_of_table(plan))}"
     with _opened(storage) as shared:
         study = optuna.create_study(
             storage=shared,
@@ -148,7 +148,11 @@ def _loss(trial: optuna.Trial, plan: Plan) -> float | None:
         fitted = recipe.train(plan_of(plan, _suggest(trial)), report)
     except (optuna.TrialPruned, Diverged):  # the second has ended too, and nothing near it is worth a try
         return None
-    return fitted.scores["validation"].metrics["mse" if fitted.data.task == "regression" else "log_loss"]
+    metrics = fitted.scores["validation"].metrics
+    if fitted.data.task != "regression":
+        return metrics["log_loss"]
+    # of several targets the mean squared error would be that of the one in the smallest unit
+    return metrics["mse"] if metrics["r2"] is None else 1 - metrics["r2"]
 
 
 def _suggest(trial: optuna.Trial) -> dict[str, Any]:
@@ -208,9 +212,21 @@ def _without_password(storage: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2]}" if is_url else storage
 
 
-def _digest(plan: Plan) -> str:
-    """What makes trials comparable: all of the plan but what the search varies is a new study."""
-    return hashlib.sha256(plan.model_dump_json(exclude={"published", "about"}).encode()).hexdigest()[:8]
+def _digest_of_table(plan: Plan) -> str:
+    """That of the plan's table, which is looked at once, so that a bad one is not said in every trial.
+
+    Raises:
+        RowcastError: the table is bad.
+    """
+    if is_large(plan) and plan.table.path is not None:
+        return Source.open(Path(plan.table.path)).sha256
+    return recipe.read(plan).sha256
+
+
+def _digest(plan: Plan, data_sha256: str) -> str:
+    """What makes trials comparable: another table is a new study, and so is all of the plan but what is varied."""
+    told = plan.model_dump_json(exclude={"published", "about"}) + data_sha256
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
 def _ended(study: optuna.Study) -> int:

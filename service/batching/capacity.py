@@ -84,10 +84,15 @@ class Capacity:
         return min(most, known.short_rows, enough)
 
     def know(self, key: str, rows: int, seconds: float) -> None:
-        """A batch of so many rows would take so many seconds, as a trial has shown."""
+        """A batch of so many rows would take so many seconds, as a trial has shown.
+
+        Two trials of different sizes are a pace until the first batch has come back.
+        """
         known = self._of(key)
         known.costs.learn(rows, seconds)
         known.larger_pace = None
+        if not known.batches:
+            known.pace = known.larger_pace = known.costs.pace_of(int(_STEP * _FIRST_ROWS))
 
     def learn(self, key: str, rows: int, seconds: float, computed_s: float | None = None) -> None:
         """A batch of so many rows came back after so many seconds; `computed_s`: of which it was computed, else all."""

@@ -43,6 +43,13 @@ class Costs:
         """The best rows per second of batches with more rows than so many; 0 where none is known."""
         return max((pace for size, (pace, _, _) in self._sizes.items() if 1 << size > 2 * rows), default=0.0)
 
+    def pace_of(self, rows: int) -> float:
+        """Rows per second of batches of so many rows; 0 while there is but one size."""
+        if len(self._sizes) < 2:
+            return 0.0
+        fixed_s, row_s = self._line()
+        return rows / max(1e-6, fixed_s + row_s * rows)
+
     def best_s(self, rows: int) -> float:
         """The least seconds of a batch of this size, of which one is known."""
         return 1 / self._sizes[rows.bit_length()][1]

@@ -31,11 +31,16 @@ _ALIGNED = 8
 _MALFORMED = (struct.error, ValueError, IndexError, OverflowError)
 
 
+SECONDS = "seconds"
+"""What a reply to OPEN holds, [versions, 2]: seconds of a core for a run of each of TRIED_ROWS; 0: not tried."""
+TRIED_ROWS = (1, 8)
+
+
 class What(IntEnum):
     """What a request asks for."""
 
     PREDICT = 0
-    OPEN = 1  # of several versions, a key on each line; who refuses some says a line for each
+    OPEN = 1  # of several versions, a key on each line; who refuses some says a line for each, else SECONDS
     RETIRE = 2  # no API process that says so gives the version to new requests
     SHADOW = 3  # a process is wanted that computes shadows
     GREET = 4  # whether somebody is there; the reply has no outputs

@@ -10,13 +10,23 @@ import time
 import zlib
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from models.repository import Version
 from models.schema import Matrix
-from service.batching.frames import LENGTH, BadFrame, Reply, Status, What, read_reply, request_bytes
+from service.batching.frames import (
+    LENGTH,
+    SECONDS,
+    TRIED_ROWS,
+    BadFrame,
+    Reply,
+    Status,
+    What,
+    read_reply,
+    request_bytes,
+)
 
 LANES_PER_WORKER = 2
 _TRY_AGAIN_S = 0.05
@@ -24,6 +34,13 @@ _NO_ROWS = np.empty((0, 0), dtype=np.float32)
 
 Done = Callable[[Reply | None], None]
 """Called once with the reply; with None when the worker was lost before it replied."""
+
+
+class Opened(NamedTuple):
+    """What a worker says of a version: why it cannot serve it, "" if it can, and seconds of runs with TRIED_ROWS."""
+
+    refused: str
+    seconds: Sequence[float] = ()  # none of who is refused, 0 of what was not tried
 
 
 class Lane(asyncio.Protocol):
@@ -57,12 +74,15 @@ class Lane(asyncio.Protocol):
         """Send a batch [N, F]; `done` is called later, never from here."""
         self._send(What.PREDICT, version.key, matrix, done)
 
-    async def open(self, versions: Sequence[Version]) -> list[str] | None:
-        """Why the worker cannot serve each of new versions, "" if it can; None when it was lost or could not say so."""
+    async def open(self, versions: Sequence[Version]) -> list[Opened] | None:
+        """What the worker says of each of new versions; None when it was lost or could not say so."""
         reply = await self._ask(What.OPEN, "\n".join(version.key for version in versions))
         if reply is None or reply.status is Status.FAILED:  # of all together, which says nothing of each
             return None
-        return [""] * len(versions) if reply.status is Status.OK else reply.sentence.split("\n")
+        if reply.status is Status.REFUSED:
+            return [Opened(sentence) for sentence in reply.sentence.split("\n")]
+        assert reply.answers is not None
+        return [Opened("", seconds.tolist()) for seconds in reply.answers[SECONDS]]
 
     async def greet(self) -> bool:
         """Whether the worker lives: Linux closes a dead one's connections before the socket on which it listened."""
@@ -131,8 +151,10 @@ class Lane(asyncio.Protocol):
 class Lanes:
     """All lanes of one API process. Its methods are called on the event loop that `start` ran on."""
 
-    def __init__(self, sockets: list[Path]) -> None:
+    def __init__(self, sockets: list[Path], tell: Callable[[str, int, float], None] = lambda *_: None) -> None:
+        """`tell` is told of versions that are opened, by key, how many seconds so many rows take."""
         self._sockets = sockets
+        self._tell = tell
         self._lanes: set[Lane] = set()
         self._openers: dict[int, Lane] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -194,13 +216,20 @@ class Lanes:
         """
         openers = [opener for opener in self._openers.values() if opener.is_connected]
         half = (len(openers) + 1) // 2
-        said: list[list[str]] = []
+        said: list[list[Opened]] = []
         for some in (openers[:half], openers[half:]):
             replies = await asyncio.gather(*(opener.open(versions) for opener in some if opener.is_connected))
-            said += [sentences for sentences in replies if sentences is not None]
+            said += [opened for opened in replies if opened is not None]
         if not said:
             raise ConnectionError
-        return [next(filter(None, of_one), None) for of_one in zip(*said, strict=True)]
+        refused: list[str | None] = []
+        for version, of_one in zip(versions, zip(*said, strict=True), strict=True):
+            refused.append(next((opened.refused for opened in of_one if opened.refused), None))
+            for opened in of_one:
+                for rows, seconds in zip(TRIED_ROWS, opened.seconds, strict=False):
+                    if seconds:
+                        self._tell(version.key, rows, seconds)
+        return refused
 
     def start_shadow(self) -> None:
         """Have the first worker start the process that computes shadows, if it is not there."""

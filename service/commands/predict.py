@@ -150,9 +150,9 @@ def _scan(path: Path) -> "pl.LazyFrame":
 
     match path.suffix.lower():
         case ".parquet":
-            return pl.scan_parquet(path, row_index_name=_ROW)
+            return pl.scan_parquet(path, row_index_name=_ROW, glob=False)  # t[1].parquet is that file
         case ".arrow":
-            return pl.scan_ipc(path, row_index_name=_ROW)
+            return pl.scan_ipc(path, row_index_name=_ROW, glob=False)
         case _:
             names, mark = read_header(path)  # what it refuses, polars would fill up or rename
             for number, name in enumerate(names):
@@ -161,7 +161,9 @@ def _scan(path: Path) -> "pl.LazyFrame":
             unnamed = [f"{_ROW}{number}" for number, name in enumerate(names) if not name]  # left out, as in training
             names = [name or f"{_ROW}{number}" for number, name in enumerate(names)]
             _, _, blank = check_lines(path, mark, len(names))
-            table = pl.scan_csv(path, separator=mark, infer_schema=False, row_index_name=_ROW, new_columns=names)
+            table = pl.scan_csv(
+                path, separator=mark, infer_schema=False, row_index_name=_ROW, new_columns=names, glob=False
+            )
             table = table.drop(unnamed)
             if len(names) == 1 or not blank:  # of one column a missing value is a blank line
                 return table

@@ -2,11 +2,11 @@
 
 Whichever process wakes first accepts all that waits, so that of 16 connections one process may have all and the other
 none, for as long as they live. Here each process accepts one at a time, and leaves it to the others for a moment while
-it has more than the one that has fewest.
+it has more than the one that has fewest. Where hundreds wait, one more or less matters little: each accepts some dozens
+at a time, whose first requests then make one batch.
 """
 
 import asyncio
-import contextlib
 import errno
 import logging
 import mmap
@@ -24,6 +24,9 @@ Factory = Callable[[], asyncio.BaseProtocol]
 
 _COUNT = struct.Struct("<i")
 _ABSENT = 2**31 - 1
+_WAITING = struct.Struct("=24xI")  # the beginning of Linux's tcp_info; of a socket that listens, how many wait there
+_MOST_AT_ONCE = 64  # more would keep those waiting that are there
+_ONE_IN = 16  # of those that wait
 _LEAVE_S = 0.002  # how long the others may take to accept what is left to them
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _FULL_S = 1.0  # how long to wait then, as asyncio does
@@ -66,10 +69,10 @@ class Tally:
         """Whether this process has as many connections as it may."""
         return self._mine >= self._most
 
-    def is_ahead(self) -> bool:
-        """Whether another process has fewer connections than this one."""
+    def is_ahead(self, by: int = 1) -> bool:
+        """Whether another process has so many connections less than this one, or fewer still."""
         (fewest,) = min(_COUNT.iter_unpack(self._counts))
-        return bool(self._mine > fewest)
+        return bool(self._mine - fewest >= by)
 
     def _write(self, slot: int, count: int) -> None:
         _COUNT.pack_into(self._counts, slot * _COUNT.size, count)
@@ -126,38 +129,40 @@ class Acceptor:
         """Return when no more is accepted."""
 
     def _on_connection(self) -> None:
-        if self._tally.is_ahead():
+        (waiting,) = _WAITING.unpack(self._listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _WAITING.size))
+        at_once = min(1 + waiting // _ONE_IN, _MOST_AT_ONCE)
+        if self._tally.is_ahead(by=at_once):
             now = time.perf_counter()
             if self._left_since is None:
                 self._left_since = now
             if now - self._left_since < _LEAVE_S:
                 return  # the event loop comes back at once, as long as nobody took it
         self._left_since = None
-        self._accept()
+        for _ in range(at_once):
+            if not self._accept():
+                break
 
     def _go_on(self) -> None:
         if not self._is_closed:
             self._loop.add_reader(self._listener, self._on_connection)
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Accept a connection; False where there is none to accept."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another process was faster
+            return False  # another process was faster
         except OSError as error:
             if error.errno not in _FULL:  # the socket was shut down: the server is ending
                 self.close()
-                return
+                return False
             log.error("a connection could not be accepted: %s", error)  # noqa: TRY400 - one sentence, no traceback
             self._loop.remove_reader(self._listener)
             self._loop.call_later(_FULL_S, self._go_on)
-            return
+            return False
         if self._tally.is_full():  # of TLS, most may be handshakes, which nobody else counts
             connection.close()
-            return
-        connection.setblocking(False)
-        with contextlib.suppress(OSError):  # it may be gone again
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return True
         self._tally.add(1)
         patience_s = None if self._context is None else _HANDSHAKE_S
         coming = self._loop.connect_accepted_socket(
@@ -166,6 +171,7 @@ class Acceptor:
         task = self._loop.create_task(coming)
         self._tasks.add(task)
         task.add_done_callback(self._has_come)
+        return True
 
     def _has_come(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

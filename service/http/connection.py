@@ -70,6 +70,10 @@ class Connection(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
+        # whoever refers to it here is let go, so that it is gone with its last request: the garbage collector would
+        # hold up all others once it finds thousands
+        self.parser = self.cycle = None  # type: ignore[assignment]
+        self._cycles, self._held_of, self._head_since = [], None, None
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:

@@ -281,7 +281,7 @@ class FastLane(Connection):
 
     def _close(self, exchange: Exchange, problem: RowcastError | None) -> None:
         exchange.response_complete = True
-        self._exchange = self._chunks = None
+        exchange.stands_for = self._exchange = self._chunks = None
         self._front.open_requests -= 1
         count(self._front, exchange, problem)
 
@@ -377,3 +377,4 @@ class FastLane(Connection):
             self._front.coalescer.withdraw(exchange.stands_for or exchange)
             self._close(exchange, ClientGone())
         super().connection_lost(exc)
+        del self._pending.connection

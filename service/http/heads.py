@@ -21,7 +21,9 @@ _PLAIN = re.compile(
 _OIP = re.compile(rf"/v2/models/(?P<model>{_NAME})(/versions/(?P<version>{_NAME}))?/infer")
 
 _FOR_THE_APP = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
-_FORMS = tuple(name.encode() for name, kind in forms.KINDS.items() if kind != "json")
+_OTHER_FORMS = "|".join(re.escape(name) for name, kind in forms.KINDS.items() if kind != "json")
+_A_FORM = re.compile(_OTHER_FORMS.encode(), re.IGNORECASE)
+"""Found in a type of rows or answers that are not JSON: the application reads and writes those."""
 _OF_ONE_REQUEST = frozenset({b"x-request-id", b"x-routing-key", b"x-timeout-ms", b"traceparent"})
 _OIP_LENGTH = OIP_LENGTH.encode()
 _PRIORITY, _URGENT = PRIORITY.encode(), URGENT.encode()
@@ -92,7 +94,7 @@ def read_head(url: bytes, fields: list[tuple[bytes, bytes]], parser: Any, most_b
         return None
     if b"host" not in headers:  # it is refused there
         return None
-    if any(_names_a_form(headers.get(name, b"")) for name in (b"content-type", b"accept")):
+    if _A_FORM.search(headers.get(b"content-type", b"")) or _A_FORM.search(headers.get(b"accept", b"")):
         return None
     if not _is_small(headers.get(b"content-length", b""), most_bytes):
         return None
@@ -148,12 +150,6 @@ class KnownHead:
             self.texts.clear()
         text = self.texts[len(data)] = data[:start]
         return text
-
-
-def _names_a_form(value: bytes) -> bool:
-    """Whether a type is that of rows or answers in a form that is not JSON: the application reads and writes those."""
-    lower = value.lower()
-    return any(form in lower for form in _FORMS)
 
 
 def _is_small(length: bytes, most: int) -> bool:

@@ -8,11 +8,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from models.errors import BadVersion, RowcastError
 from models.proof import Answers, Proof, Session, prove
 from models.repository import Repository, Version
 from models.schema import Matrix
-from service.batching.frames import Reply, Request, Status, What
+from service.batching.frames import SECONDS, TRIED_ROWS, Reply, Request, Status, What
+from service.batching.gathering import LONGEST_S
 from service.workers.merging import Computed, Merging
 from service.workers.turns import Turns, is_long
 
@@ -20,6 +24,7 @@ OpenSession = Callable[[Version], Session]
 OpenSpread = Callable[[Version], Session | None]
 """Opens a session whose runs several cores share; None where it would take too much memory."""
 _NOBODYS = contextlib.nullcontext()
+_QUICK_S = 0.001  # of what is quicker the first batch says soon enough how many rows a second it takes
 _UNUSED_S = 60.0  # how long a version that is live no longer is kept for requests that were given it before
 
 log = logging.getLogger(__name__)
@@ -47,6 +52,7 @@ class _Opened:
     version: Version
     session: Session
     spread: Session | None
+    seconds: tuple[float, ...]  # as in SECONDS
     used: float
     merging: Merging
 
@@ -171,19 +177,15 @@ class Engine:
         proof = version.proof()
         prove(version.manifest, proof, session)
         key = version.key
-        spread = self._spread(version, proof, session)
+        seconds = _tried(session, version.schema.encode(proof.rows[:1]))
+        spread = self._spread(version, proof) if is_long(seconds[0]) else None
         merging = Merging(self._max_batch_rows, self._turns)
-        self._opened[key] = _Opened(version, session, spread, time.monotonic(), merging)
+        self._opened[key] = _Opened(version, session, spread, seconds, time.monotonic(), merging)
         return key
 
-    def _spread(self, version: Version, proof: Proof, session: Session) -> Session | None:
-        """A second session whose runs several cores share, where a single row takes long on one."""
+    def _spread(self, version: Version, proof: Proof) -> Session | None:
+        """A second session whose runs several cores share."""
         if self._open_spread is None:
-            return None
-        row = version.schema.encode(proof.rows[:1])
-        began = time.thread_time()
-        session.run(row)
-        if not is_long(time.thread_time() - began):
             return None
         try:
             spread = self._open_spread(version)
@@ -225,7 +227,7 @@ class Engine:
                 refused = self.open_each(request.key.split("\n"))
                 if any(refused):
                     return Reply(Status.REFUSED, sentence="\n".join(refused))
-                return Reply(Status.OK, time.perf_counter() - started, answers={})
+                return Reply(Status.OK, time.perf_counter() - started, answers={SECONDS: self._seconds(request.key)})
             answers, seconds, core_s = self.run(request.key, request.matrix, share)
             return Reply(Status.OK, seconds, core_s, answers=answers)
         except BadVersion as error:
@@ -233,6 +235,10 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - a session may raise anything; one batch fails, not the worker
             log.warning("%s failed on %d rows: %s", request.key, len(request.matrix), error)
             return Reply(Status.FAILED, sentence=f"the session failed: {type(error).__name__}")
+
+    def _seconds(self, keys: str) -> npt.NDArray[np.float64]:
+        opened = [self._opened.get(key) for key in keys.split("\n")]  # one may be retired and closed already
+        return np.array([(0.0,) * len(TRIED_ROWS) if one is None else one.seconds for one in opened])
 
     def start_shadow(self) -> None:
         """Have a process that computes shadows."""
@@ -265,6 +271,19 @@ class Engine:
                 self._opened.pop(key, None)
                 self._retired.discard(key)
                 log.info("closed %s", key.rpartition("@")[0])
+
+
+def _tried(session: Session, row: Matrix) -> tuple[float, ...]:
+    """Seconds of a core that a run takes with each of TRIED_ROWS; 0 where it is quick, or would keep others waiting."""
+    if not _QUICK_S < _core_s(session, row) <= LONGEST_S:
+        return (0.0,) * len(TRIED_ROWS)
+    return tuple(_core_s(session, np.repeat(row, rows, axis=0)) for rows in TRIED_ROWS)
+
+
+def _core_s(session: Session, matrix: Matrix) -> float:
+    began = time.thread_time()
+    session.run(matrix)
+    return time.thread_time() - began
 
 
 def _is_deleted(version: Version) -> bool:

@@ -6,6 +6,8 @@ The model takes some milliseconds of a core for each row, so that its capacity i
 import asyncio
 import contextlib
 import json
+import selectors
+import socket
 import threading
 import time
 from collections import Counter
@@ -56,9 +58,9 @@ class Crowd:
     def __init__(self, port) -> None:
         self.port, self.free, self.tally, self.tasks, self.coming = port, [], Tally(), set(), 0
 
-    async def connection(self, *, fresh=False):
+    async def connection(self):
         """One that is free, or a new one."""
-        if self.free and not fresh:
+        if self.free:
             return self.free.pop()
         self.coming += 1
         try:
@@ -67,11 +69,11 @@ class Crowd:
             self.coming -= 1
         return client
 
-    async def one(self, x, *, fresh=False):
+    async def one(self, x):
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            client = await self.connection(fresh=fresh)
+            client = await self.connection()
             status, head, raw = await client.ask(json.dumps({"instances": [[x]]}).encode())
         except OSError as error:
             self.tally.other.append(type(error).__name__)
@@ -199,31 +201,77 @@ def test_goodput_stays_and_refusals_are_quick_at_so_many_times_the_capacity(slow
     until(lambda: counted(slow) == client, what=f"the server counts {client}, not {counted(slow)}")
 
 
-def test_a_burst_of_two_thousand_connections_hangs_nobody(start):
-    server = start()
+def burst(port, connections):
+    """The tally of so many connections at once, a request each; what is refused took so long since it was sent.
+
+    One loop over the kernel's own queue, since two thousand tasks would take the core that the server is to have.
+    """
+    tally, began, left = Tally(), time.monotonic(), connections
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as ready:
+        for x in range(connections):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+            ready.register(client, selectors.EVENT_WRITE, x)
+        sent = {}
+        while left:
+            some = ready.select(60)
+            assert some, f"{left} requests hang"
+            for key, event in some:
+                if event == selectors.EVENT_WRITE:
+                    body = json.dumps({"instances": [[key.data]]}).encode()
+                    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+                    sent[key.data] = time.monotonic()
+                    key.fileobj.send(head.encode() + body)
+                    ready.modify(key.fileobj, selectors.EVENT_READ, key.data)
+                else:
+                    note(tally, key.data, key.fileobj, time.monotonic() - sent[key.data])
+                    ready.unregister(key.fileobj)
+                    left -= 1
+    tally.seconds = time.monotonic() - began
+    return tally
+
+
+def note(tally, x, client, seconds):
+    """Note in a tally what became of a request; an answer comes in one piece."""
+    try:
+        head, _, raw = client.recv(65536).partition(b"\r\n\r\n")
+    except OSError as error:
+        tally.other.append(type(error).__name__)
+        return
+    if head.startswith(b"HTTP/1.1 200 ") and json.loads(raw)["predictions"] == [2.0 * x + 1]:
+        tally.right.append(seconds)
+    elif head.startswith(b"HTTP/1.1 503 "):
+        tally.refused.append(seconds)
+        tally.without_retry_after += b"retry-after: " not in head
+    else:
+        tally.other.append(f"{head} {raw}"[:200])
+
+
+@pytest.mark.parametrize("costs", ["nothing", "milliseconds a row"])
+def test_a_burst_of_two_thousand_connections_hangs_nobody(start, tmp_path, costs):
+    """Where rows cost nothing most are answered, where they cost something the others are told at once.
+
+    The first burst meets a server that nobody has asked anything.
+    """
+    if costs == "nothing":
+        server, least, longest_s = start(), 1600, 10.0
+    else:
+        tiny.publish(tmp_path / "slow", "line", hostile.costly())
+        server, least, longest_s = start(tmp_path / "slow"), 20, 0.25
     before = memory_mb(server)
-
-    async def burst():
-        crowd = Crowd(server.port)
-        began = time.monotonic()
-        for x in range(2000):
-            crowd.start(crowd.one(x, fresh=True))
-        await crowd.end()
-        crowd.tally.seconds = time.monotonic() - began
-        crowd.close()
-        return crowd.tally
-
-    for number in range(3):  # the best of three, as above
+    for number in range(5):  # the best of them, as above
         with probed(server) as seen:
-            tally = asyncio.run(burst())
+            tally = burst(server.port, 2000)
         print(f"\nburst {number}: {tally} in {tally.seconds:.2f} s; {seen['mb'] - before:.0f} MB more")
         assert tally.other == []
         assert len(tally.right) + len(tally.refused) == 2000
         assert tally.without_retry_after == 0
         assert seen["mb"] - before < 100
-        if len(tally.right) >= 1600 and seen["live_s"] < 1:
+        if len(tally.right) >= least and p99(tally.refused) < longest_s and seen["live_s"] < 1:
             break
-    assert len(tally.right) >= 1600
+    assert len(tally.right) >= least
+    assert p99(tally.refused) < longest_s
     assert seen["live_s"] < 1
     time.sleep(1)
     began = time.monotonic()

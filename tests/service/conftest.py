@@ -100,6 +100,7 @@ class Answering:
         matrix = job.version.schema.stack([job.line]) if job.matrix is None else job.matrix
 
         def settle(task):
+            self.tasks.pop(job, None)
             if task.cancelled():
                 return
             if task.exception() is not None:

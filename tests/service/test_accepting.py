@@ -1,6 +1,8 @@
 import asyncio
+import contextlib
 import socket
 import ssl
+from collections import Counter
 
 import pytest
 
@@ -12,7 +14,11 @@ from tests.server.conftest import START_S
 @pytest.fixture
 def shared(tmp_path, monkeypatch):
     """A tally of two processes; this one is the first, the second has no connection."""
-    tally = Tally(tmp_path / "connections", 2, most=10)
+    return made(tmp_path, monkeypatch, most=10)
+
+
+def made(tmp_path, monkeypatch, most):
+    tally = Tally(tmp_path / "connections", 2, most)
     tally.join(1)
     tally.join(0)
     monkeypatch.setattr(accepting, "tally", tally)
@@ -81,6 +87,36 @@ def test_one_that_is_ahead_leaves_it_to_the_others(shared, monkeypatch):
         return await greeted(port)
 
     assert run(serve(shared, ask)) == b"hello"
+
+
+@pytest.mark.parametrize(("waiting", "ahead"), [(15, 1), (160, 11), (1600, 64)])
+def test_the_more_wait_the_further_ahead_a_process_may_be(tmp_path, monkeypatch, waiting, ahead):
+    """The other process accepts nothing, and nobody gives it up."""
+    monkeypatch.setattr(accepting, "_LEAVE_S", 60.0)
+    made(tmp_path, monkeypatch, most=2000)
+    made_in, turns = [], 0
+
+    class Counted(asyncio.Protocol):
+        def connection_made(self, transport):
+            made_in.append(turns)
+            transport.abort()
+
+    async def accept(listener):
+        nonlocal turns
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Counted, sock=listener, backlog=2000)
+        for _ in range(200):
+            turns += 1
+            await asyncio.sleep(0)
+        server.close()
+
+    with socket.create_server(("127.0.0.1", 0), backlog=2000) as listener, contextlib.ExitStack() as clients:
+        accepting.shared.append(listener)
+        for _ in range(waiting):
+            clients.enter_context(socket.create_connection(listener.getsockname()))
+        run(accept(listener))
+    assert len(made_in) == ahead
+    assert max(Counter(made_in).values()) == ahead
 
 
 def test_more_than_there_may_be_are_closed_at_once(shared):

@@ -47,6 +47,25 @@ def test_before_the_first_batch_and_while_no_worker_lives_rows_alone_count():
     assert not is_let_in(Capacity(0.5, 10_000), waiting=9_000, rows=1001)
 
 
+def test_two_trials_are_a_pace_until_the_first_batch_is_back():
+    one = Capacity(0.5, 10_000)
+    one.know("line", 1, 0.006)
+    assert is_let_in(one, waiting=9_000)
+    one.know("line", 8, 0.041)  # a row takes 5 ms, and a batch 1 ms more
+    assert is_let_in(one, waiting=90)
+    assert not is_let_in(one, waiting=110)
+    one.learn("line", 64, 0.064)
+    assert is_let_in(one, waiting=490)
+    assert not is_let_in(one, waiting=510)
+
+
+def test_trials_of_a_version_that_takes_as_long_for_many_rows_refuse_no_burst():
+    one = Capacity(0.5, 10_000)
+    one.know("line", 1, 0.05)
+    one.know("line", 8, 0.05)
+    assert is_let_in(one, waiting=5_000)
+
+
 def test_the_pace_is_that_of_the_last_batches():
     one = capacity()
     for _ in range(16):

@@ -1,11 +1,15 @@
 """The fast lane gives the answers of the application, and keeps what a connection must keep."""
 
 import asyncio
+import gc
 import json
+import socket
+import weakref
 from collections import Counter
 
 import numpy as np
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn import Config
@@ -508,3 +512,50 @@ def test_a_client_that_reads_no_answers_is_not_read_from_for_ever(front, app):
         await connection.close()
 
     asyncio.run(talk())
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [],
+        [request()],
+        [request()] * 3,
+        [request(path="/v1/models/nobody:predict")],
+        [request(method="GET", path="/v1/models", body=b"")],
+        [request(GOOD, "Content-Encoding: identity")] * 2,
+        [request()[:-4]],
+        [b"no HTTP"],
+    ],
+)
+def test_a_connection_that_is_closed_leaves_nothing_to_the_garbage_collector(front, app, chunks):
+    """A collection of what a thousand connections left would hold up all others."""
+    lanes, config = [], Config(app, lifespan="off", log_config=None, interface="asgi3")
+    config.load()
+
+    def lane():
+        one = FastLane(lambda: front, config=config, server_state=ServerState(), app_state={})
+        lanes.append(weakref.ref(one))
+        return one
+
+    def ask(port):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            for chunk in chunks:
+                client.sendall(chunk)
+                if chunk.endswith(GOOD):
+                    assert client.recv(65536)
+
+    async def serve():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lane, "127.0.0.1", 0)
+        await asyncio.to_thread(ask, server.sockets[0].getsockname()[1])
+        async with asyncio.timeout(START_S):
+            while not lanes or lanes[0]() is not None:  # noqa: ASYNC110 - there is nothing to wait on
+                await asyncio.sleep(0.001)
+        server.close()
+
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve())
+    finally:
+        gc.enable()

@@ -157,6 +157,14 @@ def test_a_name_with_quotes_is_found(tmp_path, run):
     assert out.read_text().startswith('x,"say ""hi""",prediction\n')
 
 
+@pytest.mark.parametrize("suffix", READ)
+def test_a_mark_in_the_name_of_a_file_is_no_pattern_for_others(tmp_path, run, suffix):
+    write(FLOWERS, tmp_path / f"rows1{suffix}")
+    write(FLOWERS.head(2), tmp_path / f"two{suffix}").replace(tmp_path / f"rows[1]{suffix}")
+    status, said, _ = run("predict", "flowers", tmp_path / f"rows[1]{suffix}", tmp_path / "out.csv")
+    assert (status, said.split(": ")[1][:6]) == (0, "2 rows")
+
+
 def test_a_large_file_streams_in_order(tmp_path, run):
     rows = 300_000
     source = write(

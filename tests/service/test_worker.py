@@ -13,7 +13,7 @@ import pytest
 from models.errors import BadVersion
 from models.repository import Repository
 from service.batching.frames import LENGTH, Reply, Request, Status, What, read_reply, reply_bytes, request_bytes
-from service.batching.lanes import LANES_PER_WORKER, Lanes
+from service.batching.lanes import LANES_PER_WORKER, Lanes, Opened
 from service.processes.scheduling import FullShare
 from service.processes.yielding import _REST
 from service.workers import worker
@@ -345,7 +345,7 @@ def test_half_of_the_workers_open_a_version_at_a_time(versions, workers, at_once
             most.append(Opener.opening)
             await asyncio.sleep(0)
             Opener.opening -= 1
-            return [""]
+            return [Opened("")]
 
     async def ask():
         lanes = Lanes([])
@@ -479,8 +479,8 @@ def test_versions_that_are_opened_together_are_checked_together_and_answered_for
     assert checked == [["pair/1", "coin/1", "flowers/1"]]
 
 
-def said_by(engines, sockets, versions):
-    """What several workers say of new versions."""
+def said_by(engines, sockets, versions, tell=lambda *_: None):
+    """What several workers say of new versions; `tell` as of Lanes."""
     paths = [sockets / f"worker-{number}.sock" for number in range(len(engines))]
     ends = [worker.End() for _ in engines]
     serving = [
@@ -491,7 +491,7 @@ def said_by(engines, sockets, versions):
         thread.start()
 
     async def ask():
-        lanes = Lanes(paths)
+        lanes = Lanes(paths, tell)
         lanes.start(lambda: None)
         while lanes.living < len(paths):  # noqa: ASYNC110 - there is nothing to wait on
             await asyncio.sleep(0.01)
@@ -517,6 +517,15 @@ def test_each_of_several_versions_hears_what_any_worker_says_of_it(root, sockets
     pair, coin = said_by(engines, sockets, [versions["pair"], versions["coin"]])
     assert pair is None
     assert coin.startswith("coin/1: the proof does not come out")
+
+
+def test_a_version_that_takes_long_is_tried_with_one_row_and_with_several(root, sockets, versions):
+    """`pair` takes 10 ms of a core for a run, `coin` none to speak of."""
+    told = []
+    engine = Engine(Repository(root), lambda version: (Slow if version.name == "pair" else Honest)(version))
+    said_by([engine], sockets, [versions["coin"], versions["pair"]], lambda *one: told.append(one))
+    assert [(key, rows) for key, rows, _ in told] == [(versions["pair"].key, 1), (versions["pair"].key, 8)]
+    assert all(seconds >= 0.01 for _, _, seconds in told)
 
 
 def test_who_opens_a_version_rests_meanwhile(root, sockets, versions):

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from training import recipe
 from training.judging.findings import examine
@@ -90,6 +92,15 @@ def test_equal_predictions_are_one_bin():
     intervals = fit_intervals(np.ones((2000, 1)), np.arange(2000.0)[:, None])
     assert intervals is not None
     assert intervals.edges == ((),)
+
+
+@given(equal=st.integers(0, 600), others=st.integers(400, 2500), place=st.floats(0, 1))
+def test_every_bin_has_rows_enough_for_every_level_however_many_predictions_are_equal(equal, others, place):
+    prediction = np.concatenate([np.linspace(0, 1, others), np.full(equal, place)])
+    intervals = fit_intervals(prediction[:, None], np.zeros((equal + others, 1)))
+    assert intervals is not None
+    rows = np.bincount(np.searchsorted(intervals.edges[0], prediction, side="right"))
+    assert rank(rows.min(), (1 + intervals.levels[-1]) / 2) <= rows.min()
 
 
 @pytest.mark.parametrize("task", ["regression", "multiclass"])

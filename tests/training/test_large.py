@@ -78,7 +78,7 @@ def test_all_training_rows_are_fitted_on_although_a_sample_says_the_rest(tmp_pat
     assert 5800 < rows < 6200
 
 
-def test_a_sample_is_spread_evenly_and_neither_rows_nor_columns_make_it_larger(tmp_path: Path, monkeypatch):
+def test_a_sample_has_rows_from_everywhere_and_neither_rows_nor_columns_make_it_larger(tmp_path: Path, monkeypatch):
     pl.DataFrame({"row": range(1000), "b": [0] * 1000}).write_parquet(tmp_path / "t.parquet")
     opened = source.Source.open(tmp_path / "t.parquet")
     assert opened.sample().frame["row"].to_list() == list(range(1000))
@@ -88,8 +88,18 @@ def test_a_sample_is_spread_evenly_and_neither_rows_nor_columns_make_it_larger(t
         monkeypatch.setattr(source, "SAMPLE_CELLS", cells)
         sampled = opened.sample().frame["row"].to_numpy()
         assert len(sampled) == most
-        steps = np.diff(sampled)
-        assert steps.max() - steps.min() <= 1
+        assert (np.abs(sampled - np.arange(most) * 1000 / most) <= 1000 / most + 1).all()
+
+
+def test_a_sample_of_what_comes_and_goes_has_all_of_it(tmp_path: Path, monkeypatch):
+    hours = np.arange(24 * 500) % 24
+    pl.DataFrame({"hour": hours}).write_parquet(tmp_path / "t.parquet")
+    monkeypatch.setattr(source, "SAMPLE_ROWS", 500)  # every 24th row
+    monkeypatch.setattr(source, "_FEWEST_ROWS", 10)
+    sampled = source.Source.open(tmp_path / "t.parquet").sample()
+    assert np.bincount(sampled.frame["hour"].to_numpy(), minlength=24).min() > 5
+    assert sampled.numbers is not None
+    assert (hours[sampled.numbers.to_numpy() - 1] == sampled.frame["hour"].to_numpy()).all()
 
 
 @pytest.mark.usefixtures("in_pieces")
@@ -101,6 +111,26 @@ def test_an_odd_value_beyond_the_sample_is_refused_with_its_row(tmp_path: Path, 
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(BadTable, match=r"column 'x0' .*'wide' in row 4322"):
         recipe.train(plan_of(path, "y", "side"))
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_what_is_said_of_a_sampled_row_names_its_row_in_the_file(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(source, "SAMPLE_ROWS", 1000)
+    monkeypatch.setattr(source, "_FEWEST_ROWS", 10)
+    path = tmp_path / "t.parquet"
+    pl.DataFrame({"a": np.arange(5000.0), "y": [*np.ones(4000), *np.full(1000, np.inf)]}).write_parquet(path)
+    with pytest.raises(BadTable, match=r"row 400[1-5]: the number is infinite"):
+        recipe.train(Plan.of({"name": "m", "target": ["y"], "table": {"path": str(path)}}, "test"))
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_classes_that_are_fractions_are_known_in_every_piece(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(source, "SAMPLE_ROWS", 500)
+    stars = np.arange(2000) % 10 / 2 + 0.5
+    pl.DataFrame({"a": stars + np.arange(2000) / 1e5, "b": stars, "y": stars}).write_parquet(tmp_path / "t.parquet")
+    fitted = recipe.train(plan_of(tmp_path / "t.parquet", "y", "b", task="multiclass"))
+    assert fitted.data.classes == tuple(f"{half / 2}" for half in range(1, 11))
+    assert "all 1,2" in fitted.notes[-1]
 
 
 @pytest.mark.usefixtures("in_pieces")

@@ -150,6 +150,14 @@ def test_a_time_that_is_split_at_random_is_said():
     assert few(leaks(PRICE, day=day, split={"time": "day"})) == []
 
 
+def test_a_time_that_is_sorted_by_its_letters_is_said():
+    named = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct"]
+    said = leaks(PRICE, month=[f"{month} 2024" for month in named] * (N // 10), split={"time": "month"})
+    sorted_from = "whose texts are sorted letter by letter, from 'Apr 2024' to 'Sep 2024'"
+    assert any(sentence.startswith(f"rows are split by the time 'month', {sorted_from}") for sentence in said)
+    assert few(leaks(PRICE, month=[number % 12 for number in range(N)], split={"time": "month"})) == []
+
+
 def test_a_small_test_part_and_none_are_said():
     assert any(sentence.startswith("only ") for sentence in leaks(PRICE))
     none = leaks(PRICE, split={"train": 0.7, "validation": 0.3, "test": 0.0})

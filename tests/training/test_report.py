@@ -80,6 +80,15 @@ def test_a_surface_is_drawn_although_coordinates_are_missing_or_all_equal(tmp_pa
     assert "surface" in plots(tmp_path / "report")
 
 
+@pytest.mark.parametrize("target", ["side", "y"])
+def test_a_surface_is_drawn_although_a_coordinate_is_missing_in_every_row_that_judges(tmp_path, target):
+    part = ["train", "train", "validation", "test"] * 15
+    frame = rows(numbers=("a", "b")).with_columns(side=pl.col("a") > 0, y=2 * pl.col("a"), part=pl.Series(part))
+    frame = frame.with_columns(b=pl.when(pl.col("part") != "test").then("b")).select("a", "b", "part", target)
+    report.write_report(tmp_path / "report", fitted(frame, [target], tmp_path, split={"column": "part"}))
+    assert "surface" in plots(tmp_path / "report")
+
+
 def test_other_regressions_show_predicted_against_actual(tmp_path):
     frame = rows(numbers=("a", "b", "c")).with_columns(y=pl.col("a") + pl.col("b"), z=pl.col("c"))
     report.write_report(tmp_path / "report", fitted(frame, ["y", "z"], tmp_path))

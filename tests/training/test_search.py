@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import optuna
+import polars as pl
 import pytest
 from optuna.trial import TrialState
 
@@ -28,6 +29,22 @@ def test_the_best_of_the_trials_is_a_plan_that_trains(plan: Plan, tmp_path: Path
     assert Plan.read(tmp_path / "best.toml") == found.plan
     again = search(plan, 4, storage, heard.append)  # all of them are done: nothing is run
     assert (again, len(heard)) == (found, 4)
+
+
+def test_a_table_that_has_changed_is_another_study(plan: Plan, tmp_path: Path):
+    storage, heard = str(tmp_path / "j.log"), []
+    before = search(plan, 1, storage)
+    table = Path(str(plan.table.path))
+    table.write_text(table.read_text() + "0.5,0.5,1000\n")
+    found = search(plan, 1, storage, heard.append)
+    assert (found.study != before.study, len(heard)) == (True, 1)
+
+
+def test_every_target_of_several_counts_alike_in_whatever_unit(plan: Plan, tmp_path: Path):
+    table = Path(str(plan.table.path))
+    pl.read_csv(table).with_columns(grams=1e9 * pl.col("a")).write_csv(table)
+    found = search(plan.model_copy(update={"target": ("y", "grams")}), 1, str(tmp_path / "j.log"))
+    assert 0 < found.loss < 10
 
 
 def test_two_processes_share_a_study_and_killing_one_loses_its_trial_alone(plan: Plan, tmp_path: Path):

@@ -1,4 +1,5 @@
 import gzip
+import io
 from pathlib import Path
 
 import polars as pl
@@ -113,6 +114,18 @@ def test_a_parquet_file_keeps_its_types(tmp_path: Path):
     frame = pl.DataFrame({"a": [1, 2], "b": ["x", None], "c": [True, False]})
     frame.write_parquet(path)
     assert read_table(path).frame.equals(frame)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_mark_in_the_name_of_a_file_is_no_pattern_for_others(tmp_path: Path, suffix):
+    for name, value in (("t1", 1), ("t[1]", 2), ("t*", 3)):
+        frame, file = pl.DataFrame({"a": [value]}), io.BytesIO()
+        _ = frame.write_csv(file) if suffix == ".csv" else frame.write_parquet(file)
+        (tmp_path / f"{name}{suffix}").write_bytes(file.getvalue())
+    for name, value in (("t[1]", 2), ("t*", 3)):
+        path = tmp_path / f"{name}{suffix}"
+        for table in (read_table(path), Source.open(path).sample()):
+            assert [int(cell) for cell in table.frame["a"]] == [value]
 
 
 @given(content=st.binary(max_size=200))

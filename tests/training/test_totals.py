@@ -45,6 +45,13 @@ def test_a_total_in_a_parquet_file_is_left_out_as_well():
     assert without_total(Table.of(frame, "t")).frame.height == 40
 
 
+def test_categories_that_look_like_numbers_are_added_up_as_texts_are():
+    frame = pl.DataFrame({"name": NAMES, "z": [str(z) for z in Z]}, schema_overrides={"z": pl.Categorical})
+    assert without_total(Table.of(frame, "t")).frame.equals(frame)
+    total = pl.DataFrame({"name": ["Total"], "z": [str(Z.sum())]}, schema_overrides={"z": pl.Categorical})
+    assert without_total(Table.of(pl.concat([frame, total]), "t")).frame.equals(frame)
+
+
 @pytest.mark.parametrize(
     "table",
     [

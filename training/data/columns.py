@@ -13,7 +13,7 @@ from models.manifest import ClassLabel, Task
 from training.data.cells import TEXTS, TOLD, is_whole, plain_value, without_blanks
 from training.data.kinds import FEW_WHOLE_NUMBERS, from_texts, typed_column
 from training.data.table import Table
-from training.data.target import codes_of, learned_target, read_target, task_of
+from training.data.target import codes_of, labels_of, learned_target, read_target, task_of
 from training.plan import Kind, Plan
 from training.sentences import MOST_LISTED, drop_option, hint, kind_option, listed
 
@@ -161,9 +161,7 @@ def read_batch(batch: pl.DataFrame, first: int, data: Data, plan: Plan, *, is_te
     frame = pl.DataFrame(typed)
     if data.classes is None:
         return frame, 0
-    is_known = frame[data.targets[0]].is_in(
-        pl.Series(list(data.classes), dtype=frame.schema[data.targets[0]]).to_list()
-    )
+    is_known = labels_of(frame[data.targets[0]], data.classes).is_in(list(data.classes))
     return (frame, 0) if is_known.all() else (frame.filter(is_known), int((~is_known).sum()))
 
 
@@ -171,7 +169,7 @@ def targets_of(frame: pl.DataFrame, data: Data) -> npt.NDArray[np.float64 | np.i
     """The targets of typed rows as `Data.y` has them: float64 [N, K], or class codes int64 [N]."""
     if data.classes is None:
         return np.stack([frame[name].cast(pl.Float64).to_numpy() for name in data.targets], axis=1)
-    return codes_of(frame[data.targets[0]], data.classes)
+    return codes_of(labels_of(frame[data.targets[0]], data.classes), data.classes)
 
 
 def _kind_of_typed(dtype: pl.DataType) -> Kind:
@@ -204,7 +202,8 @@ def _check_plan_columns(table: Table, plan: Plan) -> None:
 
 def _rows_with_target(table: Table, plan: Plan, notes: list[str]) -> tuple[pl.DataFrame, pl.Series]:
     """The rows whose targets are all there, and their numbers in the table."""
-    frame, rows = table.frame, pl.Series(range(1, table.frame.height + 1))
+    frame = table.frame
+    rows = pl.Series(range(1, frame.height + 1)) if table.numbers is None else table.numbers
     is_lost = _has_no_target(frame, plan)
     is_blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()  # an empty line is no row
     lost = rows.filter(is_lost & ~is_blank)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from models.csv_file import BadTable
@@ -47,22 +48,28 @@ class Source:
             frame, rows, sha256, notes = scan_csv(path)
             return cls(frame, str(path), rows, sha256, is_text=True, notes=tuple(notes))
         rows = count_rows(path)
-        frame = pl.scan_parquet(path)
+        frame = pl.scan_parquet(path, glob=False)
         names, notes = check_names(frame.collect_schema().names(), str(path))
         frame = frame.select(name for name in names if name)
         return cls(frame, str(path), rows, digest_of(path), is_text=False, notes=tuple(notes))
 
     def sample(self) -> Table:
-        """Rows from all over the file, evenly spread: all of them, or as many as a sample has."""
+        """Rows from all over the file: all of them, or as many as a sample has.
+
+        The file is cut into as many stretches of equal length, and one row drawn from each: every so-maniest row of an
+        hourly table would be of the same hour of the day.
+        """
         columns = self.frame.collect_schema().names()
         most = min(SAMPLE_ROWS, max(_FEWEST_ROWS, SAMPLE_CELLS // len(columns)))
-        frame = self.frame
-        if self.rows > most:
-            row = "row" + "_" * max(map(len, columns))  # no column's name is as long
-            place = pl.col(row).cast(pl.Int64) * most
-            is_sampled = place // self.rows != (place - most) // self.rows
-            frame = frame.with_row_index(row).filter(is_sampled).drop(row)
-        return Table(frame.collect(engine="streaming"), self.sha256, self.place, self.is_text, self.notes)
+        if self.rows <= most:
+            return Table(self.frame.collect(engine="streaming"), self.sha256, self.place, self.is_text, self.notes)
+        starts = np.arange(most + 1) * self.rows // most
+        drawn = starts[:-1] + (np.random.default_rng(0).random(most) * np.diff(starts)).astype(np.int64)
+        row = "row" + "_" * max(map(len, columns))  # no column's name is as long
+        is_drawn = pl.col(row).cast(pl.Int64).is_in(pl.Series(drawn).implode())
+        frame = self.frame.with_row_index(row).filter(is_drawn).collect(engine="streaming")
+        numbers = frame[row].cast(pl.Int64) + 1
+        return Table(frame.drop(row), self.sha256, self.place, self.is_text, self.notes, numbers)
 
     def batches(self, columns: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
         """All rows in order, some columns of them, with the number of the first row of each batch, from 1."""
@@ -81,7 +88,7 @@ def count_rows(path: Path) -> int:
         BadTable: it is none.
     """
     try:
-        return int(pl.scan_parquet(path).select(pl.len()).collect().item())
+        return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
     except pl.exceptions.PolarsError as error:
         raise not_read(path, error) from None
 
@@ -94,6 +101,6 @@ def is_large(plan: Plan) -> bool:
     try:
         if path.suffix.lower() != ".parquet":
             return path.stat().st_size // 8 >= LARGE_CELLS
-        return count_rows(path) * len(pl.scan_parquet(path).collect_schema()) >= LARGE_CELLS
+        return count_rows(path) * len(pl.scan_parquet(path, glob=False).collect_schema()) >= LARGE_CELLS
     except (OSError, BadTable):
         return False  # whoever reads it will say what is wrong

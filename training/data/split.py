@@ -151,9 +151,7 @@ def _by_column(data: Data, column: str) -> npt.NDArray[np.int64]:
     parts = of_distinct(said, lambda texts: [names.get(text) for text in texts], pl.Int64)
     wrong = parts.is_null()
     if wrong.any():
-        row = wrong.arg_max()
-        assert row is not None
-        reason = f"must say 'train', 'validation' or 'test', got {shown(said[row])} in row {row + 1}"
+        reason = f"must say 'train', 'validation' or 'test', got {shown(said.filter(wrong)[0])}"
         raise BadTable(data.source, f"split column {shown(column)} {reason}")
     return parts.to_numpy()
 

@@ -29,6 +29,7 @@ class Table:
         source: the file or dataset, as errors name it.
         is_text: cells are texts whose meaning is still to be inferred.
         notes: what was done to the table, a sentence each.
+        numbers: of the rows in the file, from 1, where they are some of them.
     """
 
     frame: pl.DataFrame
@@ -36,6 +37,7 @@ class Table:
     source: str
     is_text: bool = False
     notes: tuple[str, ...] = ()
+    numbers: pl.Series | None = None
 
     @classmethod
     def of(cls, frame: pl.DataFrame, source: str) -> "Table":
@@ -74,7 +76,7 @@ def read_table(path: Path) -> Table:
 
 def _read_parquet(path: Path) -> Table:
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)  # t[1].parquet is that file, and not t1.parquet
     except pl.exceptions.PolarsError as error:
         raise not_read(path, error) from None
     if frame.height == 0:
@@ -125,6 +127,7 @@ def scan_csv(path: Path) -> tuple[pl.LazyFrame, int, str, list[str]]:
         infer_schema=False,
         new_columns=[f"{number}" for number in range(len(header))],
         encoding="utf8",
+        glob=False,  # t[1].csv is that file, and not t1.csv
     )
     return frame.select(pl.col(f"{n}").alias(name) for n, name in enumerate(names) if name), rows, sha256, notes
 

@@ -109,6 +109,11 @@ def _check_precision(values: pl.Series, place: str) -> None:
         )
 
 
+def labels_of(values: pl.Series, classes: Sequence[ClassLabel]) -> pl.Series:
+    """The values of a target as its classes name them: of fractions like 0.5, by their texts."""
+    return values.cast(pl.String) if isinstance(classes[0], str) else values
+
+
 def codes_of(labels: pl.Series, classes: Sequence[ClassLabel]) -> npt.NDArray[np.int64]:
     """The place of each label among the classes, int64 [N]."""
     codes = {label: code for code, label in enumerate(classes)}

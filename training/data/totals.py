@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from models.errors import shown
+from training.data.cells import TEXTS
 from training.data.table import Table
 from training.sentences import listed
 
@@ -55,8 +56,8 @@ def _number(value: object) -> float | None:
 
 def _numbers(column: pl.Series) -> pl.Series:
     """Those of its values that are numbers."""
-    if column.dtype == pl.String:
-        column = column.str.strip_chars()
+    if column.dtype in TEXTS:
+        column = column.cast(pl.String).str.strip_chars()
     return column.cast(pl.Float64, strict=False).drop_nulls().drop_nans()
 
 

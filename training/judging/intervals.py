@@ -54,12 +54,12 @@ def fit_intervals(prediction: npt.NDArray[np.floating], y: Targets) -> Intervals
 
 def _edges(prediction: Real) -> list[float]:
     """Where to cut the predictions, so that every bin has enough rows for every level that all rows have together."""
-    count = min(MOST_BINS, len(prediction) // ROWS_PER_BIN)
-    if count < 2:
-        return []
-    cuts = np.unique(np.quantile(prediction, np.arange(1, count) / count))
-    rows = np.bincount(np.searchsorted(cuts, prediction, side="right"), minlength=len(cuts) + 1)
-    return [] if rows.min() < ROWS_PER_BIN // 2 else [float(cut) for cut in cuts]  # many equal predictions: one bin
+    for count in range(min(MOST_BINS, len(prediction) // ROWS_PER_BIN), 1, -1):  # where many are equal, fewer bins
+        cuts = np.unique(np.quantile(prediction, np.arange(1, count) / count))
+        rows = np.bincount(np.searchsorted(cuts, prediction, side="right"), minlength=len(cuts) + 1)
+        if rows.min() >= ROWS_PER_BIN - 1:  # a quantile that is itself a prediction leaves a bin one row short
+            return [float(cut) for cut in cuts]
+    return []
 
 
 def _upper(errors: Real, level: float) -> float:

@@ -54,6 +54,7 @@ def find_leaks(data: Data, split: Split, plan: SplitPlan) -> tuple[str, ...]:
         *_the_first(_unknown_categories(data, split)),
         *_few_rows(split, plan),
         *_time_is_mixed(data, plan),
+        *_time_is_text(data, plan),
     )
 
 
@@ -302,4 +303,15 @@ def _time_is_mixed(data: Data, plan: SplitPlan) -> Iterator[str]:
         yield (
             f"{shown(times[0])} is a time and rows are split at random: where the future is to be predicted from the "
             f'past, split.time = "{times[0]}" scores that'
+        )
+
+
+def _time_is_text(data: Data, plan: SplitPlan) -> Iterator[str]:
+    """Jan 2024 comes behind Feb 2024, and 10 before 9."""
+    if plan.time is not None and data.frame.schema[plan.time] == pl.String:
+        times = data.frame[plan.time].drop_nulls()
+        said = f"are sorted letter by letter, from {shown(times.min())} to {shown(times.max())}"
+        yield (
+            f"rows are split by the time {shown(plan.time)}, whose texts {said}; if that is not from the oldest to the "
+            f"newest, write dates like 2024-05-31, or numbers"
         )

@@ -123,7 +123,9 @@ def _plane(fitted: "Fitted", rows: "PartRows", y: Numbers, output: str) -> Plane
     """Rows as points, and what the network answers on a grid around them."""
     drawn = spread(len(rows.matrix), 1000)
     points = rows.matrix[drawn]
-    points = np.where(np.isfinite(points), points, np.nanmedian(points, axis=0))
+    present = [column[np.isfinite(column)] for column in points.T]
+    middle = [np.median(values) if len(values) else 0.0 for values in present]  # of a rare one no row may have any
+    points = np.where(np.isfinite(points), points, np.array(middle, points.dtype))
     low, high = points.min(axis=0), points.max(axis=0)
     margin = np.where(high > low, 0.05 * (high - low), 0.5)
     across, up = (np.linspace(low[i] - margin[i], high[i] + margin[i], _SIDE) for i in range(2))
