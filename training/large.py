@@ -42,7 +42,7 @@ from training.fitting.losses import LOSSES, objective_of
 from training.fitting.step import Stepper
 from training.network.averaged import Averaged
 from training.network.encoders import Preprocessing, preprocess
-from training.network.linear import readings, solve_linear
+from training.network.linear import ask_linear, readings
 from training.network.net import Net, answers_of, make_member
 from training.plan import BadPlan, FitPlan, Plan
 from training.sentences import listed
@@ -245,7 +245,7 @@ def fit_large(
     train = _tensors(sampled, sampled.split.train, scale)
     sizes, outputs = sampled.preprocessing.sizes, outputs_of(data)
     solved = [
-        solve_linear(train[0].numpy(), train[1].numpy(), sizes, data.task, outputs=outputs, numbers=unclipped)
+        ask_linear(train[0].numpy(), train[1].numpy(), sizes, data.task, outputs=outputs, numbers=unclipped)()
         for unclipped in readings(data.task, sampled.preprocessing)
     ]
     lines = [Member(linear, (), mean_loss(linear, (x, y), objective)) for linear in solved]

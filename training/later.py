@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from training import aside
 from training.collector import uncollected
 
-NEEDED_LATER = (*aside.LIBRARY, "matplotlib.figure", "training.publishing.report")
-"""In this order, each a tenth of a second or so: between two of them the other processes are heard."""
-
 
 def imports() -> Iterator[str]:
-    """Import one thing after the other, and say what it was; not what another process has for us."""
-    for name in NEEDED_LATER:
-        if name in aside.LIBRARY and aside.has_begun():
-            continue
+    """Import one thing after the other, and say what it was; nothing where another process has it for us.
+
+    Each takes a tenth of a second or so: between two of them the other processes are heard.
+    """
+    for name in () if aside.has_begun() else aside.LIBRARY:
         with uncollected():
             importlib.import_module(name)
         yield name

@@ -16,7 +16,7 @@ Shape:
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from training.fitting.fit import Member
 from training.fitting.problem import Problem, pose
 from training.fitting.units import fit_units, linear_unit, wants_linear
 from training.judging.evaluate import Targets, doubts, make_baselines, score, score_parts
-from training.judging.findings import Findings, examine
+from training.judging.findings import Findings
 from training.judging.leaks import find_leaks
 from training.large import fit_large
 from training.later import imports
@@ -142,9 +142,7 @@ def run(
         RowcastError: the table, the plan or the fit is bad, or a file does not answer as the network; nothing is
             published then.
     """
-    fitted = train(plan, report, checkpoint)
-    fitted = replace(fitted, findings=examine(fitted))
-    number = publish(fitted, repository)
+    fitted, number = publish(train(plan, report, checkpoint), repository)
     if checkpoint is not None:
         checkpoint.clear()
     return fitted, number
@@ -177,11 +175,12 @@ def train(plan: Plan, report: Report = lambda _: None, checkpoint: Checkpoint | 
     parts = _parts_of(data, matrix, split)
     problem = pose(plan, data, schema, matrix, folds)
     _open(checkpoint, problem, data, report)
+    asked_baseline = problem.baseline(Fold(split.train, split.validation))
     units, members = fit_units(problem, candidates, _steps(plan.fit, report), checkpoint, imports())
     if checkpoint.trouble is not None:
         report(checkpoint.trouble)
 
-    baseline = problem.baseline(Fold(split.train, split.validation))
+    baseline = asked_baseline()
     if wants_linear(problem, units, baseline, split.validation):
         units.append(linear_unit(problem))
     choice = choose(units, problem.held_out_y)

@@ -186,7 +186,7 @@ def test_a_line_is_let_in_by_its_loss_on_the_rows_that_judge_the_networks_too():
     folds = deal_folds(data, split, plan.split, 5)
     schema = learn_schema(data, fitted_on(folds), plan.table)
     problem = pose(plan, data, schema, encode(data.frame, schema), folds)
-    line = problem.baseline(Fold(split.train, split.validation))
+    line = problem.baseline(Fold(split.train, split.validation))()
     lucky_on_the_first_fold = [Member(nn.Identity(), (), 1e-9)]
     no_better = Unit("steps", lucky_on_the_first_fold, problem.answers([line], problem.held_out))
     perfect = Unit("steps", lucky_on_the_first_fold, problem.held_out_y.astype(np.float64))

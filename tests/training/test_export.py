@@ -12,7 +12,7 @@ from models.manifest import Task
 from models.schema import Schema
 from training.network.encoders import Preprocessing
 from training.network.expansions import Steps, Waves
-from training.network.linear import Corrected, solve_linear
+from training.network.linear import Corrected, ask_linear
 from training.network.net import Net, make_member
 from training.plan import NetPlan
 from training.publishing.export import (
@@ -71,7 +71,7 @@ def net_of(task: Task, datatype: str = "FP32", members: int = 1, *, linear: bool
     if linear:
         x = preprocessing(torch.from_numpy(matrix)).numpy()
         y = np.arange(40) % max(2, OUTPUTS[task]) if task != "regression" else x[:, :2]
-        nets.append(solve_linear(x, y, preprocessing.sizes, task, outputs=OUTPUTS[task]))
+        nets.append(ask_linear(x, y, preprocessing.sizes, task, outputs=OUTPUTS[task])())
     scale = torch.tensor([10.0, 1000.0]) if task == "regression" else None
     net = Net(
         preprocessing,
@@ -158,9 +158,9 @@ def test_perceptrons_with_their_lines_are_exported_as_one_line_and_one_stack(tmp
     members: list[torch.nn.Module] = []
     for number in range(count):
         y = x[:, :1] * number + x[:, 1:2]
-        line = solve_linear(x, y, sizes, "regression", outputs=1, strength=0.1, numbers=numbers)
+        line = ask_linear(x, y, sizes, "regression", outputs=1, strength=0.1, numbers=numbers)()
         members.append(Corrected(line, make_member(plan, preprocessing.width, sizes, 1)))
-    members.append(solve_linear(x, x[:, 1:2], sizes, "regression", outputs=1))
+    members.append(ask_linear(x, x[:, 1:2], sizes, "regression", outputs=1)())
     weights = [*range(1, count + 1), 4.0]
     net = Net(preprocessing, members, "regression", weights=weights)
     export(net, awkward_rows(schema, matrix), tmp_path, program=True)

@@ -13,7 +13,7 @@ from training.fitting.device import BFLOAT16_FROM, bfloat16_from
 from training.fitting.fit import Job, Member, fit, fit_together
 from training.fitting.losses import objective_of
 from training.fitting.many import fit_all
-from training.network.linear import solve_linear
+from training.network.linear import ask_linear
 from training.network.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
 from training.publishing.publish import digest_weights
@@ -189,21 +189,21 @@ def test_a_wave_that_brings_nothing_ends_the_fit_and_was_not_worth_it():
 
 def test_a_linear_model_is_found_at_once():
     x, y = line()
-    net = solve_linear(x.numpy(), y.numpy(), [], "regression", outputs=1, strength=1e-6)
+    net = ask_linear(x.numpy(), y.numpy(), [], "regression", outputs=1, strength=1e-6)()
     torch.testing.assert_close(net(x), y, atol=1e-4, rtol=0)
 
 
 def test_a_linear_model_has_a_weight_for_each_category():
     x = torch.tensor([[0.0, 0], [0, 1], [0, 2], [0, 3]]).repeat(50, 1)  # one number, one embedded feature
     y = torch.tensor([1.0, 5, -2, 0]).repeat(50)[:, None]
-    net = solve_linear(x.numpy(), y.numpy(), [4], "regression", outputs=1, strength=1e-6)
+    net = ask_linear(x.numpy(), y.numpy(), [4], "regression", outputs=1, strength=1e-6)()
     torch.testing.assert_close(net(x), y, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_a_binary_linear_model_has_as_many_logits_as_its_net(outputs):
     x, y = line()
-    net = solve_linear(x.numpy(), (y[:, 0] > 0).long().numpy(), [], "binary", outputs=outputs)
+    net = ask_linear(x.numpy(), (y[:, 0] > 0).long().numpy(), [], "binary", outputs=outputs)()
     assert net(x).shape == (200, outputs)
     assert ((net(x)[:, -1:] > 0) == (y > 0)).float().mean() > 0.97
 
@@ -211,7 +211,7 @@ def test_a_binary_linear_model_has_as_many_logits_as_its_net(outputs):
 def test_a_linear_model_of_as_many_classes_as_rows_allow_is_solved_for_without_a_word():
     x, _ = line(40)
     codes = np.arange(40) % 24
-    assert solve_linear(x.numpy(), codes, [], "multiclass", outputs=24)(x).shape == (40, 24)  # warnings are errors
+    assert ask_linear(x.numpy(), codes, [], "multiclass", outputs=24)()(x).shape == (40, 24)  # warnings are errors
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from tests.server.groups import control_group
 from training.children import LostProcess
 from training.fitting.checkpoint import FOLDER, Checkpoint
-from training.fitting.course import Diverged, Epoch
+from training.fitting.course import Diverged, Epoch, useful_share
 from training.fitting.fit import Job, Member
 from training.fitting.loops import Loop
 from training.fitting.losses import objective_of
 from training.fitting.many import WORTH_A_MOVE_S, WORTH_S, fit_all
 from training.fitting.processes import Workers, beside, cores, elsewhere, most_processes
-from training.later import NEEDED_LATER
+from training.later import imports
 from training.network.net import make_member
 from training.plan import FitPlan, NetPlan, Plan
 from training.publishing.publish import digest_weights
@@ -127,6 +127,68 @@ def test_rivals_are_compared_and_ended_as_in_one_process():
     in_two = fitted_by(2, **options)
     assert in_two == fitted_by(1, **options)
     assert len(set(in_two[1])) == 3  # some ended at each rung, and some went on
+
+
+RIVALS = {"rivals": list("abc"), "rungs": {3 / 15: 1.2, 7 / 15: 1.1}}
+"""Of three the first learns fastest, and is alone before its last wave."""
+
+
+def three_rivals() -> list[Job]:
+    rates = (0.01, 1e-5, 1e-6)
+    plans = [COSLOG.model_copy(update={"learning_rate": rate}) for rate in rates]
+    return [Job.of(own, perceptron(), line(), line(50), k, key=str(k)) for k, own in enumerate(plans)]
+
+
+def three_others(number: int) -> list[Job]:
+    """They would learn until the last epoch."""
+    assert number == 0
+    return [Job.of(COSLOG, perceptron(), line(), line(50), k, key=f"other {k}") for k in (7, 8, 9)]
+
+
+def test_others_follow_one_that_is_alone_for_as_long_as_it_was_worth_it():
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        members = fit_members(three_rivals(), others=three_others, **RIVALS)
+        lengths = [len(member.history) for member in members]
+        assert lengths[1] < 15
+        assert lengths[2] < 15
+        assert lengths[3:] == [round(15 * useful_share(COSLOG, members[0].history))] * 3
+        found.append([digest_weights(member.net) for member in members])
+    assert found[0] == found[1]
+
+
+def test_nobody_follows_one_of_two():
+    options = {"rivals": list("abc"), "rungs": {3 / 15: 1000.0}}
+    assert len(fit_members(three_rivals(), others=three_others, **options)) == 3
+
+
+def test_nobody_follows_one_that_diverges():
+    bad = Job.of(FitPlan(optimizer="sgd", learning_rate=1e30, epochs=2), perceptron(()), line(), line(50), 0)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        (result,) = fit_all([bad], MSE, report=lambda *_: None, rivals="a", others=three_others)
+        assert isinstance(result, Diverged)
+
+
+def test_those_that_follow_go_on_from_their_checkpoints(tmp_path: Path):
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test")
+    checkpoint = Checkpoint(tmp_path / FOLDER, every_s=0)
+    checkpoint.open(plan, "0" * 64, "cpu")
+
+    def stop(number: int, epoch: Epoch) -> None:
+        if number >= 3 and epoch.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_members(three_rivals(), stop, others=three_others, checkpoint=checkpoint, **RIVALS)
+    assert any("other" in path.name for path in (tmp_path / FOLDER).glob("*/*.pt"))
+    seen: list[int] = []
+    options = {"others": three_others, **RIVALS}
+    resumed = fit_members(three_rivals(), lambda n, _: seen.append(n), checkpoint=checkpoint, **options)
+    whole = fit_members(three_rivals(), **options)
+    assert len(seen) < sum(len(member.history) for member in whole)
+    assert [digest_weights(one.net) for one in resumed] == [digest_weights(one.net) for one in whole]
 
 
 def test_a_loop_goes_on_from_where_another_stands():
@@ -296,7 +358,7 @@ def test_what_work_elsewhere_raises_is_raised_at_the_end_of_the_block(tmp_path: 
 
 
 def test_what_is_imported_later_is_there():
-    assert all(__import__(name) for name in NEEDED_LATER)
+    assert all(name in sys.modules for name in imports())
 
 
 def test_a_small_table_is_fitted_before_anything_else_is_imported(tmp_path: Path):

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from training.fitting.checkpoint import Checkpoint, State
-from training.fitting.course import SCHEDULES, Course, Epoch
+from training.fitting.course import SCHEDULES, Course, Epoch, useful_share
 from training.fitting.device import bfloat16_from, fast_arithmetic, seeded
 from training.fitting.graphs import Graph, GraphedStep
 from training.fitting.losses import Objective
@@ -186,6 +186,10 @@ class Fitting:
         """The least validation loss of any network until then, also where a checkpoint was further than that."""
         epochs = self._epochs(share)
         return min(epoch.validation_loss for course in self._courses for epoch in course.history[:epochs])
+
+    def useful(self) -> float:
+        """The share of the plan's epochs that was of use so far to any network; it only grows."""
+        return max(useful_share(self._plan, course.history) for course in self._courses)
 
     def members(self) -> list[Member]:
         """The networks with their best weights; the fit cannot go on."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from training.fitting.checkpoint import Checkpoint
-from training.fitting.course import Diverged, Epoch
+from training.fitting.course import Diverged, Epoch, wave_shares
 from training.fitting.fit import Fitting, Job, Member
 from training.fitting.losses import Objective
 from training.plan import FitPlan
@@ -43,11 +43,13 @@ class Standing:
     """Where a loop is, as it travels between processes: nothing in it runs.
 
     Attributes:
-        loss, results: those of the loop.
+        loss, behind, useful, results: those of the loop.
         state: as `torch.save` writes it; None before the loop has begun and once it has ended.
     """
 
     loss: float
+    behind: float
+    useful: float
     results: list[_Sent]
     state: bytes | None
 
@@ -60,10 +62,11 @@ class Loop:
         results: of each, once it has ended.
         loss: the least of their validation losses until the share that was last advanced to; infinite where one
             diverged, and before.
+        until: the share of the plan's epochs after which it ends.
+        behind: the share that it was last advanced to.
+        useful: the share that has been of use so far.
         report: is told of each epoch, and which job it is of.
         is_large: whether a fit takes less time with more threads.
-        seconds: what all its epochs take, roughly.
-        half_way: the share of the plan's epochs after which half of its own are behind.
     """
 
     def __init__(
@@ -88,14 +91,31 @@ class Loop:
         plan, rows = self._jobs[0].plan, len(self._jobs[0].train[0])
         weights = sum(weight.numel() for weight in self._jobs[0].net.parameters())
         self.is_large = (plan.batch or rows) * weights >= LARGE
-        self.seconds = self._jobs[0].until * seconds_of(plan, rows, weights)
-        self.half_way = self._jobs[0].until / 2
+        self.until, self.behind, self.useful = self._jobs[0].until, 0.0, 0.0
+        self._seconds = seconds_of(plan, rows, weights)
+
+    @property
+    def seconds(self) -> float:
+        """What the epochs take, roughly, that are not behind."""
+        return (self.until - self.behind) * self._seconds
+
+    @property
+    def half_way(self) -> float:
+        """The share after which half of these are behind."""
+        return (self.behind + self.until) / 2
+
+    @property
+    def useful_waves(self) -> list[float]:
+        """The shares that end the waves of its schedule as far as these are of use, but for the first, a short one."""
+        return [share for share in wave_shares(self._jobs[0].plan)[1:] if share <= self.useful]
 
     def advance(self, share: float) -> None:
-        """Go on until this share of the epochs; after the last one the loop has ended."""
+        """Go on until this share of the plan's epochs; after its own last one the loop has ended."""
+        self.behind = min(share, self.until)
         try:
-            self._here().advance(share)
-            self.loss = self._here().loss(share)
+            fitting = self._here()
+            fitting.advance(self.behind)
+            self.loss, self.useful = fitting.loss(self.behind), fitting.useful()
         except Diverged as error:
             self.results, self.loss, self._fitting = [error] * len(self.numbers), math.inf, None
             return
@@ -121,11 +141,13 @@ class Loop:
         if self._fitting is not None:
             torch.save(dict(self._fitting.state()), file := io.BytesIO())
             state = file.getvalue()
-        return Standing(self.loss, [_sent(result) for result in self.results], state)
+        sent = [_sent(result) for result in self.results]
+        return Standing(self.loss, self.behind, self.useful, sent, state)
 
     def go_on_from(self, standing: Standing) -> None:
         """Be where it is in another process."""
-        self.loss, self._elsewhere = standing.loss, standing.state
+        self.loss, self.behind, self.useful = standing.loss, standing.behind, standing.useful
+        self._elsewhere = standing.state
         self.results = [_received(*both) for both in zip(self._jobs, standing.results, strict=False)]  # all or none
 
 

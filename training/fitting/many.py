@@ -7,7 +7,8 @@ they move is a `Loop` (`loops.py`), which can stand still and go on in another p
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -25,8 +26,15 @@ WORTH_S = 0.3
 WORTH_A_MOVE_S = 1.0
 """Seconds of a fit from which it may change processes on its way: its state crosses, its rows are expanded again."""
 
-_Advance = Callable[[Sequence[Loop], float | None], None]
-"""Takes loops to a share of their epochs; None: ends them."""
+
+class _Advance(Protocol):
+    """Takes loops to a share of their epochs; None: ends them.
+
+    Those that `follow` go along with a single one: they take no more epochs than were of use to it.
+    """
+
+    def __call__(self, some: Sequence[Loop], share: float | None, follow: Sequence[Loop] = ()) -> None:
+        """Go."""
 
 
 def fit_all(
@@ -37,12 +45,15 @@ def fit_all(
     checkpoint: Checkpoint | None = None,
     rivals: Sequence[str] = (),
     rungs: Mapping[float, float] | None = None,
+    others: Callable[[int], Sequence[Job]] | None = None,
     meanwhile: Iterable[object] = (),
 ) -> list[Member | Diverged]:
     """Fit every job in the way that suits the device; `report` is told which, from 0.
 
     After each share of the epochs that `rungs` names, in rising order, only those of `rivals`, which say for each job
-    whose it is, go on whose loss is at most so many times the least one; the others keep the best weights they had.
+    whose it is, go on whose loss is at most so many times the least one; the rest keep the best weights they had. Where
+    one is left on a CPU, `others` says what is to be fitted for as long as it was worth it for that one, by its number;
+    this begins beside it, and its results follow, unless that one diverged.
 
     On a GPU jobs of one plan and shape go together, which a single small network could not fill. On a CPU each goes
     alone, on one thread, in as many processes as there are cores: 8 networks in one loop took longer there than 8
@@ -55,9 +66,14 @@ def fit_all(
     is_gpu = bool(jobs) and jobs[0].train[0].device.type == "cuda"
     groups = _alike(jobs) if is_gpu else [[number] for number in range(len(jobs))]
     loops = [Loop(jobs, numbers, objective, report, checkpoint) for numbers in groups]
-    count = 1 if is_gpu or sum(loop.seconds for loop in loops) < WORTH_S else min(most_processes(), len(loops))
+    chores = iter(meanwhile)
+
+    def together(some: Sequence[Loop]) -> AbstractContextManager[_Advance]:
+        count = 1 if is_gpu or sum(loop.seconds for loop in some) < WORTH_S else min(most_processes(), len(some))
+        return _here() if count < 2 else _in_processes(count, some, report, checkpoint, chores)
+
     going = loops
-    with _here() if count < 2 else _in_processes(count, loops, report, checkpoint, iter(meanwhile)) as advance:
+    with together(loops) as advance:
         for share, times in (rungs or {}).items():
             advance(going, share)
             losses: dict[str, float] = {}
@@ -66,9 +82,17 @@ def fit_all(
                 losses[rival] = min(loop.loss, losses.get(rival, math.inf))
             advance([loop for loop in going if losses[rivals[loop.numbers[0]]] > times * min(losses.values())], None)
             going = [loop for loop in going if not loop.results]
-        advance(going, 1.0)
+        is_alone = len(going) == 1 and not is_gpu and not going[0].is_large
+        if others is None or not is_alone:
+            advance(going, 1.0)
+    if others is not None and is_alone:
+        jobs = [*jobs, *others(going[0].numbers[0])]
+        follow = [Loop(jobs, [number], objective, report, checkpoint) for number in range(len(loops), len(jobs))]
+        with together([*going, *follow]) as advance:
+            advance(going, 1.0, follow)
+        loops += [loop for loop in follow if loop.results]
     results = {number: result for loop in loops for number, result in zip(loop.numbers, loop.results, strict=True)}
-    return [results[number] for number in range(len(jobs))]
+    return [results[number] for number in sorted(results)]
 
 
 def _alike(jobs: Sequence[Job]) -> list[list[int]]:
@@ -85,12 +109,21 @@ def _here() -> Iterator[_Advance]:
     """One loop after the other in this process."""
     most = torch.get_num_threads()
 
-    def advance(loops: Sequence[Loop], share: float | None) -> None:
-        for loop in loops:
-            with threads(most if len(loops) == 1 and loop.is_large else 1):
+    def advance(some: Sequence[Loop], share: float | None, follow: Sequence[Loop] = ()) -> None:
+        for loop in some:
+            with threads(most if len(some) == 1 and loop.is_large else 1):
                 _advance(loop, share)
+        if follow and _may_follow(some[0], follow):
+            advance(follow, 1.0)
 
     yield advance
+
+
+def _may_follow(first: Loop, follow: Sequence[Loop]) -> bool:
+    """Whether the first has come to a good end; then the others know theirs."""
+    for loop in follow:
+        loop.until = first.useful
+    return not isinstance(first.results[0], Diverged)
 
 
 def _advance(loop: Loop, share: float | None) -> None:
@@ -104,10 +137,11 @@ def _advance(loop: Loop, share: float | None) -> None:
 
 
 class _Task(NamedTuple):
-    """A loop's number, how far it is to go, and where it is, unless the process knows that."""
+    """A loop's number, how far it is to go and to end, and where it is, unless the process knows that."""
 
     number: int
     share: float | None
+    until: float
     standing: Standing | None
 
 
@@ -132,15 +166,18 @@ def _in_processes(
 
     def do(task: _Task, tell: Callable[[tuple[int, Epoch]], object]) -> _Done:
         loop = loops[task.number]
-        loop.report = lambda number, epoch: tell((number, epoch))
+        loop.report, loop.until = lambda number, epoch: tell((number, epoch)), task.until
         if task.standing is not None:
             loop.go_on_from(task.standing)
         _advance(loop, task.share)
         return _Done(task.number, loop.standing(), None if checkpoint is None else checkpoint.trouble)
 
-    def advance(some: Sequence[Loop], share: float | None) -> None:
+    def advance(some: Sequence[Loop], share: float | None, follow: Sequence[Loop] = ()) -> None:
         numbers = [number for number, loop in enumerate(loops) if loop in some and not loop.results]
+        following = [number for number, loop in enumerate(loops) if loop in follow]
         waiting = _in_turn(numbers, loops, share, count)
+        # meanwhile the others keep level, so that no long one is left for the end
+        waiting += [(number, wave) for wave in (some[0].useful_waves if follow else ()) for number in following]
         busy: set[int] = set()
 
         def draw(worker: int) -> _Task | None:
@@ -152,11 +189,14 @@ def _in_processes(
             busy.add(number)
             is_elsewhere = begun_by.get(number, worker) != worker
             begun_by[number] = worker
-            return _Task(number, to, loops[number].standing() if is_elsewhere else None)
+            return _Task(number, to, loops[number].until, loops[number].standing() if is_elsewhere else None)
 
         def done(answer: _Done) -> None:
             busy.remove(answer.number)
             loops[answer.number].go_on_from(answer.standing)
+            if following and answer.number in numbers:
+                goes_on = _may_follow(loops[answer.number], follow)
+                waiting[:] = _in_turn(following, loops, 1.0, count) if goes_on else []
             if checkpoint is not None:
                 checkpoint.trouble = checkpoint.trouble or answer.trouble
 

@@ -12,8 +12,8 @@ Shape:
 """
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise, product
 from typing import Any
@@ -36,7 +36,7 @@ from training.fitting.loops import seconds_of
 from training.fitting.losses import LOSSES, Objective, objective_of
 from training.network.averaged import Averaged
 from training.network.encoders import Preprocessing, preprocess
-from training.network.linear import STRENGTHS, readings, solve_linear
+from training.network.linear import STRENGTHS, ask_linear, readings
 from training.network.net import Net, answers_of
 from training.plan import HIDDEN, BadPlan, Loss, Plan
 
@@ -68,6 +68,7 @@ class Problem:
     folds: list[Fold]
     centre: Tensor | None
     scale: Tensor | None
+    _asked: dict[tuple[float, int], Callable[[], Member]] = field(default_factory=dict)
 
     @property
     def held_out(self) -> Rows:
@@ -103,25 +104,35 @@ class Problem:
             weights=weights,
         )
 
-    def linear(self, strength: float, unclipped: int, fold: Fold) -> Member:
-        """The linear model with this penalty on a fold, as a member without a history."""
-        train, judging = self.rows(fold.train), self.rows(fold.held_out)
-        x, y = (tensor.cpu().numpy() for tensor in train)
+    def linear(self, strength: float, unclipped: int, fold: Fold) -> Callable[[], Member]:
+        """The linear model with this penalty on a fold, as a member without a history, once it is called for."""
+        x, y = (tensor.cpu().numpy() for tensor in self.rows(fold.train))
         sizes = self.preprocessing.sizes
-        net = solve_linear(x, y, sizes, self.task, outputs=self.outputs, strength=strength, numbers=unclipped)
-        net.to(self.x.device)
-        return Member(net, (), mean_loss(net, judging, self.objective))
+        solved = ask_linear(x, y, sizes, self.task, outputs=self.outputs, strength=strength, numbers=unclipped)
+
+        def member() -> Member:
+            net = solved().to(self.x.device)
+            return Member(net, (), mean_loss(net, self.rows(fold.held_out), self.objective))
+
+        return member
+
+    def ask_lines(self) -> None:
+        """Let `lines` be solved for while others fit; it holds as many copies of the rows as there are lines."""
+        self._asked.update({form: self.linear(*form, self.folds[0]) for form in self._forms})
 
     @cached_property
     def lines(self) -> dict[tuple[float, int], Member]:
         """The linear models of the first fold, by penalty and how many numbers are read unclipped."""
-        forms = product(STRENGTHS, readings(self.task, self.preprocessing))
-        return {form: self.linear(*form, self.folds[0]) for form in forms}
+        return {form: (self._asked.get(form) or self.linear(*form, self.folds[0]))() for form in self._forms}
 
-    def baseline(self, fold: Fold) -> Member:
+    @property
+    def _forms(self) -> Iterable[tuple[float, int]]:
+        return product(STRENGTHS, readings(self.task, self.preprocessing))
+
+    def baseline(self, fold: Fold) -> Callable[[], Member]:
         """The linear model of scikit-learn's own penalty, of clipped numbers or not, as the fold prefers."""
-        models = [self.linear(1.0, unclipped, fold) for unclipped in readings(self.task, self.preprocessing)]
-        return min(models, key=lambda model: model.validation_loss)
+        asked = [self.linear(1.0, unclipped, fold) for unclipped in readings(self.task, self.preprocessing)]
+        return lambda: min((model() for model in asked), key=lambda model: model.validation_loss)
 
     def answers(self, members: Sequence[Member], rows: Rows) -> Answers:
         """What the average of some members says: predictions [R, K] in the fit's units, or probabilities [R, C]."""

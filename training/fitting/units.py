@@ -7,6 +7,7 @@ gives each unit its share in the published average. `fit_units` is the story, `_
 Networks are fitted on the targets, or on what a linear model (a *line*, for short) leaves of them; `_lines` says when.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -71,8 +72,11 @@ def fit_units(
 
     All candidates begin on the first fold; those that are far behind when the learning rate is back at zero end there,
     and the best go on to the other folds, as far as the first one was worth it: successive halving (Jamieson and
-    Talwalkar 2016) with epochs and then folds for a budget. `report` is told of each epoch: which fit it is of, from 0,
-    of how many. While other processes fit, `meanwhile` is asked for its next.
+    Talwalkar 2016) with epochs and then folds for a budget. One that is alone begins on the other folds before it has
+    ended on the first, so that no core waits for that (docs/decisions/0095).
+
+    `report` is told of each epoch: which fit it is of, from 0, of how many. While other processes fit, `meanwhile` is
+    asked for its next.
 
     Raises:
         Diverged: no candidate has a finite loss.
@@ -81,24 +85,26 @@ def fit_units(
     halving = FEW if is_small else MANY
     may_have_lines = len(candidates) > 1  # a network that a plan names stands alone
     fits = _Fits(problem, candidates, report, checkpoint, meanwhile)
-    if may_have_lines and not is_small:
-        fits.lines = _lines(problem)
+    lines = functools.cache(lambda: _lines(problem) if may_have_lines else {})
+    if not is_small:
+        fits.lines = lines()
+    elif may_have_lines and problem.task == "regression":
+        problem.ask_lines()
     waves = wave_shares(candidates[0].fit)
     rungs = {waves[wave]: times for wave, times in halving.rungs.items() if wave < len(waves) - 1}
-    fits.fit(candidates, [0], rungs)
+    fits.fit(candidates, [0], rungs, goes_on=lambda: not is_small or not lines())
     # Lines are solved for by a library that takes longer to import than a small table to fit. So such fits begin at
     # once, on the targets, while it is imported beside them; few tables have lines, and their fits are made once more
     # (docs/decisions/0071).
-    if may_have_lines and is_small and (lines := _lines(problem)):
-        fits.begin_again(lines)
+    if is_small and lines():
+        fits.begin_again(lines())
         fits.fit(candidates, [0], rungs)
 
     first = {one.name: members[0].validation_loss for one in candidates if (members := fits.of(one, 0))}
     best = sorted((one for one in candidates if one.name in first), key=lambda one: first[one.name])[:KEPT]
     standing = [one for one in best if first[one.name] <= halving.near * first[best[0].name]]
     folds = range(len(problem.folds))
-    if len(folds) > 1:
-        fits.fit(standing, folds[1:])
+    fits.fit(standing, folds)
     units = [
         unit_of(problem, candidate.name, [fits.of(candidate, fold) for fold in folds])
         for candidate in standing
@@ -132,8 +138,9 @@ class _Fits:
         self._expansions = {candidate.name: _expansion(problem, candidate) for candidate in candidates}
         others = min(KEPT, len(candidates)) * (len(problem.folds) - 1)
         self._total = (len(candidates) + others) * len(self._seeds)
-        self._begun = 0
-        self._done: dict[tuple[str, int, int], Member] = {}  # by candidate, fold, and which member of both
+        self._begun: list[tuple[str, int, int]] = []  # by candidate, fold, and which member of both
+        self._done: dict[tuple[str, int, int], Member] = {}
+        self._before = 0  # fits that were begun on the targets, and then again on the rest of lines
         self.lines: dict[int, _Line] = {}
         self.diverged: list[Diverged] = []
 
@@ -152,29 +159,52 @@ class _Fits:
         """Forget what was fitted; from now on networks are fitted on the rest of these lines."""
         self.lines = lines
         self._done.clear()
-        self._total += self._begun
+        self._total += len(self._begun)
+        self._before, self._begun = self._before + len(self._begun), []
 
     def fit(
-        self, candidates: Sequence[Candidate], folds: Sequence[int], rungs: Mapping[float, float] | None = None
+        self,
+        candidates: Sequence[Candidate],
+        folds: Sequence[int],
+        rungs: Mapping[float, float] | None = None,
+        goes_on: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Fit some candidates on some folds; those that fall behind on the `rungs` end there."""
-        keys = list(product(candidates, folds, self._seeds))
-        before, self._begun = self._begun, self._begun + len(keys)
+        """Fit some candidates on some folds, where they have not been.
+
+        Those that fall behind on the `rungs` end there; if one is left and `goes_on`, it is fitted on the other folds.
+        """
+        before, fresh = self._before + len(self._begun), self._fresh(candidates, folds)
+        keys = list(fresh)
+
+        def others(number: int) -> list[Job]:
+            more = self._fresh([keys[number][0]], range(len(self._problem.folds))) if goes_on() else []
+            keys.extend(more)
+            return [self._job(*key) for key in more]
+
         fitted = fit_all(
-            [self._job(*key) for key in keys],
+            [self._job(*key) for key in fresh],
             self._problem.objective,
             report=lambda k, epoch: self._report(before + k, self._total, epoch),
             checkpoint=self._checkpoint,
-            rivals=[candidate.name for candidate, _, _ in keys],
+            rivals=[candidate.name for candidate, _, _ in fresh],
             rungs=rungs,
+            others=others if len(self._seeds) == 1 else None,
             meanwhile=self._meanwhile,
         )
-        for (candidate, fold, number), result in zip(keys, fitted, strict=True):
+        # one that diverged took along those that were to follow it
+        for (candidate, fold, number), result in zip(keys, fitted, strict=False):
             if isinstance(result, Diverged):
                 self.diverged.append(result)
             else:
                 self._forget_unseen(result.net, fold)
                 self._done[candidate.name, fold, number] = self._with_its_line(result, fold)
+
+    def _fresh(self, candidates: Sequence[Candidate], folds: Sequence[int]) -> list[tuple[Candidate, int, int]]:
+        """The fits of some candidates on some folds that have not begun, which now begin."""
+        keys = product(candidates, folds, self._seeds)
+        fresh = [key for key in keys if (key[0].name, *key[1:]) not in self._begun]
+        self._begun += [(candidate.name, fold, number) for candidate, fold, number in fresh]
+        return fresh
 
     def _job(self, candidate: Candidate, fold: int, number: int) -> Job:
         problem, line = self._problem, self.lines.get(fold)
@@ -267,7 +297,7 @@ def linear_unit(problem: Problem) -> Unit:
     unit = unit_of(problem, "linear", [[model] for model in models])
     if len(problem.folds) > 1:
         everything = Fold(fitted_on(problem.folds), problem.folds[0].held_out)
-        models = [problem.linear(*form, everything)]
+        models = [problem.linear(*form, everything)()]
     return Unit("linear", models, unit.answers)
 
 
@@ -278,7 +308,7 @@ def _best_line(problem: Problem, unclipped: Sequence[int]) -> tuple[float, int]:
 
 
 def _lines_of_folds(problem: Problem, form: tuple[float, int]) -> list[Member]:
-    return [problem.lines[form], *(problem.linear(*form, fold) for fold in problem.folds[1:])]
+    return [problem.lines[form], *(problem.linear(*form, fold)() for fold in problem.folds[1:])]
 
 
 @dataclass(frozen=True)

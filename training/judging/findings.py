@@ -7,6 +7,7 @@ from models.intervals import Intervals, PredictionSets
 from models.manifest import Importance
 from models.shapley import Background
 from training.data.rows import table_rows
+from training.fitting.device import threads
 from training.judging.explain import BACKGROUND_ROWS, Explained, explain_rows
 from training.judging.importance import measure_importances
 from training.judging.intervals import calibrated
@@ -43,10 +44,11 @@ def examine(fitted: "Fitted") -> Findings:
         (fitted.predict(parts["test"].matrix), parts["test"].y) if "test" in parts else None,
     )
     background = Background(rows=table_rows(train.frame, fitted.schema, most=BACKGROUND_ROWS))
-    return Findings(
-        intervals,
-        sets,
-        measure_importances(fitted.data.task, fitted.schema, fitted.predict, judging.matrix, judging.y),
-        background,
-        explain_rows(fitted.schema, fitted.predict, judging.matrix, background),
-    )
+    with threads(1):  # of a few hundred rows at a time a second one takes nothing off, and has to be waited for
+        return Findings(
+            intervals,
+            sets,
+            measure_importances(fitted.data.task, fitted.schema, fitted.predict, judging.matrix, judging.y),
+            background,
+            explain_rows(fitted.schema, fitted.predict, judging.matrix, background),
+        )

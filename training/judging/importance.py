@@ -19,7 +19,7 @@ from training.judging.evaluate import Predict, Targets
 MOST_FEATURES = 1000
 """Beyond, the rows that can be asked about in seconds are too few for each feature, and none is measured."""
 _MOST_ROWS = 25_000  # rows asked about in all; at one or two million multiplications each, a second or two
-_FEWEST, _MOST_SHUFFLES = 100, 10
+_FEWEST, _MOST_SHUFFLES = 100, 5
 _NORMAL_95 = 1.96
 
 

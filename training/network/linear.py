@@ -4,13 +4,15 @@ They are solved for by scikit-learn, not fitted by minibatches: the optimum is k
 the targets are.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from models.manifest import Task
-from training.aside import asked
+from training.aside import ask
 from training.network.encoders import Preprocessing, unclipped
 from training.network.solving import solve
 
@@ -75,7 +77,7 @@ def readings(task: Task, preprocessing: Preprocessing) -> tuple[int, ...]:
     return (0, numbers) if task == "regression" and preprocessing.clips and numbers else (0,)
 
 
-def solve_linear(
+def ask_linear(
     x: npt.NDArray[np.float32],
     y: npt.NDArray[np.float32 | np.int64],
     sizes: list[int],
@@ -84,8 +86,8 @@ def solve_linear(
     outputs: int,
     strength: float = 1.0,
     numbers: int = 0,
-) -> LinearMember:
-    """The ridge or logistic regression with the given penalty.
+) -> Callable[[], LinearMember]:
+    """The ridge or logistic regression with the given penalty, once it is called for (`training/aside.py`).
 
     The first `numbers` columns are numbers that it reads as they were before their smooth clipping.
 
@@ -99,16 +101,16 @@ def solve_linear(
         kept[np.unique(y, return_index=True)[1]] = True  # each class keeps a row
         x, y = x[kept], y[kept]
     design = unclipped(torch.from_numpy(x), numbers).numpy() if numbers else x
-    weight, bias = asked(solve, design, y, sizes, task, strength)
-    if len(weight) < outputs:  # two classes have one logit, that of the second; the first is 0
-        weight, bias = np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
-    table_rows = sum(sizes)
-    by_column = torch.tensor(
-        np.ascontiguousarray(weight.T), dtype=torch.float32
-    )  # [one-hot and plain columns, outputs]
-    return LinearMember(
-        by_column[table_rows:].clone(),
-        torch.tensor(bias, dtype=torch.float32),
-        by_column[:table_rows].clone() if sizes else None,
-        numbers,
-    ).eval()
+    solved, table_rows = ask(solve, design, y, sizes, task, strength), sum(sizes)
+
+    def member() -> LinearMember:
+        weight, bias = solved()
+        if len(weight) < outputs:  # two classes have one logit, that of the second; the first is 0
+            weight = np.concatenate([np.zeros_like(weight), weight])
+            bias = np.concatenate([np.zeros_like(bias), bias])
+        by_column = torch.tensor(np.ascontiguousarray(weight.T), dtype=torch.float32)  # [one-hot and plain, outputs]
+        table = by_column[:table_rows].clone() if sizes else None
+        constant = torch.tensor(bias, dtype=torch.float32)
+        return LinearMember(by_column[table_rows:].clone(), constant, table, numbers).eval()
+
+    return member

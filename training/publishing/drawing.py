@@ -18,8 +18,6 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 
-from models.features import Feature, NumberFeature
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")  # apart for the colour-blind
 INK, PALE, GRID = "#222222", "#B8BEC6", "#EEF0F2"
 _OF_THE_PAGE = {INK: "currentColor", GRID: "var(--line)"}
@@ -99,10 +97,9 @@ def shades(of: Any, low: float, high: float, count: int) -> ListedColormap:
     return ListedColormap([(*to_rgb(of), float(share)) for share in np.linspace(low, high, count)])
 
 
-def with_unit(feature: Feature) -> str:
-    """What an axis of this feature is called."""
-    unit = feature.unit if isinstance(feature, NumberFeature) else None
-    return shortened(feature.name) + (f" ({shortened(unit)})" if unit else "")
+def with_unit(name: str, unit: str | None) -> str:
+    """What the axis of a feature is called."""
+    return shortened(name) + (f" ({shortened(unit)})" if unit else "")
 
 
 def shortened(value: object, most: int = 40) -> str:

@@ -1,10 +1,11 @@
-"""A fitted network becomes a version: files, proof and manifest, proved before it is published."""
+"""A fitted network becomes a version: findings, files, proof and manifest, proved before it is published."""
 
 import functools
 import hashlib
 import importlib.metadata
 import platform
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,14 @@ from models.manifest import FileDigest, Manifest, Predictions, Provenance
 from models.proof import Proof, prove
 from models.repository import Repository
 from models.schema import Schema
-from training.data.rows import spread, table_rows
+from training.data.rows import table_rows
 from training.data.schema import quantiles_of
+from training.data.spread import spread
 from training.fitting.processes import elsewhere
+from training.judging.findings import examine
 from training.plan import Plan
 from training.publishing.export import ONNX, OnnxSession, awkward_rows, export
+from training.publishing.report import begin_to_draw, write_report
 
 if TYPE_CHECKING:
     from training.recipe import Fitted  # recipe tells the story and imports this file
@@ -35,8 +39,10 @@ PARITY_ROWS = 256
 PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "onnx")
 
 
-def publish(fitted: "Fitted", repository: Repository) -> int:
-    """Write, prove and publish a version, and return its number.
+def publish(fitted: "Fitted", repository: Repository) -> tuple["Fitted", int]:
+    """Examine, write, prove and publish a network; the number is that of the new version.
+
+    Where there are cores, one process exports and another one draws while this one examines.
 
     Raises:
         NoParity, BadVersion: a file or the whole does not answer as the network; nothing is published then.
@@ -45,19 +51,20 @@ def publish(fitted: "Fitted", repository: Repository) -> int:
     train = fitted.parts["train"].matrix
 
     def fill(draft: Path) -> "functools.partial[Manifest]":
-        from training.publishing.report import write_report  # noqa: PLC0415 - see training/later.py
-
+        nonlocal fitted
         rows = train[spread(len(train), PARITY_ROWS)]
         awkward, program = awkward_rows(fitted.schema, rows), fitted.plan.export.program
         with elsewhere(lambda: export(fitted.net, awkward, draft, program=program)):
+            drawn, findings = begin_to_draw(fitted), examine(fitted)
+            fitted = replace(fitted, findings=findings)
             (draft / proofs.FILE).write_bytes(proof.to_json())
-            if fitted.findings is not None:
-                (draft / shapley.FILE).write_bytes(fitted.findings.background.to_json())
-            write_report(draft / REPORT, fitted)
+            (draft / shapley.FILE).write_bytes(findings.background.to_json())
+            write_report(draft / REPORT, fitted, drawn)
         session = OnnxSession((draft / ONNX).read_bytes())
         return functools.partial(_describe, fitted, proof, session)
 
-    return repository.publish(fitted.plan.name, fill)
+    number = repository.publish(fitted.plan.name, fill)
+    return fitted, number
 
 
 def _describe(

@@ -6,7 +6,7 @@ dark screen, and prints. The same network gives the same bytes: no times, no pat
 
 import html
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,12 @@ import numpy as np
 from models.features import BooleanFeature, CategoryFeature, DatetimeFeature, Feature, NumberFeature
 from models.intervals import Intervals, PredictionSets
 from models.manifest import Part, Scores
+from training.aside import ask
 from training.judging.evaluate import MAIN
 from training.judging.explain import Explained
 from training.judging.failures import worst_kinds, worst_rows
-from training.publishing.drawing import plain_drawing, svg_of
-from training.publishing.plots import draw_plots, judged
+from training.publishing.drawn import Plot, svgs_of
+from training.publishing.plots import judged, plots_of, plots_of_findings
 from training.sentences import listed
 
 if TYPE_CHECKING:
@@ -31,12 +32,25 @@ MOST_SHOWN = 8
 """Features of a row that is shown, and those that are named in its explanation."""
 
 
-def write_report(folder: Path, fitted: "Fitted") -> None:
-    """Write `index.html` into a folder, which is made if it is absent."""
+Drawn = Callable[[], list[tuple[str, str, str]]]
+"""Called, it has of each plot its name, its caption and its SVG element."""
+
+
+def begin_to_draw(fitted: "Fitted") -> Drawn:
+    """Have everything drawn that waits for no findings, by another process if there is one that does so."""
+    return _drawn(list(plots_of(fitted)))
+
+
+def _drawn(plots: list[Plot]) -> Drawn:
+    svgs = ask(svgs_of, plots)
+    return lambda: [(plot.name, plot.caption, svg) for plot, svg in zip(plots, svgs(), strict=True)]
+
+
+def write_report(folder: Path, fitted: "Fitted", drawn: Drawn | None = None) -> None:
+    """Write `index.html` into a folder, which is made if it is absent; `drawn` is what was begun before."""
     folder.mkdir(parents=True, exist_ok=True)
-    with plain_drawing():
-        plots = [(name, caption, svg_of(figure, name)) for name, caption, figure in draw_plots(fitted)]
-    (folder / INDEX).write_text(card(fitted, plots), "utf-8")
+    drawn, of_findings = drawn or begin_to_draw(fitted), _drawn(list(plots_of_findings(fitted)))
+    (folder / INDEX).write_text(card(fitted, [*drawn(), *of_findings()]), "utf-8")
 
 
 def card(fitted: "Fitted", plots: Sequence[tuple[str, str, str]]) -> str:
