@@ -275,9 +275,10 @@ class Engine:
 
 def _tried(session: Session, row: Matrix) -> tuple[float, ...]:
     """Seconds of a core that a run takes with each of TRIED_ROWS; 0 where it is quick, or would keep others waiting."""
-    if not _QUICK_S < _core_s(session, row) <= LONGEST_S:
+    one_s = _core_s(session, row)
+    if not _QUICK_S < one_s <= LONGEST_S:
         return (0.0,) * len(TRIED_ROWS)
-    return tuple(_core_s(session, np.repeat(row, rows, axis=0)) for rows in TRIED_ROWS)
+    return (one_s, *(_core_s(session, np.repeat(row, rows, axis=0)) for rows in TRIED_ROWS[1:]))
 
 
 def _core_s(session: Session, matrix: Matrix) -> float:
