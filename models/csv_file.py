@@ -178,7 +178,10 @@ def _line_widths(block: bytes, delimiter: str) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _refuse_width(place: str, line: int, got: int, width: int) -> None:
-    raise BadTable(place, f"{_row(line)} has {got} values, the header names {width}; quote texts that hold delimiters")
+    what = "quote texts that hold delimiters"
+    if line == 1 and got > width:  # as where a title or a comment stands above the names
+        what = "the first line must name the columns, and texts that hold delimiters be quoted"
+    raise BadTable(place, f"{_row(line)} has {got} values, the header names {width}; {what}")
 
 
 def _row(line: int) -> str:

@@ -28,6 +28,7 @@ EIGHT_ROWS = b"1,2\n" * 8
         ("t.csv", b"a,b,a\n1,2,3\n", "columns 1 and 3 are both named 'a'; rename one"),
         ("t.csv", b"a,b\n1,2\n1\n", "row 2 has 1 values, the header names 2; quote texts that hold delimiters"),
         ("t.csv", b"a,b\n" + EIGHT_ROWS + b"1,2,3\n", "row 9 has 3 values, the header names 2"),
+        ("t.csv", b"# mine\na,b\n1,2\n", "row 1 has 2 values, the header names 1; the first line must name"),
         ("t.csv", b"a,b\n1,2\n1,2,3", "row 2 has 3 values, the header names 2"),
         ("t.csv", b"a,b\n1,\xff\n", "row 1 is not UTF-8; save the file as UTF-8"),
         ("t.csv", b"a,b\n1,2\n1,caf\xc3", "row 2 is not UTF-8; save the file as UTF-8"),  # cut within a letter
