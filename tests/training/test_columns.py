@@ -84,6 +84,7 @@ def test_a_datetime_in_a_table_is_the_same_as_in_a_request(values):
         ([f"{i % 28 + 1} {'Jan' if i % 2 else 'sep'} 2024" for i in range(60)], r"dates, as '1 sep 2024' in row 1"),
         ([f"Mar {i % 28 + 1}, 2024" for i in range(60)], r"dates, as 'Mar 1, 2024' in row 1"),
         ([f"{i % 24}:{i:02}" for i in range(60)], r"times of day, as '0:00' in row 1"),
+        ([f"{i % 12 + 1}:30 {'AM' if i % 2 else 'p.m.'}" for i in range(60)], r"times of day, as '1:30 p.m.' in row 1"),
         ([f"{i} days {i % 24:02}:00:00" for i in range(60)], r"durations, as '0 days 00:00:00' in row 1"),
         ([f"-1 day, {i % 24}:00:00" for i in range(60)], r"durations, as '-1 day, 0:00:00' in row 1"),
         ([f"PT{i}H{i}M" if i % 2 else f"P{i}DT1.5S" for i in range(60)], r"durations, as 'P0DT1.5S' in row 1"),

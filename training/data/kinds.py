@@ -67,7 +67,7 @@ _OTHER_FORMS = {
         "dates",
         "them like 2024-05-31 or 2024-05-31T09:30:00",
     ),
-    r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?$": ("times of day", "them as numbers, like hours"),
+    r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?(\s?(?i:[ap]\.?m\.?))?$": ("times of day", "them as numbers, like hours"),
     r"^-?\d+ days?,? [+-]?\d{1,2}:\d\d(:\d\d(\.\d+)?)?$": ("durations", "them as numbers, like hours"),
 }
 """What a CSV may hold that is meant as a number or a moment, and that no request could send as one."""
