@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 from httpx_retries import Retry, RetryTransport
@@ -188,11 +189,13 @@ class Client:
 
         Raises:
             BadRequest, Unauthorized, NotServed, Overloaded, DeadlinePassed, ServerFailed, Unreachable: see each.
+            ValueError: it names both a version and a label.
         """
         parts: list[Predictions] = []
+        path = _path(model, version, label)
         for first, body in _bodies(rows, self._options.rows_per_request, interval):
-            asked = version if not parts else parts[0].version
-            parts.append(_read(self._ask("POST", _path(model, asked, label), "model_name", body, first)))
+            parts.append(_read(self._ask("POST", path, "model_name", body, first)))
+            path = _path(model, parts[0].version, None)
         return _joined(parts)
 
     def models(self) -> list[str]:
@@ -201,7 +204,7 @@ class Client:
 
     def describe(self, model: str) -> dict[str, Any]:
         """A model's features, targets, classes, versions, labels, scores and an example row."""
-        return self._ask("GET", f"/v1/models/{model}", "features")
+        return self._ask("GET", _place(model), "features")
 
     def _ask(self, method: str, path: str, has: str, body: bytes | None = None, first: int = 0) -> dict[str, Any]:
         if self._process != os.getpid():  # after a fork: on its parent's connections it would get its parent's answers
@@ -262,7 +265,7 @@ class AsyncClient:
 
     async def describe(self, model: str) -> dict[str, Any]:
         """As `Client.describe`."""
-        return await self._ask("GET", f"/v1/models/{model}", "features")
+        return await self._ask("GET", _place(model), "features")
 
     async def _part(self, path: str, first: int, body: bytes) -> Predictions:
         return _read(await self._ask("POST", path, "model_name", body, first))
@@ -290,9 +293,16 @@ class AsyncClient:
 
 
 def _path(model: str, version: int | None, label: str | None) -> str:
+    if version is not None and label is not None:
+        raise ValueError(f"a request has a version or a label, got {version} and {label!r}")
+    path = _place(model)
     if version is not None:
-        return f"/v1/models/{model}/versions/{version}:predict"
-    return f"/v1/models/{model}/labels/{label}:predict" if label is not None else f"/v1/models/{model}:predict"
+        return f"{path}/versions/{version}:predict"
+    return f"{path}/labels/{quote(label, safe='')}:predict" if label is not None else f"{path}:predict"
+
+
+def _place(model: str) -> str:
+    return f"/v1/models/{quote(model, safe='')}"
 
 
 def _bodies(rows: Any, size: int, interval: float | None) -> Iterator[tuple[int, bytes]]:
@@ -300,9 +310,9 @@ def _bodies(rows: Any, size: int, interval: float | None) -> Iterator[tuple[int,
     columns = _columns(rows)
     asked: dict[str, Any] = {} if interval is None else {"parameters": {"interval": interval}}
     if columns is None:
-        listed = rows.tolist() if hasattr(rows, "tolist") else list(rows)
-        for start in range(0, max(len(listed), 1), size):
-            yield start, _json(asked | {"instances": listed[start : start + size]})
+        whole = rows if hasattr(rows, "tolist") else list(rows)
+        for start in range(0, max(len(whole), 1), size):
+            yield start, _json(asked | {"instances": _listed(whole, start, size)})
         return
     length = max(map(len, columns.values()), default=0)
     for start in range(0, max(length, 1), size):
@@ -310,11 +320,12 @@ def _bodies(rows: Any, size: int, interval: float | None) -> Iterator[tuple[int,
 
 
 def _columns(rows: Any) -> Mapping[str, Any] | None:
-    """The rows as columns, where they come as such: a mapping from name to values, or a frame."""
+    """The rows as columns, where they come as such: a mapping from name to values, a frame, or an array of fields."""
     if isinstance(rows, Mapping):
         return rows if all(map(_is_column, rows.values())) else {name: [value] for name, value in rows.items()}
     if not hasattr(rows, "__dataframe__") and not hasattr(rows, "__arrow_c_stream__"):
-        return None
+        fields = getattr(getattr(rows, "dtype", None), "names", None)
+        return {name: rows[name] for name in fields} if fields else None
     import narwhals  # noqa: PLC0415 - for frames alone
 
     frame = narwhals.from_native(rows, eager_only=True)
@@ -326,7 +337,7 @@ def _is_column(value: Any) -> bool:
 
 
 def _listed(values: Any, start: int, size: int) -> list[Any]:
-    part = values[start : start + size]
+    part = _in_python(values[start : start + size])
     return list(part.to_list() if hasattr(part, "to_list") else part.tolist() if hasattr(part, "tolist") else part)
 
 
@@ -340,7 +351,15 @@ def _plain(value: Any) -> Any:
         return None
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    return value.item() if hasattr(value, "item") else float(value)
+    if not hasattr(value, "item"):
+        return float(value)
+    item = _in_python(value).item()
+    return item.isoformat() if hasattr(item, "isoformat") else item
+
+
+def _in_python(values: Any) -> Any:
+    """The values; moments of numpy in microseconds, since of nanoseconds it makes integers of Python."""
+    return values.astype("M8[us]") if getattr(getattr(values, "dtype", None), "char", "") == "M" else values
 
 
 # --------------------------------------------------------------------------------------------------- reading
