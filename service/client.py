@@ -13,7 +13,7 @@ alone (and narwhals for frames), nothing of the server, and may be copied into o
 import asyncio
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import TracebackType
@@ -143,8 +143,11 @@ class _Options:
     patience_s: float = 30.0
     rows_per_request: int = ROWS_PER_REQUEST
 
-    def for_httpx(self) -> dict[str, Any]:
-        """What its clients are made with; retries heed Retry-After, else wait longer each time, with jitter."""
+    def for_httpx(self, read: Callable[[httpx.Response], Any]) -> dict[str, Any]:
+        """What its clients are made with; retries heed Retry-After, else wait longer each time, with jitter.
+
+        `read` reads an answer to its end, while it can still be asked for again.
+        """
         retry = Retry(
             total=50 if self.patience_s else 0,
             allowed_methods=("GET", "POST"),
@@ -153,6 +156,7 @@ class _Options:
             backoff_factor=0.1,
             max_backoff_wait=5.0,
             total_timeout=self.patience_s or None,
+            validate_response=read,
         )
         return {
             "base_url": self.url,
@@ -172,7 +176,7 @@ class Client:
         self._connect()
 
     def _connect(self) -> None:
-        self._http, self._process = httpx.Client(**self._options.for_httpx()), os.getpid()
+        self._http, self._process = httpx.Client(**self._options.for_httpx(httpx.Response.read)), os.getpid()
 
     def predict(
         self,
@@ -232,7 +236,7 @@ class AsyncClient:
         """`at_once`: how many requests of one call are out together; `options` as for `Client`."""
         self._options = _Options(url, **options)
         self._at_once = asyncio.Semaphore(at_once)
-        self._http = httpx.AsyncClient(**self._options.for_httpx())
+        self._http = httpx.AsyncClient(**self._options.for_httpx(httpx.Response.aread))
 
     async def predict(
         self,

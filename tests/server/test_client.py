@@ -275,6 +275,38 @@ def test_an_answer_of_something_else_is_an_error_too(status, body, kind):
     asyncio.run(ask())
 
 
+@pytest.mark.parametrize("in_async", [False, True])
+def test_an_answer_that_breaks_off_is_asked_for_again(in_async):
+    body = b'{"model_name": "line", "model_version": "1", "predictions": [3.0]}'
+    asked = []
+
+    class Breaking(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body if len(asked) > 1 else body[:-5])
+
+    async def ask(url):
+        async with AsyncClient(url) as client:
+            return await client.predict("line", [[1.0]])
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Breaking) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever)
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            if in_async:
+                said = asyncio.run(ask(url))
+            else:
+                with Client(url) as client:
+                    said = client.predict("line", [[1.0]])
+        finally:
+            server.shutdown()
+    assert (said.predictions, len(asked)) == ([3.0], 2)
+
+
 def test_a_fork_asks_over_connections_of_its_own():
     class Ports(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
