@@ -332,7 +332,9 @@ def _columns(rows: Any) -> Mapping[str, Any] | None:
         return {name: rows[name] for name in fields} if fields else None
     import narwhals  # noqa: PLC0415 - for frames alone
 
-    frame = narwhals.from_native(rows, eager_only=True)
+    frame = narwhals.from_native(rows, eager_only=True, allow_series=True)
+    if isinstance(frame, narwhals.Series):
+        raise TypeError("a Series is a row or a column; give a frame, such as table[['age']] or table.iloc[[0]]")
     return {name: frame[name] for name in frame.columns}
 
 

@@ -112,6 +112,12 @@ def test_an_array_of_fields_is_read_by_their_names(client):
     assert client.predict("pair", rows).predictions == [[7.0, 3.0], [2.0, 0.0]]
 
 
+@pytest.mark.parametrize("series", [pd.DataFrame({"x": [1.0]}).iloc[0], pl.Series([1.0])], ids=["pandas", "polars"])
+def test_a_series_may_be_a_row_or_a_column_and_is_not_guessed_at(client, series):
+    with pytest.raises(TypeError, match="a Series is a row or a column; give a frame"):
+        client.predict("line", series)
+
+
 def test_what_is_python_s_stays_what_it_is_in_numpy(client):
     """As a float, a large integer would be another category, and true would be 1."""
     with pytest.raises(BadRequest, match="'x' must be a number, got true"):
