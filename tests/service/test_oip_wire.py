@@ -300,6 +300,14 @@ def test_texts_must_be_as_many_and_as_long_as_they_say(versions, raw, sentence):
         encode(versions["flowers"], {"inputs": inputs}, raw)
 
 
+@pytest.mark.parametrize("raw", [np.float32([1, 2]).tobytes(), b"\xff" * 8])
+def test_a_body_whose_length_of_json_was_dropped_on_its_way_says_so(raw):
+    text = json.dumps({"inputs": [binary("features", "FP32", [1, 2], raw)]}).encode()
+    with pytest.raises(BadBody, match=r"Inference-Header-Content-Length must say .* got no such header"):
+        oip.read(text + raw, None)
+    assert oip.read(text + raw, str(len(text))).inputs[0].data == raw
+
+
 @pytest.mark.parametrize("length", ["-1", "x", "1.0", "99999", "9" * 30, "", "²", " 1"])
 def test_a_length_of_json_that_is_none_is_refused(length):
     with pytest.raises(BadBody, match="must be a number from 0 to"):
