@@ -98,14 +98,18 @@ _LONGEST_COMPARED, _MOST_COMPARED = 60, 200
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that somebody may have meant who gave another one; None where none is near.
 
-    To compare two names takes time with the square of their length, and clients choose one of them: a name of more than
-    60 letters is near to none, and where more than 200 are known it is compared with its neighbours in the alphabet.
+    Large and small letters are alike. To compare two names takes time with the square of their length, and clients
+    choose one of them: a name of more than 60 letters is near to none, and where more than 200 are known it is compared
+    with its neighbours in the alphabet.
     """
     if len(name) > _LONGEST_COMPARED:
         return None
-    names = sorted(known)
-    start = max(0, bisect(names, name) - _MOST_COMPARED // 2) if len(names) > _MOST_COMPARED else 0
-    return next(iter(difflib.get_close_matches(name, names[start : start + _MOST_COMPARED], n=1)), None)
+    names = sorted((one.casefold(), one) for one in known)
+    meant = name.casefold()
+    start = max(0, bisect(names, (meant, "")) - _MOST_COMPARED // 2) if len(names) > _MOST_COMPARED else 0
+    compared = dict(names[start : start + _MOST_COMPARED])
+    near = difflib.get_close_matches(meant, compared, n=1)
+    return compared[near[0]] if near else None
 
 
 def shown(value: object, limit: int = 60) -> str:

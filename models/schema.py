@@ -225,7 +225,7 @@ class Schema(BaseModel):
         return f"the model reads {_listed(self.names)}"
 
 
-@np.errstate(over="ignore")  # what does not fit is named
+@np.errstate(over="ignore", invalid="ignore")  # what does not fit is named; a NaN may be a signalling one
 def _stack(features: Sequence[Feature], columns: Sequence[Values], datatype: Datatype) -> Matrix:
     """The values of each feature as one matrix [N, F], in C order."""
     lines: list[Line] = []

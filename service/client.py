@@ -13,11 +13,12 @@ alone (and narwhals for frames), nothing of the server, and may be copied into o
 import asyncio
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 from httpx_retries import Retry, RetryTransport
@@ -142,8 +143,11 @@ class _Options:
     patience_s: float = 30.0
     rows_per_request: int = ROWS_PER_REQUEST
 
-    def for_httpx(self) -> dict[str, Any]:
-        """What its clients are made with; retries heed Retry-After, else wait longer each time, with jitter."""
+    def for_httpx(self, read: Callable[[httpx.Response], Any]) -> dict[str, Any]:
+        """What its clients are made with; retries heed Retry-After, else wait longer each time, with jitter.
+
+        `read` reads an answer to its end, while it can still be asked for again.
+        """
         retry = Retry(
             total=50 if self.patience_s else 0,
             allowed_methods=("GET", "POST"),
@@ -152,6 +156,7 @@ class _Options:
             backoff_factor=0.1,
             max_backoff_wait=5.0,
             total_timeout=self.patience_s or None,
+            validate_response=read,
         )
         return {
             "base_url": self.url,
@@ -171,7 +176,7 @@ class Client:
         self._connect()
 
     def _connect(self) -> None:
-        self._http, self._process = httpx.Client(**self._options.for_httpx()), os.getpid()
+        self._http, self._process = httpx.Client(**self._options.for_httpx(httpx.Response.read)), os.getpid()
 
     def predict(
         self,
@@ -188,11 +193,13 @@ class Client:
 
         Raises:
             BadRequest, Unauthorized, NotServed, Overloaded, DeadlinePassed, ServerFailed, Unreachable: see each.
+            ValueError: it names both a version and a label.
         """
         parts: list[Predictions] = []
+        path = _path(model, version, label)
         for first, body in _bodies(rows, self._options.rows_per_request, interval):
-            asked = version if not parts else parts[0].version
-            parts.append(_read(self._ask("POST", _path(model, asked, label), "model_name", body, first)))
+            parts.append(_read(self._ask("POST", path, "model_name", body, first)))
+            path = _path(model, parts[0].version, None)
         return _joined(parts)
 
     def models(self) -> list[str]:
@@ -201,7 +208,7 @@ class Client:
 
     def describe(self, model: str) -> dict[str, Any]:
         """A model's features, targets, classes, versions, labels, scores and an example row."""
-        return self._ask("GET", f"/v1/models/{model}", "features")
+        return self._ask("GET", _place(model), "features")
 
     def _ask(self, method: str, path: str, has: str, body: bytes | None = None, first: int = 0) -> dict[str, Any]:
         if self._process != os.getpid():  # after a fork: on its parent's connections it would get its parent's answers
@@ -229,7 +236,7 @@ class AsyncClient:
         """`at_once`: how many requests of one call are out together; `options` as for `Client`."""
         self._options = _Options(url, **options)
         self._at_once = asyncio.Semaphore(at_once)
-        self._http = httpx.AsyncClient(**self._options.for_httpx())
+        self._http = httpx.AsyncClient(**self._options.for_httpx(httpx.Response.aread))
 
     async def predict(
         self,
@@ -262,7 +269,7 @@ class AsyncClient:
 
     async def describe(self, model: str) -> dict[str, Any]:
         """As `Client.describe`."""
-        return await self._ask("GET", f"/v1/models/{model}", "features")
+        return await self._ask("GET", _place(model), "features")
 
     async def _part(self, path: str, first: int, body: bytes) -> Predictions:
         return _read(await self._ask("POST", path, "model_name", body, first))
@@ -290,9 +297,16 @@ class AsyncClient:
 
 
 def _path(model: str, version: int | None, label: str | None) -> str:
+    if version is not None and label is not None:
+        raise ValueError(f"a request has a version or a label, got {version} and {label!r}")
+    path = _place(model)
     if version is not None:
-        return f"/v1/models/{model}/versions/{version}:predict"
-    return f"/v1/models/{model}/labels/{label}:predict" if label is not None else f"/v1/models/{model}:predict"
+        return f"{path}/versions/{version}:predict"
+    return f"{path}/labels/{quote(label, safe='')}:predict" if label is not None else f"{path}:predict"
+
+
+def _place(model: str) -> str:
+    return f"/v1/models/{quote(model, safe='')}"
 
 
 def _bodies(rows: Any, size: int, interval: float | None) -> Iterator[tuple[int, bytes]]:
@@ -300,9 +314,9 @@ def _bodies(rows: Any, size: int, interval: float | None) -> Iterator[tuple[int,
     columns = _columns(rows)
     asked: dict[str, Any] = {} if interval is None else {"parameters": {"interval": interval}}
     if columns is None:
-        listed = rows.tolist() if hasattr(rows, "tolist") else list(rows)
-        for start in range(0, max(len(listed), 1), size):
-            yield start, _json(asked | {"instances": listed[start : start + size]})
+        whole = rows if hasattr(rows, "tolist") else list(rows)
+        for start in range(0, max(len(whole), 1), size):
+            yield start, _json(asked | {"instances": _listed(whole, start, size)})
         return
     length = max(map(len, columns.values()), default=0)
     for start in range(0, max(length, 1), size):
@@ -310,14 +324,17 @@ def _bodies(rows: Any, size: int, interval: float | None) -> Iterator[tuple[int,
 
 
 def _columns(rows: Any) -> Mapping[str, Any] | None:
-    """The rows as columns, where they come as such: a mapping from name to values, or a frame."""
+    """The rows as columns, where they come as such: a mapping from name to values, a frame, or an array of fields."""
     if isinstance(rows, Mapping):
         return rows if all(map(_is_column, rows.values())) else {name: [value] for name, value in rows.items()}
     if not hasattr(rows, "__dataframe__") and not hasattr(rows, "__arrow_c_stream__"):
-        return None
+        fields = getattr(getattr(rows, "dtype", None), "names", None)
+        return {name: rows[name] for name in fields} if fields else None
     import narwhals  # noqa: PLC0415 - for frames alone
 
-    frame = narwhals.from_native(rows, eager_only=True)
+    frame = narwhals.from_native(rows, eager_only=True, allow_series=True)
+    if isinstance(frame, narwhals.Series):
+        raise TypeError("a Series is a row or a column; give a frame, such as table[['age']] or table.iloc[[0]]")
     return {name: frame[name] for name in frame.columns}
 
 
@@ -326,7 +343,7 @@ def _is_column(value: Any) -> bool:
 
 
 def _listed(values: Any, start: int, size: int) -> list[Any]:
-    part = values[start : start + size]
+    part = _in_python(values[start : start + size])
     return list(part.to_list() if hasattr(part, "to_list") else part.tolist() if hasattr(part, "tolist") else part)
 
 
@@ -340,7 +357,15 @@ def _plain(value: Any) -> Any:
         return None
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    return value.item() if hasattr(value, "item") else float(value)
+    if not hasattr(value, "item"):
+        return float(value)
+    item = _in_python(value).item()
+    return item.isoformat() if hasattr(item, "isoformat") else item
+
+
+def _in_python(values: Any) -> Any:
+    """The values; moments of numpy in microseconds, since of nanoseconds it makes integers of Python."""
+    return values.astype("M8[us]") if getattr(getattr(values, "dtype", None), "char", "") == "M" else values
 
 
 # --------------------------------------------------------------------------------------------------- reading

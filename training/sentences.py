@@ -12,7 +12,7 @@ MOST_LISTED = 5
 def hint(wrong: str, known: Iterable[str]) -> str:
     """The known name that a wrong one probably meant, or the known names, as the end of a sentence."""
     names = sorted(filter(None, known))
-    near = next((name for name in names if name.casefold() == wrong.casefold()), None) or nearest(wrong, names)
+    near = nearest(wrong, names)
     if near or not names:
         return f"; did you mean {near}?" if near else ""
     return f"; there {'is only' if len(names) == 1 else 'are'} {listed(names, 8)}"

@@ -127,10 +127,10 @@ class ControlRoutes:
         body = read_json(raw) if raw else {}
         if not isinstance(body, dict):
             raise BadBody("the body must be a JSON object", shown(body))
-        parameters = body.get("parameters", {})
-        if not isinstance(parameters, dict):
+        parameters = body.get("parameters")
+        if not isinstance(parameters, dict | None):
             raise BadBody('"parameters" must be an object', shown(parameters))
-        if refused := sorted(parameters.keys() - {"unload_dependents"}):
+        if refused := sorted((parameters or {}).keys() - {"unload_dependents"}):
             raise BadBody(f"no configuration and no files are taken with a request, got {shown(refused[0])}")
         return front, name, body
 

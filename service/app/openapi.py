@@ -21,7 +21,7 @@ _PREDICTION_PROBLEMS = {
     "404": "Not served here: unknown_model, unknown_version, unknown_label.",
     "408": "The body was not whole in time: too_slow.",
     "413": "More bytes or rows than this server takes: too_large.",
-    "415": "The body is compressed: unsupported_encoding.",
+    "415": "The body is compressed, neither by gzip nor by deflate: unsupported_encoding.",
     "422": "A value is too far from those of the training rows: not_computable.",
     "429": "Too many requests of this client: rate_limited.",
     "500": "The model or the server failed: model_failed, internal.",

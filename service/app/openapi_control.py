@@ -15,7 +15,7 @@ _PROBLEMS = {
     "408": "The body was not whole in time: too_slow.",
     "409": "Labels do not fit together: bad_change. Nothing was changed.",
     "413": "More bytes than this path takes: too_large.",
-    "415": "The body is compressed: unsupported_encoding.",
+    "415": "The body is compressed, neither by gzip nor by deflate: unsupported_encoding.",
     "429": "Too many requests of this client: rate_limited.",
     "500": "A version cannot be trusted: bad_version.",
     "503": "Not every process has obeyed yet, or the repository cannot be written: not_ready.",

@@ -122,10 +122,20 @@ class Connection(HttpToolsProtocol):
         if not connections.hold(size):
             self.turn_away(Overloaded(0))
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """As uvicorn's, and without the blanks after a value: the parser takes off those before it alone.
+
+        They are no part of it (RFC 9110, section 5.5). To call uvicorn's own takes 1 µs more for a head.
+        """
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value.rstrip(b" \t")))
+
     def on_headers_complete(self) -> None:
         if len(self.headers) > MOST_HEADERS:
             self._break_off(HeadTooLarge(MOST_HEADERS, "headers"))
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD_BYTES:
+        if self._is_head_too_large():
             self._break_off(HeadTooLarge(MOST_HEAD_BYTES, "bytes"))
         if len(self.pipeline) >= MOST_AHEAD:
             self._break_off(BadHttp(f"at most {MOST_AHEAD} requests may be sent ahead of their answers"))
@@ -140,6 +150,9 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete] + [self.cycle]
         self._begun = self.headers
+
+    def _is_head_too_large(self) -> bool:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD_BYTES
 
     def _fault_of_head(self) -> str | None:
         """What a head says, or does not say, for which a proxy may take its request for another one than we do.

@@ -23,7 +23,7 @@ from service.http.heads import Head
 from service.http.same_turn import LONGEST, NOBODY
 from service.ledger import Ledger
 from service.problems import ModelFailed
-from service.wire import oip_row, plain
+from service.wire import oip, oip_row, plain
 from service.wire.json_text import read_json
 from service.wire.record_rows import RecordRows
 
@@ -79,7 +79,7 @@ class Exchange(Job, Ledger):
         if target.is_oip:
             assert self.version is not None
             if self.head.oip_length is None and len(body) <= LONGEST and not front.catalog.has_shadows:
-                found = oip_row.line_of(read_json(body), self.version)
+                found = oip_row.line_of(oip.read_whole(body), self.version)
                 if found is not None:
                     self.oip_id, self.line = found
                     self.write_rows = oip_row.write_rows

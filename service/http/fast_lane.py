@@ -26,7 +26,7 @@ from models.proof import Answers
 from service import problems
 from service.asking import JSON, body_s, find, find_by_path
 from service.front import Front
-from service.http.connection import Connection
+from service.http.connection import MOST_HEAD_BYTES, Connection
 from service.http.exchange import Exchange
 from service.http.heads import Head, KnownHead, read_head
 from service.http.openings import Opening, opening
@@ -72,6 +72,7 @@ class FastLane(Connection):
         self._admitted: _Admitted | None = None
         self._pending = Pending(self)
         self._heads = _NO_HEADS  # by the length of a whole request: the head with which it goes straight to `_pending`
+        self._may_be_too_large = False  # the head that the parser reads
         self._rows = 0  # of the last request: whoever sends as many rows twice will probably do so again
         self._since = 0.0  # when a request that is read again came first, else 0: its deadline counts from then
         self._known = KnownHead(self._front.settings.max_body_bytes)
@@ -111,6 +112,7 @@ class FastLane(Connection):
         self._read_now()  # the request that waits came before these data
         self._heads = _NO_HEADS
         was_between, self._whole = self._is_between, None
+        self._may_be_too_large = self._head_bytes + len(data) > MOST_HEAD_BYTES
         super().data_received(data)
         if self._whole is not None and was_between and self._is_between:
             head, body = self._whole
@@ -128,6 +130,8 @@ class FastLane(Connection):
 
     def on_headers_complete(self) -> None:
         head = read_head(self.url, self.headers, self.parser, self._front.settings.max_body_bytes)
+        if self._may_be_too_large and self._is_head_too_large():
+            head = None  # the application's part refuses it
         if head is not None and self._is_free() and self._begin(head):
             self._chunks = []
         else:

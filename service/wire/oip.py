@@ -77,7 +77,10 @@ def read(raw: bytes, header_length: str | None) -> Request:
         return Request("", (), memoryview(raw), (), binary=True, timeout_s=None)
     whole = memoryview(raw)
     # what stands before raw tensors says nothing of their values, so most requests say the same
-    head = _known_head(raw[:length]) if length < len(raw) and length <= _LONGEST_KNOWN else _head(whole[:length])
+    if length < len(raw) and length <= _LONGEST_KNOWN:
+        head = _known_head(raw[:length])
+    else:
+        head = _head(read_whole(raw) if header_length is None else read_json(whole[:length]))
     tensors = _tensors(head.inputs, whole[length:])
     return Request(head.id, tensors, None, head.wanted, head.binary, head.timeout_s, head.parameters)
 
@@ -104,8 +107,22 @@ class _Head:
     parameters: Mapping[str, Any]
 
 
-def _head(text: bytes | memoryview) -> _Head:
-    body = read_json(text)
+def read_whole(raw: bytes) -> Any:
+    """The value of a body that is JSON and nothing else.
+
+    Raises:
+        BadBody, TooLarge: as `read_json` says; or raw tensors follow it, and something between dropped the header.
+    """
+    try:
+        return read_json(raw)
+    except BadBody:
+        if b'"binary_data_size"' not in raw:
+            raise
+        expected = "Inference-Header-Content-Length must say how many bytes of the body are JSON, before raw tensors"
+        raise BadBody(expected, "no such header") from None
+
+
+def _head(body: object) -> _Head:
     if not isinstance(body, dict):
         raise BadBody('the body must be a JSON object with "inputs"', shown(body))
     parameters = _parameters(body, "the request")
@@ -119,7 +136,9 @@ def _head(text: bytes | memoryview) -> _Head:
     )
 
 
-_known_head = lru_cache(maxsize=256)(_head)
+@lru_cache(maxsize=256)
+def _known_head(text: bytes) -> _Head:
+    return _head(read_json(text))
 
 
 def _header_length(text: str, most: int) -> int:

@@ -22,7 +22,7 @@ from service.wire.oip_signature import ACCEPTED, ACCEPTED_PACKED, PACKED
 from service.wire.oip_tensors import NUMBERS, Tensor, Values
 
 
-@np.errstate(over="ignore")  # what does not fit is named
+@np.errstate(over="ignore", invalid="ignore")  # what does not fit is named; a NaN may be a signalling one
 def encode(request: Request, version: Version, most_rows: int) -> Matrix:
     """The inputs as the matrix that the graph reads, [N, F]; it may be read-only, and lie in the request's body.
 

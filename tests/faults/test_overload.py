@@ -55,8 +55,9 @@ def p99(seconds):
 class Crowd:
     """Requests at a rate that no answer holds back: each goes over a connection that is free, or over a new one."""
 
-    def __init__(self, port) -> None:
-        self.port, self.free, self.tally, self.tasks, self.coming = port, [], Tally(), set(), 0
+    def __init__(self, port, *headers) -> None:
+        self.port, self.headers, self.free = port, headers, []
+        self.tally, self.tasks, self.coming = Tally(), set(), 0
 
     async def connection(self):
         """One that is free, or a new one."""
@@ -74,7 +75,7 @@ class Crowd:
         began = loop.time()
         try:
             client = await self.connection()
-            status, head, raw = await client.ask(json.dumps({"instances": [[x]]}).encode())
+            status, head, raw = await client.ask(json.dumps({"instances": [[x]]}).encode(), "/predict", *self.headers)
         except OSError as error:
             self.tally.other.append(type(error).__name__)
             return

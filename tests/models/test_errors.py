@@ -82,6 +82,20 @@ def test_of_very_many_names_the_neighbours_are_compared(number):
     assert nearest("~hurn-0000", names) == nearest("~hurn-0000", names[-100:])
 
 
+@pytest.mark.parametrize(
+    ("name", "known", "near"),
+    [
+        ("AGE", ["age", "wage"], "age"),
+        ("age", ["AGE", "page"], "AGE"),
+        ("Agee", ["AGE", "name"], "AGE"),
+        ("straße", ["STRASSE", "x"], "STRASSE"),
+        ("price", ["length", "Depth"], None),
+    ],
+)
+def test_large_and_small_letters_are_alike_to_a_hint(name, known, near):
+    assert nearest(name, known) == near
+
+
 @pytest.mark.parametrize(("length", "near"), [(60, "x" * 60), (61, None)])
 def test_a_name_longer_than_60_letters_is_near_to_none(length, near):
     assert nearest("x" * (length - 1) + "y", ["x" * length]) == near

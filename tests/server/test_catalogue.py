@@ -94,7 +94,7 @@ def test_an_unloaded_model_stays_so_through_the_death_of_any_process(server, thr
         until(server.is_ready)
         assert served(server, 4) == {"not_ready": 4}
 
-    until(lambda: server.client.post(load, content=b"{}").status_code == 200)
+    until(lambda: server.client.post(load, content=b'{"parameters": null}').status_code == 200)
     assert served(server, 8) == {"3": 8}
 
 

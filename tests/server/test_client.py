@@ -71,6 +71,8 @@ COLUMNS = {
     "wild": [True, False, None],
     "seen": [datetime(2024, 5, 31, 9, 30, tzinfo=UTC), None, datetime(2024, 6, 1, tzinfo=UTC)],
 }
+ARRAYS = {name: np.array(values) for name, values in COLUMNS.items() if name != "seen"}
+MOMENTS = np.array(["2024-05-31T09:30:00", "NaT", "2024-06-01"], "M8[ns]")
 TEXTS = COLUMNS | {"seen": ["2024-05-31T09:30:00Z", None, "2024-06-01"]}
 
 
@@ -84,8 +86,11 @@ TEXTS = COLUMNS | {"seen": ["2024-05-31T09:30:00Z", None, "2024-06-01"]}
         pd.DataFrame(COLUMNS),
         pd.DataFrame(COLUMNS).convert_dtypes(),
         pa.table(COLUMNS),
+        {name: pd.Series(values) for name, values in COLUMNS.items()},
+        ARRAYS | {"seen": MOMENTS},
+        [dict(zip(TEXTS, row, strict=True)) for row in zip(*ARRAYS.values(), MOMENTS, strict=True)],
     ],
-    ids=["columns", "records", "lists", "polars", "pandas", "pandas nullable", "arrow"],
+    ids=["columns", "records", "lists", "polars", "pandas", "pandas nullable", "arrow", "series", "arrays", "scalars"],
 )
 def test_rows_of_every_kind_get_the_same_answer(client, rows):
     said = client.predict("flowers", rows)
@@ -100,6 +105,35 @@ def test_an_array_one_record_and_no_rows_are_rows(client):
     assert client.predict("pair", {"a": 5, "b": np.float32(2)}).targets == ["sum", "difference"]
     assert client.predict("line", []).predictions == []
     assert client.predict("line", pl.DataFrame({"x": []}, schema={"x": pl.Float64})).predictions == []
+
+
+def test_an_array_of_fields_is_read_by_their_names(client):
+    rows = np.array([(2.0, 5.0), (1.0, 1.0)], [("b", "f8"), ("a", "f4")])
+    assert client.predict("pair", rows).predictions == [[7.0, 3.0], [2.0, 0.0]]
+
+
+@pytest.mark.parametrize("series", [pd.DataFrame({"x": [1.0]}).iloc[0], pl.Series([1.0])], ids=["pandas", "polars"])
+def test_a_series_may_be_a_row_or_a_column_and_is_not_guessed_at(client, series):
+    with pytest.raises(TypeError, match="a Series is a row or a column; give a frame"):
+        client.predict("line", series)
+
+
+def test_what_is_python_s_stays_what_it_is_in_numpy(client):
+    """As a float, a large integer would be another category, and true would be 1."""
+    with pytest.raises(BadRequest, match="'x' must be a number, got true"):
+        client.predict("line", [{"x": np.bool_(True)}])
+    with pytest.raises(BadRequest, match="got 1152921504606846977"):
+        client.predict("flowers", tiny.ROWS["flowers"] | {"wild": np.int64(2**60 + 1)})
+
+
+def test_a_name_is_no_path_and_a_version_no_label(client):
+    for name in ("line?", "line#", "../line"):
+        with pytest.raises(NotServed):
+            client.predict(name, [[1.0]])
+        with pytest.raises(NotServed):
+            client.describe(name)
+    with pytest.raises(ValueError, match="a version or a label, got 1 and 'canary'"):
+        client.predict("line", [[1.0]], version=1, label="canary")
 
 
 def test_a_table_goes_in_several_requests_that_one_version_answers_in_order(served):
@@ -247,6 +281,38 @@ def test_an_answer_of_something_else_is_an_error_too(status, body, kind):
     asyncio.run(ask())
 
 
+@pytest.mark.parametrize("in_async", [False, True])
+def test_an_answer_that_breaks_off_is_asked_for_again(in_async):
+    body = b'{"model_name": "line", "model_version": "1", "predictions": [3.0]}'
+    asked = []
+
+    class Breaking(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body if len(asked) > 1 else body[:-5])
+
+    async def ask(url):
+        async with AsyncClient(url) as client:
+            return await client.predict("line", [[1.0]])
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Breaking) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever)
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            if in_async:
+                said = asyncio.run(ask(url))
+            else:
+                with Client(url) as client:
+                    said = client.predict("line", [[1.0]])
+        finally:
+            server.shutdown()
+    assert (said.predictions, len(asked)) == ([3.0], 2)
+
+
 def test_a_fork_asks_over_connections_of_its_own():
     class Ports(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -283,6 +349,19 @@ def test_columns_of_different_lengths_are_refused_wherever_they_end(served):
     for most in (1, 2):
         with Client(url_of(served), rows_per_request=most) as client, pytest.raises(BadRequest):
             client.predict("pair", {"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]})
+
+
+def test_no_more_of_an_array_is_made_into_lists_than_goes_in_a_request(served):
+    made = []
+
+    class Rows(np.ndarray):
+        def tolist(self):
+            made.append(len(self))
+            return super().tolist()
+
+    with Client(url_of(served), rows_per_request=1000) as client:
+        assert client.predict("line", np.zeros((2500, 1)).view(Rows)).predictions == [1.0] * 2500
+    assert made == [1000, 1000, 500]
 
 
 def test_no_more_of_a_table_is_made_into_json_than_is_on_its_way():

@@ -162,6 +162,20 @@ def test_a_head_that_two_servers_may_read_in_two_ways_is_refused(talk, front, ra
     assert counted(front) == Counter({("line", "2", "ok"): good} | ({} if said is None else {("", "", "bad_http"): 1}))
 
 
+@pytest.mark.parametrize("path", ["/v1/models/line:predict", "/v1/models"])
+def test_blanks_around_the_value_of_a_header_are_no_part_of_it(talk, path):
+    """RFC 9110, section 5.5."""
+
+    async def conversation(connection):
+        method = "POST" if "predict" in path else "GET"
+        raw = request(GOOD, "X-Request-Id: \t mine \t", "X-Timeout-Ms:9000 ", path=path, method=method)
+        await connection.send(raw.replace(b"Content-Length: 20", b"Content-Length: 20 \t"))
+        ((status, headers, _),) = await connection.answers()
+        assert (status, headers["x-request-id"]) == (200, "mine")
+
+    talk(conversation)
+
+
 def test_a_client_of_http_1_0_that_asks_first_is_not_told_to_go_on(talk):
     """RFC 9110, section 10.1.1: it knows no answers before the answer."""
 
@@ -176,10 +190,11 @@ def test_a_client_of_http_1_0_that_asks_first_is_not_told_to_go_on(talk):
 @pytest.mark.parametrize(
     "headers", [[f"X-{n}: {n}" for n in range(200)], ["X: " + "x" * 70_000]], ids=["too many", "too long"]
 )
-def test_a_head_that_is_too_large_is_refused(talk, path, headers):
+@pytest.mark.parametrize("cut", [60_000, 66_000, None])
+def test_a_head_that_is_too_large_is_refused(talk, path, headers, cut):
     async def conversation(connection):
         raw = request(GOOD, *headers, path=path, method="POST" if "predict" in path else "GET")
-        await connection.send(raw[:66_000], raw[66_000:])
+        await connection.send(*((raw[:cut], raw[cut:]) if cut else (raw,)))
         assert codes(await connection.answers()) == [(431, "head_too_large")]
 
     talk(conversation)

@@ -121,6 +121,20 @@ def test_bf16_is_the_upper_half_of_an_fp32(versions):
     )
 
 
+@pytest.mark.parametrize(
+    ("datatype", "bits"), [("FP16", "017c"), ("BF16", "817f"), ("FP32", "0100807f"), ("FP64", "010000000000f07f")]
+)
+def test_a_nan_that_signals_is_a_missing_value_as_any_other(versions, datatype, bits):
+    """Random bits, as perf_analyzer sends them, are such NaNs at times; numpy warns where it converts one."""
+    raw, version = bytes.fromhex(bits), versions["pair"]
+    doubles = _with_schema(version, Schema(datatype="FP64", features=version.schema.features))
+    for one in (version, doubles):
+        packed = encode(one, {"inputs": [binary("features", datatype, [1, 2], raw * 2)]}, raw * 2)
+        apart = encode(one, {"inputs": [binary(name, datatype, [1], raw) for name in "ab"]}, raw * 2)
+        assert np.isnan(packed).all()
+        assert np.isnan(apart).all()
+
+
 def test_a_matrix_in_raw_fp32_is_not_copied_where_it_is_aligned(versions):
     raw = np.float32(PAIR).tobytes()
     body = json.dumps({"inputs": [binary("features", "FP32", [2, 2], raw)]}).encode()
@@ -284,6 +298,14 @@ def test_texts_must_be_as_many_and_as_long_as_they_say(versions, raw, sentence):
     inputs = [one if one["name"] != "color" else binary("color", "BYTES", [2, 1], raw) for one in FLOWERS]
     with pytest.raises(BadBody, match=sentence):
         encode(versions["flowers"], {"inputs": inputs}, raw)
+
+
+@pytest.mark.parametrize("raw", [np.float32([1, 2]).tobytes(), b"\xff" * 8])
+def test_a_body_whose_length_of_json_was_dropped_on_its_way_says_so(raw):
+    text = json.dumps({"inputs": [binary("features", "FP32", [1, 2], raw)]}).encode()
+    with pytest.raises(BadBody, match=r"Inference-Header-Content-Length must say .* got no such header"):
+        oip.read(text + raw, None)
+    assert oip.read(text + raw, str(len(text))).inputs[0].data == raw
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1.0", "99999", "9" * 30, "", "²", " 1"])
