@@ -77,7 +77,8 @@ def check_lines(path: Path, delimiter: str, width: int) -> tuple[str, int, list[
     It takes about 0.5 s for 100 MB. Lines are numbered from 1 below the header.
 
     Raises:
-        BadTable: a line has more or fewer values than `width`, a quote is never closed, a byte is no UTF-8 or is NUL.
+        BadTable: a line has more or fewer values than `width`, a quote is never closed or may be a letter, a byte is no
+            UTF-8 or is NUL.
     """
     place = str(path)
     digest = hashlib.sha256()
@@ -94,8 +95,9 @@ def check_lines(path: Path, delimiter: str, width: int) -> tuple[str, int, list[
         except UnicodeDecodeError as error:
             place_in_file = line + (rest + chunk[: error.start]).count(b"\n")
             raise BadTable(place, f"{_row(place_in_file)} is not UTF-8; save the file as UTF-8") from None
-        block = rest + chunk
+        block = rest + chunk if line else (rest + chunk).removeprefix(_BOM)
         widths, is_blank, used = _line_widths(block, delimiter)
+        _check_quotes(place, block[:used], delimiter, line)
         wrong = np.flatnonzero((widths != width) & ~is_blank)
         if len(wrong):
             _refuse_width(place, line + int(wrong[0]), int(widths[wrong[0]]), width)
@@ -108,6 +110,7 @@ def check_lines(path: Path, delimiter: str, width: int) -> tuple[str, int, list[
         widths, is_blank, used = _line_widths(rest + b"\n", delimiter)
         if not used:
             raise BadTable(place, f"{_row(line)} opens a quote that is never closed")
+        _check_quotes(place, rest + b"\n", delimiter, line)
         if widths[0] != width and not is_blank[0]:
             _refuse_width(place, line, int(widths[0]), width)
         blanks += [line] * int(is_blank[0])
@@ -121,6 +124,40 @@ def _chunks(path: Path) -> Iterator[bytes]:
         while chunk := file.read(_CHUNK):
             yield chunk
         yield b""
+
+
+def _check_quotes(place: str, lines: bytes, delimiter: str, line: int) -> None:
+    """Refuse quotes that one reader takes for letters of a value and another for marks around it.
+
+    Inches as in 5" pipe, or nicknames, are letters where they have their counterpart in the same value.
+    """
+    if b'"' not in lines:
+        return
+    codes = np.frombuffer(lines, dtype=np.uint8)
+    quote, newline, mark = ord('"'), ord("\n"), ord(delimiter)
+    quotes = np.flatnonzero(codes == quote)
+    opening, closing = quotes[::2], quotes[1::2]
+    goes_on = ~np.isin(codes[closing + 1], [mark, newline, ord("\r"), quote])
+    if not goes_on.any() and np.isin(codes[opening - 1], [mark, newline, quote]).all():  # the last byte is a newline
+        return  # as in nearly every file
+    marks = np.flatnonzero((codes == mark) | (codes == newline))
+    outside = marks[np.bitwise_and(np.searchsorted(quotes, marks), 1) == 0]
+    starts = np.concatenate([[0], outside + 1])[np.searchsorted(outside, opening)]  # of the values that have the quotes
+    rows = line + np.searchsorted(outside[codes[outside] == newline], opening)
+    is_letter = codes[starts] != quote
+    blanks = np.concatenate([[0], np.cumsum((codes == ord(" ")) | (codes == ord("\t")))])
+    is_behind_blanks = blanks[opening] - blanks[starts] == opening - starts
+    hides_marks = np.searchsorted(marks, closing) > np.searchsorted(marks, opening)
+    faults = {
+        "a blank before a quote, which would be part of the value; take the blank out": is_letter & is_behind_blanks,
+        "a quote within a value that is not in quotes; put it in quotes, and double those within": is_letter
+        & (hides_marks | (closing == opening + 1)),
+        "a value that goes on behind its closing quote; double the quotes within it": ~is_letter & goes_on & (rows > 0),
+    }
+    found = [(int(is_wrong.argmax()), what) for what, is_wrong in faults.items() if is_wrong.any()]
+    if found:
+        first, what = min(found)
+        raise BadTable(place, f"{_row(int(rows[first]))} has {what}")
 
 
 def _line_widths(block: bytes, delimiter: str) -> tuple[np.ndarray, np.ndarray, int]:
@@ -141,7 +178,10 @@ def _line_widths(block: bytes, delimiter: str) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _refuse_width(place: str, line: int, got: int, width: int) -> None:
-    raise BadTable(place, f"{_row(line)} has {got} values, the header names {width}; quote texts that hold delimiters")
+    what = "quote texts that hold delimiters"
+    if line == 1 and got > width:  # as where a title or a comment stands above the names
+        what = "the first line must name the columns, and texts that hold delimiters be quoted"
+    raise BadTable(place, f"{_row(line)} has {got} values, the header names {width}; {what}")
 
 
 def _row(line: int) -> str:

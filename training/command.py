@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,6 +74,7 @@ def train(
         checkpoint_s: How many seconds of work a kill may cost; the same command goes on from there.
     """
     options = _Options(target, name, task, drop, kind, epochs, seed)
+    _check_that_they_are_of_one(sources, options)
     where = Repository(repository or Path(os.environ.get("ROWCAST_REPOSITORY") or DEFAULT_REPOSITORY))
     wanted = [_read_plan(source, options) for source in sources or plans.names()]
     failed = []
@@ -84,7 +86,7 @@ def train(
         try:
             _train_one(plan, where, checkpoint_s, as_json=json)
         except RowcastError as error:
-            print(f"{plan.name}: {error}", file=sys.stderr)
+            print(f"{plan.name}: {str(error).removeprefix(f'{plan.name}: ')}", file=sys.stderr)
             failed.append(plan.name)
     if failed and len(wanted) > 1:
         print(f"{len(failed)} of {len(wanted)} failed: {', '.join(failed)}", file=sys.stderr)
@@ -181,9 +183,27 @@ class _Options:
     seed: int | None
 
 
+def _check_that_they_are_of_one(sources: Sequence[str], options: _Options) -> None:
+    """Refuse what is meant of one table where all plans that ship would be trained, and one name for several models.
+
+    Raises:
+        BadPlan: it is so.
+    """
+    of_one = {name: getattr(options, name) for name in ("target", "name", "task", "drop", "kind")}
+    given = next((name for name, value in of_one.items() if value), None)
+    if not sources and given:
+        raise BadPlan(f"--{given}", "say of which table, like my.csv --target price")
+    if len(sources) > 1 and options.name:
+        raise BadPlan("--name", f"{len(sources)} models cannot all be {options.name}; train one at a time")
+
+
 def _read_plan(source: str, options: _Options) -> Plan:
     """The plan that a word of the command line names: a table, a plan's file, or a plan that ships."""
     path = Path(source)
+    if "://" in source:
+        raise BadPlan(source, "is an address; download the table first, and name its file")
+    if path.is_dir() and path.suffix != ".toml":
+        raise BadPlan(source, "is a folder; name a file")
     if path.suffix == ".toml":
         plan = Plan.read(path).model_dump(exclude_unset=True)
     elif source in plans.names():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from models.errors import AtPlace, shown
 from models.manifest import Task, check_name
@@ -27,6 +28,20 @@ Kind = Literal["number", "category", "boolean", "datetime"]
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "sine", "identity"]
 Loss = Literal["mse", "l1", "cross_entropy", "binary_cross_entropy", "probability_l1"]
 Optimizer = Literal["sgd", "adam", "adamw"]
+
+
+_WHOLE, _SECTION = "must be a whole number", "must be a section, like [fit]"
+_EXPECTED = {
+    "tuple_type": 'must be a list, like ["price"] or [64, 64]',
+    "too_short": "must have an entry",
+    "model_type": _SECTION,
+    "dict_type": _SECTION,
+    "string_type": "must be a text",
+    "int_type": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_from_float": _WHOLE,
+}
+"""What pydantic says in words of Python, by the type of its error."""
 
 
 class BadPlan(AtPlace):
@@ -338,7 +353,9 @@ class Plan(_Section):
             raise BadPlan(str(path), f"is absent; the plans that ship are {', '.join(names())}") from None
         except OSError as error:
             raise BadPlan(str(path), f"cannot be read: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError:
+            raise BadPlan(str(path), "is not UTF-8; save the file as UTF-8") from None
+        except tomllib.TOMLDecodeError as error:
             raise BadPlan(str(path), f"is not TOML: {error}") from None
         return cls.of(fields, str(path))
 
@@ -352,11 +369,7 @@ class Plan(_Section):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(str(step) for step in first["loc"])
-            if first["type"] == "extra_forbidden":
-                raise BadPlan(place, f"{key} is not a key of a plan{_nearest_key(key)}") from None
-            raise BadPlan(place, f"{key}: {first['msg']}, got {shown(first['input'])}") from None
+            raise BadPlan(place, _sentence(error.errors(include_url=False)[0])) from None
 
 
 def names() -> list[str]:
@@ -364,17 +377,35 @@ def names() -> list[str]:
     return sorted(path.stem for path in PLANS.glob("*.toml"))
 
 
+def _sentence(fault: ErrorDetails) -> str:
+    """What is wrong with one field, in words that say nothing of Python."""
+    key, kind = ".".join(str(step) for step in fault["loc"]), fault["type"]
+    if kind == "extra_forbidden":
+        return f"{key} is not a key of a plan{_nearest_key(key)}"
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "value_error":
+        return f"{key}: {fault['msg'].removeprefix('Value error, ')}"
+    expected = _EXPECTED.get(kind, fault["msg"].replace("Input should", "must"))
+    return f"{key}: {expected}, got {shown(fault['input'])}"
+
+
 def _nearest_key(key: str) -> str:
-    """A suggestion for a mistyped key, from the keys of the section it stands in."""
-    *sections, wrong = key.split(".")
+    """A suggestion for a key that does not stand where it is: from its section, or of its name in another one."""
+    *path, wrong = key.split(".")
+    sections: dict[str, set[str]] = {
+        "table": set(TablePlan.model_fields),
+        "split": set(SplitPlan.model_fields),
+        "net": set(NetPlan.model_fields),
+        "fit": set(FitPlan.model_fields),
+        "export": set(ExportPlan.model_fields),
+    }
+    there = next((section for section, keys in sections.items() if wrong in keys and section not in path), None)
+    if there:
+        return f"; it belongs in [{there}]"
+    if wrong in Plan.model_fields and path:
+        return "; it belongs above the sections"
     known: set[str] = set(Plan.model_fields)
-    for section in sections:
-        known = {
-            "table": set(TablePlan.model_fields),
-            "split": set(SplitPlan.model_fields),
-            "net": set(NetPlan.model_fields),
-            "fit": set(FitPlan.model_fields),
-            "export": set(ExportPlan.model_fields),
-            "published": set(Published.model_fields),
-        }.get(section, known)
+    for section in path:
+        known = (sections | {"published": set(Published.model_fields)}).get(section, known)
     return hint(wrong, known)

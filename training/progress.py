@@ -17,7 +17,7 @@ LINES = 10
 @contextmanager
 def shown(name: str, file: TextIO | None = None) -> Iterator[Callable[[str | Step], None]]:
     """A report for `recipe.run` that shows what it is given, each line beginning with the model's name."""
-    console = Console(file=file or sys.stdout)
+    console = Console(file=file or sys.stdout, emoji=False)
     if console.is_terminal:
         with _bar(console, name) as report:
             yield report

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from models.errors import AtPlace, RowcastError
+from models.errors import AtPlace, RowcastError, nearest
 from models.repository import Repository, Version
 from service.settings import Settings
 
@@ -19,6 +19,8 @@ Json = Annotated[bool, Parameter(name="--json", negative=(), help="Answer in JSO
 Where = Annotated[
     Path | None, Parameter(name="--repository", help="The published versions; ROWCAST_REPOSITORY, or models/published.")
 ]
+
+_MOST_NAMES = 10
 
 
 class NotWell(RowcastError):
@@ -56,14 +58,22 @@ def open_version(repository: Repository, words: str) -> Version:
     """
     name, _, which = words.partition("/")
     if name not in repository.names():
-        known = ", ".join(repository.names()) or "nothing"
-        raise BadCommand(name, f"is not in {repository.root}; there is {known}")
+        raise BadCommand(name, f"is not in {repository.root}; {_known(name, repository.names())}")
     labels, numbers = repository.labels(name), repository.versions(name)
     number = int(which) if which.isdecimal() else labels.get(which or "stable", 0 if which else numbers[-1])
     if number not in numbers:
         there = ", ".join([*map(str, numbers), *labels])
         raise BadCommand(words, f"is not there; of {name} there are {there}")
     return repository.open(name, number)
+
+
+def _known(name: str, names: Sequence[str]) -> str:
+    """The model that was probably meant, or the first few."""
+    near = nearest(name, names)
+    if near:
+        return f"did you mean {near}?"
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"there is {', '.join(names[:_MOST_NAMES]) or 'nothing'}{more}"
 
 
 def print_json(value: Any) -> None:
@@ -76,9 +86,9 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
     table = Table(*headings, box=None, pad_edge=False, header_style="bold", show_header=any(headings))
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
-        console = Console(markup=False, highlight=False, width=10_000)
+        console = Console(markup=False, highlight=False, emoji=False, width=10_000)
     with console.capture() as drawn:  # rich would end the program itself, with 1, where nobody reads
         console.print(table)
     sys.stdout.write(drawn.get())

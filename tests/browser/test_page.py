@@ -266,7 +266,7 @@ def test_the_requests_shown_are_requests(tab, model, tmp_path):
         answers.append(done.stdout)
     page.get_by_text("JavaScript", exact=True).click()
     code = page.locator("section.code pre").inner_text()
-    body = json.loads(code.split("JSON.stringify(")[1].split("),\n")[0])
+    body = json.loads(page.evaluate(code.split("body: ")[1].split(",\n")[0]))  # as JavaScript reads it
     assert body == {"instances": [hostile.ROW if model == "hostile" else tiny.ROWS["flowers"] | {"seen": SEEN}]}
     assert json.loads(answers[0])["predictions"] == [page.locator(ANSWER).inner_text()]
     assert answers[1].strip() == str(json.loads(answers[0]))

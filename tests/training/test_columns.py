@@ -84,6 +84,13 @@ def test_a_datetime_in_a_table_is_the_same_as_in_a_request(values):
         ([f"{i % 28 + 1} {'Jan' if i % 2 else 'sep'} 2024" for i in range(60)], r"dates, as '1 sep 2024' in row 1"),
         ([f"Mar {i % 28 + 1}, 2024" for i in range(60)], r"dates, as 'Mar 1, 2024' in row 1"),
         ([f"{i % 24}:{i:02}" for i in range(60)], r"times of day, as '0:00' in row 1"),
+        ([f"{i % 12 + 1}:30 {'AM' if i % 2 else 'p.m.'}" for i in range(60)], r"times of day, as '1:30 p.m.' in row 1"),
+        ([f"{i} days {i % 24:02}:00:00" for i in range(60)], r"durations, as '0 days 00:00:00' in row 1"),
+        ([f"-1 day, {i % 24}:00:00" for i in range(60)], r"durations, as '-1 day, 0:00:00' in row 1"),
+        ([f"PT{i}H{i}M" if i % 2 else f"P{i}DT1.5S" for i in range(60)], r"durations, as 'P0DT1.5S' in row 1"),
+        ([f"{i // 9}h {i}m" for i in range(60)], r"durations, as '0h 0m' in row 1"),
+        ([f"Wed, {i % 28 + 1:02} Jan 2020 0{i % 9}:00:00 GMT" for i in range(60)], r"dates, as 'Wed, 01 Jan 2020 00"),
+        ([f"2020-01-{i:02}" if i % 2 else f"{i}.1.2020" for i in range(11, 31)], r"dates, as '12.1.2020' in row 2"),
         ([f"{i / 4}" if i % 3 else "-" for i in range(60)], r"holds numbers, but row 1 has '-'"),
         ([f"2024-{i // 28 + 1:02}-{i % 28 + 1:02}" if i % 2 else "-" for i in range(60)], r"datetimes, but row 1 has"),
         ([f"2016-12-31T23:59:{i + 1:02}" for i in range(60)], r"datetimes, but row 60 has '2016-12-31T23:59:60'"),
@@ -107,6 +114,9 @@ def test_numbers_and_moments_as_people_write_them_are_no_categories(values, told
         ["5k", "10k", "1M"] * 20,
         [f"{i % 30}" if i % 2 else f"x{i % 7}" for i in range(60)],
         [f"1.{i % 30}.0" for i in range(60)],
+        [f"P{i % 30}" for i in range(60)],
+        ["P", "P", "P", "PT1H"] * 15,
+        ["2 days", "1 day"] * 30,
     ],
 )
 def test_codes_with_numbers_in_them_are_categories(values):
@@ -135,6 +145,28 @@ def test_moments_that_a_parquet_file_holds_as_texts_are_moments_as_in_a_csv(text
     assert read_columns(Table(frame, "0" * 64, "t.parquet"), plan).kinds == {"x": kind}
 
 
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["$5", "$1,200", None], "column 'x' holds amounts of money, as '$5' in row 1"),
+        (
+            [" 12,5 ", "3,25", "7"],
+            "column 'x' holds numbers with a decimal comma or marks between thousands, as '12,5'",
+        ),
+        (["5.5", "6", "7", "8", "9", "wide"], "column 'x' holds numbers, but row 6 has 'wide'"),
+        (["S", "M", "5 kg"], None),
+        (["true", "false", "true"], None),
+    ],
+)
+def test_texts_of_a_parquet_file_that_a_csv_would_be_refused_for_are_told_of(texts, told):
+    frame = pl.DataFrame({"x": (texts * 10)[:20], "y": TWENTY}).with_columns(pl.col("y").cast(pl.Float64))
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet"}}, "test")
+    data = read_columns(Table(frame, "0" * 64, "t.parquet"), plan)
+    assert data.kinds == {"x": "category"}
+    assert [note.startswith(told or "") for note in data.notes] == [True] * (told is not None)
+    assert all(note.endswith("; its type says text, so all of it are categories") for note in data.notes)
+
+
 def test_a_decimal_is_the_category_that_its_number_is_in_a_request():
     frame = pl.DataFrame({"x": [Decimal("1.00"), Decimal("2.50")] * 10, "y": range(20)}).with_columns(pl.col("y") / 8)
     plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet", "kinds": {"x": "category"}}}, "test")
@@ -154,6 +186,23 @@ def test_whole_numbers_that_are_taken_as_classes_are_said_so():
     columns = {"x": [str(i) for i in range(60)], "y": ["1", "2", "3"] * 20}
     assert data_of(columns).notes == (
         "target 'y' has 3 whole numbers and is taken as classes; --task regression takes it as a number",
+    )
+
+
+def test_whole_numbers_that_may_be_classes_and_are_taken_as_a_number_are_said_so():
+    told = "target 'y' has 21 distinct whole numbers and is taken as a number; --task multiclass takes them as classes"
+    for distinct, notes in ((21, (told,)), (101, ())):
+        y = [str(number) for number in range(distinct)] * 10
+        columns = {"x": [str(number) for number in range(len(y))], "y": y}
+        assert (data_of(columns).task, data_of(columns).notes) == ("regression", notes)
+
+
+def test_spelled_missing_values_that_are_categories_are_said_so():
+    columns = {"a": ["NA", "EU"], "b": ["none", "x"], "c": ["", "x"], "n": ["1", "NA"], "y": ["0.5", "1.5"]}
+    (told,) = data_of({name: cells * 10 for name, cells in columns.items()}).notes
+    assert (
+        told
+        == "'NA' and the like are categories in columns 'a', 'b'; an empty cell is missing, as null is in a request"
     )
 
 

@@ -124,10 +124,16 @@ def test_ctrl_c_before_there_is_anything_to_interrupt_shows_no_traceback(tmp_pat
         (["t.toml"], "t.toml: is absent; the plans that ship are "),
         (["folder.toml"], "folder.toml: cannot be read: Is a directory"),
         (["t.csv", "--target", "y", "--kind", "zip"], "--kind: write COLUMN=KIND, like zip=category, got zip"),
-        (["t.csv", "--target", "y", "--kind", "zip=colour"], "t.csv: table.kinds.zip: Input should be 'number', "),
-        (["t.csv", "--target", "y", "--epochs", "0"], "t.csv: fit.epochs: Input should be greater than or equal to 1"),
+        (["t.csv", "--target", "y", "--kind", "zip=colour"], "t.csv: table.kinds.zip: must be 'number', "),
+        (["t.csv", "--target", "y", "--epochs", "0"], "t.csv: fit.epochs: must be greater than or equal to 1, got 0"),
         (["t.csv", "--target", "y"], "t: t.csv: there is no such file"),
         (["--targett", "y"], "Unknown option"),
+        (["--target", "y"], "--target: say of which table, like my.csv --target price"),
+        (["--drop", "zip", "--unpublished"], "--drop: say of which table"),
+        (["a.csv", "b.csv", "--target", "y", "--name", "m"], "--name: 2 models cannot all be m; train one at a time"),
+        (["https://x.org/a.csv", "--target", "y"], "https://x.org/a.csv: is an address; download the table first"),
+        ([".", "--target", "y"], ".: is a folder; name a file"),
+        (["wine", "--target", "y"], "wine: target 'y' is no column; there are "),
     ],
 )
 def test_what_is_asked_wrongly_is_answered_in_a_sentence(words, sentence, capsys, tmp_path: Path, monkeypatch):
@@ -137,6 +143,8 @@ def test_what_is_asked_wrongly_is_answered_in_a_sentence(words, sentence, capsys
     assert command.main(words) == 2
     said = capsys.readouterr()
     assert sentence in said.err + said.out
+    assert "wine: wine: " not in said.err
+    assert Repository(Path("models/published")).names() == []
 
 
 def test_a_failing_plan_does_not_stop_the_others(table: Path, tmp_path: Path, capsys):
@@ -218,7 +226,7 @@ def test_a_file_system_without_locks_is_said_before_the_fit(table: Path, tmp_pat
             "a.toml: a plan is a file that ends with .toml",
         ),
         (["--trials", "1", "--storage", "b.db"], "b.db: is no journal of a study; name a new file, or a database by"),
-        (["--trials", "1", "--storage", "b.db", "--target", "price"], "target: Value error, a column is named twice"),
+        (["--trials", "1", "--storage", "b.db", "--target", "price"], "target: a column is named twice"),
     ],
 )
 def test_a_search_that_could_not_end_well_does_not_begin(table: Path, capsys, monkeypatch, words, sentence):

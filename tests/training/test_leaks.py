@@ -162,3 +162,9 @@ def test_a_small_test_part_and_none_are_said():
     assert any(sentence.startswith("only ") for sentence in leaks(PRICE))
     none = leaks(PRICE, split={"train": 0.7, "validation": 0.3, "test": 0.0})
     assert any(sentence.startswith("no rows are kept for the test") for sentence in none)
+
+
+@pytest.mark.parametrize(("tests", "told"), [(1, "only 1 row tests: "), (2, "only 2 rows test: ")])
+def test_few_rows_that_test_are_counted(tests, told):
+    part = ["test"] * tests + ["train", "validation"] * 200
+    assert any(sentence.startswith(told) for sentence in leaks(PRICE, {"column": "part"}, part=part[:N]))

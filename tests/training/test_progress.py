@@ -24,9 +24,9 @@ def test_on_a_terminal_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
     monkeypatch.setenv("COLUMNS", "120")
     with progress.shown("m") as report:
-        report("row [3] is kept as it is")
+        report("row [3] of :smile: is kept as it is")
         report(step(2, 500))
     said = capsys.readouterr().out
-    assert "m: row [3] is kept as it is" in said
+    assert "m: row [3] of :smile: is kept as it is" in said
     assert "m 2/2" in said
     assert "epoch 500/1000  train 0.5  validation 0.25  12,346 rows/s" in said

@@ -80,6 +80,13 @@ def test_a_surface_is_drawn_although_coordinates_are_missing_or_all_equal(tmp_pa
     assert "surface" in plots(tmp_path / "report")
 
 
+def test_a_surface_is_drawn_however_far_apart_its_coordinates_are(tmp_path, capfd):
+    frame = rows(numbers=("a", "b")).select(pl.col("a") * 1e300, pl.col("b") * 1e-300, y=pl.col("a"))
+    report.write_report(tmp_path / "report", fitted(frame, ["y"], tmp_path))
+    assert "surface" in plots(tmp_path / "report")
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("target", ["side", "y"])
 def test_a_surface_is_drawn_although_a_coordinate_is_missing_in_every_row_that_judges(tmp_path, target):
     part = ["train", "train", "validation", "test"] * 15

@@ -1,3 +1,4 @@
+import csv
 import gzip
 import io
 from pathlib import Path
@@ -27,12 +28,19 @@ EIGHT_ROWS = b"1,2\n" * 8
         ("t.csv", b"a,b,a\n1,2,3\n", "columns 1 and 3 are both named 'a'; rename one"),
         ("t.csv", b"a,b\n1,2\n1\n", "row 2 has 1 values, the header names 2; quote texts that hold delimiters"),
         ("t.csv", b"a,b\n" + EIGHT_ROWS + b"1,2,3\n", "row 9 has 3 values, the header names 2"),
+        ("t.csv", b"# mine\na,b\n1,2\n", "row 1 has 2 values, the header names 1; the first line must name"),
         ("t.csv", b"a,b\n1,2\n1,2,3", "row 2 has 3 values, the header names 2"),
         ("t.csv", b"a,b\n1,\xff\n", "row 1 is not UTF-8; save the file as UTF-8"),
         ("t.csv", b"a,b\n1,2\n1,caf\xc3", "row 2 is not UTF-8; save the file as UTF-8"),  # cut within a letter
         ("t.csv", b"\xff,b\n1,2\n", "its header is not UTF-8; save the file as UTF-8"),
         ("t.csv", b"a,b\n1,2\n\x00,2\n", "row 2 holds a NUL byte; it is damaged or not a text file"),
         ("t.csv", b'a,b\n1,2\n"1,2\n3,4\n', "row 2 opens a quote that is never closed"),
+        ("t.csv", b'a,b\n1,2\n1, "x"\n', "row 2 has a blank before a quote, which would be part of the value"),
+        ("t.csv", b'\xef\xbb\xbfa, "b"\n1,2\n', "the header has a blank before a quote"),
+        ("t.csv", b'a,b\n1,2\n5" x, 3" y,2\n', "row 2 has a quote within a value that is not in quotes;"),
+        ("t.csv", b'a,b\n1,2\n3,5" pipe\n4,6" pipe\n', "row 2 has a quote within a value"),
+        ("t.csv", b'a,b\n1,2\n3,"x"y\n', "row 2 has a value that goes on behind its closing quote"),
+        ("t.csv", b'a,b\n1,"x" \n', "row 1 has a value that goes on behind its closing quote"),
         ("t.parquet", b"PAR1 and then nothing", "is not a Parquet file that can be read"),
         ("t.csv", "a,b\n1,2\n".encode("utf-16"), "is UTF-16, not a text file of UTF-8; save the table as CSV"),
         ("t.csv", gzip.compress(b"a,b\n1,2\n", mtime=0), "is compressed by gzip, not a text file of UTF-8"),
@@ -139,6 +147,24 @@ def test_any_bytes_are_a_table_or_a_sentence(tmp_path: Path, content):
     else:
         assert table.frame.columns == ["a", "b"]
         assert table.frame.height > 0
+
+
+@given(content=st.text('ab" ,\n', min_size=1, max_size=30))
+def test_a_table_that_is_read_has_the_cells_that_others_read(tmp_path: Path, content):
+    path = tmp_path / "t.csv"
+    path.write_text(f'\ufeff"a,1",b\n{content}')
+    try:
+        frame = read_table(path).frame
+    except BadTable:
+        return
+    others = list(csv.reader(io.StringIO(content)))
+    assert [list(row) for row in frame.fill_null("").rows() if any(row)] == [row for row in others if any(row)]
+
+
+def test_quotes_within_a_value_are_letters_of_it(tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_text('a,b\n5" x 3" board,"say ""yes"""\nAl "Bob" C,\n')
+    assert read_table(path).frame.rows() == [('5" x 3" board', 'say "yes"'), ('Al "Bob" C', None)]
 
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=8)

@@ -20,6 +20,8 @@ from training.sentences import MOST_LISTED, drop_option, hint, kind_option, list
 ID_SHARE = 0.9
 """Share of distinct values among a text column's from which it is taken for an id or free text, and dropped."""
 _MOST_DROPPED_LISTED = 20
+_MOST_CODES = 100
+"""Distinct whole numbers of a target up to which it is said that they are not taken as classes."""
 _ID_NAMES = {"id", "index", "row", "rowid", "row_id", "rownames", "uid", "uuid"}
 
 
@@ -68,12 +70,17 @@ def read_columns(table: Table, plan: Plan) -> Data:
     if not kinds:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise BadTable(place, f"no column is left to predict {shown(plan.target[0])} from{why}")
+    if table.is_text:
+        notes += _spelled_missing(typed, kinds)
     targets = [read_target(frame[name], plan, rows, place, is_text=table.is_text, notes=notes) for name in plan.target]
     task = plan.task or task_of(targets, plan)
     classes, y = learned_target(targets, task, place)
     if plan.task is None and task == "multiclass" and targets[0].dtype.is_numeric():
         told = f"target {shown(plan.target[0])} has {targets[0].n_unique()} whole numbers and is taken as classes"
         notes.append(f"{told}; --task regression takes it as a number")
+    elif plan.task is None and task == "regression" and _may_be_classes(targets):
+        told = f"target {shown(plan.target[0])} has {targets[0].n_unique()} distinct whole numbers and is taken as a"
+        notes.append(f"{told} number; --task multiclass takes them as classes")
     keep = [name for name in typed if name in kinds or name in _splitting(plan)]
     return Data(
         frame=pl.DataFrame([typed[name].alias(name) for name in keep]).with_columns(target for target in targets),
@@ -259,6 +266,23 @@ def _why_dropped(name: str, kind: Kind, values: pl.Series, *, is_wanted: bool) -
     if kind == "number" and name.lower() in _ID_NAMES and present.n_unique() == values.len() and is_whole(present):
         return _Why("numbers the rows", "number the rows")
     return None
+
+
+def _spelled_missing(typed: dict[str, pl.Series], kinds: dict[str, Kind]) -> list[str]:
+    """A sentence if categories of a CSV are called as pandas and R call a missing value: to them it would be one."""
+    words = list(MISSING - {"?"})
+    categories = [name for name, kind in kinds.items() if kind == "category"]
+    spelled = [name for name in categories if typed[name].unique().str.to_lowercase().is_in(words).any()]
+    if not spelled:
+        return []
+    names = f"column{'s' * (len(spelled) > 1)} {listed([shown(name) for name in spelled])}"
+    return [f"'NA' and the like are categories in {names}; an empty cell is missing, as null is in a request"]
+
+
+def _may_be_classes(targets: list[pl.Series]) -> bool:
+    """Whether there are so few distinct whole numbers, each of them so often, that codes of classes could be meant."""
+    distinct = targets[0].n_unique()
+    return len(targets) == 1 and is_whole(targets[0]) and distinct <= _MOST_CODES and distinct * 10 <= len(targets[0])
 
 
 def _are_written_together(numbers: pl.Series) -> bool:

@@ -49,6 +49,8 @@ _MONEY = r"[A-Z]{0,2}\p{Sc}|USD|EUR|GBP|CHF|JPY"
 _AMOUNT = r"\d[\d.,' \u00a0\u2009\u202f]*"
 _DAY = r"(0?[1-9]|[12]\d|3[01])"
 _MONTH = r"(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?"
+_WEEKDAY = r"((?i:mon|tue|wed|thu|fri|sat|sun)[a-z]*,? )?"
+_SPELLED = rf"{_WEEKDAY}({_DAY}[ -](?i:{_MONTH})[ -]\d{{2,4}}|(?i:{_MONTH}) {_DAY},? \d{{4}})"
 _OTHER_FORMS = {
     r"^[+-]?(\d{1,3}([ ,.'\u00a0\u2009\u202f]\d{3})+([.,]\d+)?|\d+,\d+([eE][+-]?\d+)?)$": (
         "numbers with a decimal comma or marks between thousands",
@@ -61,14 +63,16 @@ _OTHER_FORMS = {
         "them as numbers without the sign",
     ),
     r"^(\d{4}[/.-]\d{1,2}[/.-]\d{1,2}|\d{1,2}[/.-]\d{1,2}[/.-]\d{4}|"
-    rf"{_DAY}[/.-]{_DAY}[/.-]\d\d|{_DAY}[ -](?i:{_MONTH})[ -]\d{{2,4}}|(?i:{_MONTH}) {_DAY},? \d{{4}})([T ].*)?$": (
+    rf"{_DAY}[/.-]{_DAY}[/.-]\d\d|{_SPELLED})([T ].*)?$": (
         "dates",
         "them like 2024-05-31 or 2024-05-31T09:30:00",
     ),
-    r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?$": ("times of day", "them as numbers, like hours"),
+    r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?(\s?(?i:[ap]\.?m\.?))?$": ("times of day", "them as numbers, like hours"),
+    r"^-?\d+ days?,? [+-]?\d{1,2}:\d\d(:\d\d(\.\d+)?)?$": ("durations", "them as numbers, like hours"),
 }
 """What a CSV may hold that is meant as a number or a moment, and that no request could send as one."""
 _OTHER_FORMS_OF_MANY = {
+    r"^(-?P(\d+[DW]|T)[\d.DHMST]*|(\d+\s?(d|h|m|min|s)\s?){2,4})$": ("durations", "them as numbers, like hours"),
     r"^([<>]=?|[\u2264\u2265~\u2248])\s?[+-]?\d[\d.,]*$": ("numbers behind a comparison", "them as numbers alone"),
     rf"^[+-]?({_MONEY})?\s?\d[\d.,]*\s?([kKmMbB]|[Mm]io|[Bb]n)\.?$": (
         "numbers with letters for thousands and millions",
@@ -100,7 +104,7 @@ def typed_column(
                 if wanted is None:
                     _refuse_thousands(texts, rows, place)
                 return "number", finite(numbers, rows, place)
-        kind = wanted or (None if is_text else _kind_of_texts(texts, notes))
+        kind = wanted or (None if is_text else _kind_of_texts(texts, rows, notes))
         if kind != "category":
             texts = without_blanks(texts)
             if kind is None:
@@ -129,8 +133,8 @@ def plain_numbers(texts: pl.Series, *, is_certain: bool) -> pl.Series | None:
     return numbers if numbers.null_count() == texts.null_count() else None
 
 
-def _kind_of_texts(texts: pl.Series, notes: list[str]) -> Kind:
-    """What texts are whose column says that they are texts."""
+def _kind_of_texts(texts: pl.Series, rows: pl.Series, notes: list[str]) -> Kind:
+    """What texts are whose column says that they are texts; a note tells of those that a CSV would be refused for."""
     if _are_datetimes(texts):
         return "datetime"
     if plain_numbers(texts, is_certain=False) is not None:
@@ -138,6 +142,12 @@ def _kind_of_texts(texts: pl.Series, notes: list[str]) -> Kind:
             f"column {shown(texts.name)} holds numbers as texts, which are categories; "
             f"{kind_option(texts.name, 'number')} takes them as numbers"
         )
+        return "category"
+    try:
+        _inferred(without_blanks(texts), rows, "", [])
+    except BadTable as error:
+        told = error.reason.partition("; ")[0]
+        notes.append(f"{told}; its type says text, so all of it are categories")
     return "category"
 
 
@@ -195,7 +205,9 @@ def _refuse_other_forms(texts: pl.Series, values: pl.Series, rows: pl.Series, pl
         forms |= _OTHER_FORMS_OF_MANY
     for form, (what, instead) in forms.items():
         if all(_is_mostly(form, part) for part in (sample, values)):
-            first = texts.str.contains(form).fill_null(value=False).arg_max()
+            is_so = texts.str.contains(form).fill_null(value=False)
+            is_wrong = is_so & READERS["datetime"](texts).is_null()  # some of the dates may be as they should be
+            first = (is_wrong if is_wrong.any() else is_so).arg_max()
             assert first is not None
             name = shown(texts.name)
             raise BadTable(

@@ -294,7 +294,8 @@ def _few_rows(split: Split, plan: SplitPlan) -> Iterator[str]:
         if plan.column is None:
             yield "no rows are kept for the test: the validation rows that chose the network also judge it"
     elif len(split.test) < FEW_TEST_ROWS:
-        yield f"only {len(split.test)} rows test: another draw of them may score quite differently"
+        rows = f"{len(split.test)} rows test" if len(split.test) > 1 else "1 row tests"
+        yield f"only {rows}: another draw of them may score quite differently"
 
 
 def _time_is_mixed(data: Data, plan: SplitPlan) -> Iterator[str]:

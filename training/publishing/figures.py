@@ -114,7 +114,8 @@ def draw_values(plane: Plane, target: str) -> Figure:
 
 
 def _name_plane(plane: Plane, axes: Axes) -> None:
-    if 0.8 <= np.ptp(plane.across) / np.ptp(plane.up) <= 1.25:
+    width, height = np.ptp(plane.across), np.ptp(plane.up)
+    if 0.8 * height <= width <= 1.25 * height:
         axes.set_aspect("equal")  # a circle is a circle
     axes.locator_params(nbins=6)
     axes.set_xlabel(with_unit(*plane.axes[0]))

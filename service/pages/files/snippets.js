@@ -6,8 +6,8 @@ import { address, hasKey } from "./server.js";
 // `row` is a Map; the texts are safe to paste whatever the features and values are called.
 export function snippetsOf(path, row) {
   const url = address(path);
-  const body = `{"instances": [{${[...row].map(([feature, value]) => `${plain(feature)}: ${plain(value)}`).join(", ")}}]}`;
-  return { curl: curl(url, body), Python: python(url, row), JavaScript: javascript(url, body) };
+  const body = (key) => `{"instances": [{${[...row].map(([feature, value]) => `${key(feature)}: ${plain(value)}`).join(", ")}}]}`;
+  return { curl: curl(url, body(plain)), Python: python(url, row), JavaScript: javascript(url, body(keyInJavaScript)) };
 }
 
 function curl(url, body) {
@@ -45,6 +45,11 @@ console.log(await answer.json());`;
 // JSON in ASCII: no character of a name can turn the text around it or hide in it.
 function plain(value) {
   return JSON.stringify(value).replace(/[^ -~]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+// In an object of JavaScript this one name, unless it is computed, is not that of a property.
+function keyInJavaScript(feature) {
+  return feature === "__proto__" ? '["__proto__"]' : plain(feature);
 }
 
 function pythonValue(value) {

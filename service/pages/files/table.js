@@ -19,7 +19,7 @@ export function tablePanel(about, path, signal) {
     drop: (event) => { event.preventDefault(); drop.classList.remove("over"); if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]); } },
     el("label", { for: id }, "Choose a CSV file, or drop one here"), input);
   const needed = el("p", { class: "quiet" }, "Columns, in any order: ",
-    about.features.map((feature, place) => [place ? ", " : "", name(feature.name)]), ". Others are kept as they are. Empty cells, NA and null are missing values.");
+    about.features.map((feature, place) => [place ? ", " : "", name(feature.name)]), ". Others are kept as they are. Empty cells are missing values, and so are NA and null where no category is expected.");
   let running = null;
 
   async function take(file) {
