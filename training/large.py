@@ -160,6 +160,7 @@ def fit_streamed(
     for number in range(len(course.history) + 1, fit.epochs + 1):
         if course.is_over:
             break
+        step.drops = course.drops
         start = time.perf_counter()
         random.manual_seed(fit.seed + 1_000_003 * number + 15_485_863 * team.rank)  # a run that resumes draws the same
         train_loss = _one_pass(step, fit, there, scale, team, number=number)

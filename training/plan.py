@@ -158,6 +158,8 @@ class FitPlan(_Section):
         epochs: None lets the number of training rows decide.
         shuffle: draw the minibatches anew in each epoch; otherwise rows come as they stand.
         schedule: of the learning rate, over the epochs.
+        dropout_ends: nothing is dropped in the last wave of coslog4 or coslog5 if the one before took a fifth off the
+            validation loss.
         beta2: how slowly Adam forgets the squares of gradients.
         label_smoothing: share of every label that is spread over all classes while training.
         patience: epochs without a better validation loss before the fit ends, as a whole wave of coslog4 or coslog5
@@ -185,6 +187,7 @@ class FitPlan(_Section):
     batch: Annotated[int, Field(ge=0)] | None = None
     shuffle: bool = True
     schedule: Literal["constant", "cosine", "coslog4", "coslog5"] = "cosine"
+    dropout_ends: bool = False
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     patience: Annotated[int, Field(ge=0)] = 30

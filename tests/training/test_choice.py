@@ -140,6 +140,12 @@ def test_what_a_plan_says_goes_before_what_a_candidate_says():
     assert own.net.hidden == (7,)
 
 
+def test_dropout_ends_in_regressions_alone():
+    plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test")
+    for task in ("regression", "binary", "multiclass"):
+        assert {one.fit.dropout_ends for one in candidates_of(plan, task, 500)} == {task == "regression"}
+
+
 def test_regressions_of_many_rows_have_epochs_for_one_more_wave_unless_a_plan_says_how_many():
     plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test")
 

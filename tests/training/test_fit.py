@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.fitting.checkpoint import Checkpoint
-from training.fitting.course import Diverged, Epoch, useful_share, wave_ends
+from training.fitting.course import Course, Diverged, Epoch, useful_share, wave_ends
 from training.fitting.device import BFLOAT16_FROM, bfloat16_from
 from training.fitting.fit import Job, Member, fit, fit_together
 from training.fitting.losses import objective_of
@@ -169,6 +169,26 @@ def test_the_last_wave_is_for_fits_to_which_the_one_before_brought_something(rat
     assert len(fit(plan, perceptron(), line(), line(50), MSE, report=quietly).history) == epochs
     patient = plan.model_copy(update={"patience": 0})
     assert len(fit(patient, perceptron(), line(), line(50), MSE, report=quietly).history) == 31
+
+
+@pytest.mark.parametrize(
+    ("schedule", "ends", "loss", "drops"),
+    [
+        ("coslog5", True, 0.7, False),
+        ("coslog4", True, 0.7, False),
+        ("coslog5", True, 0.9, True),
+        ("coslog5", False, 0.7, True),
+        ("cosine", True, 0.7, True),
+    ],
+)
+def test_the_last_wave_has_no_dropout_after_a_steep_one_where_it_ends(schedule, ends, loss, drops):
+    plan = FitPlan(epochs=31, schedule=schedule, dropout_ends=ends)
+    before, steep = wave_ends(plan)[-3:-1] if schedule != "cosine" else (7, 15)
+    course, seen = Course(plan), []
+    for number in range(1, 32):
+        seen.append(course.drops)
+        course.take(Epoch(number, 1.0, 1.0 if number <= before else loss, 1.0), torch.zeros(1))
+    assert seen == [True] * steep + [drops] * (31 - steep)
 
 
 def test_a_wave_that_brings_nothing_ends_the_fit_and_was_not_worth_it():

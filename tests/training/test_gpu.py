@@ -81,6 +81,22 @@ def test_a_captured_step_drops_others_each_time_and_the_same_from_the_same_seed(
     assert len({loss for losses in runs[0] for loss in losses}) == 10
 
 
+@torch.inference_mode()
+def test_a_captured_step_without_dropout_is_that_of_networks_that_have_none():
+    plan = FitPlan(learning_rate=0.01)
+    plain, _ = stepper(plan)
+    dropping, generator = stepper(plan, dropout=0.5)
+    captured = GraphedStep(dropping, generator)
+    x, y = line(32)
+    some_x, some_y = x.expand(2, -1, -1), y.expand(2, -1, -1)
+    captured(some_x, some_y, 0.01)
+    for name, tensor in dropping.state().items():
+        plain.state()[name].copy_(tensor)
+    dropping.drops = False
+    torch.testing.assert_close(captured(some_x, some_y, 0.01), plain(some_x, some_y, 0.01))
+    torch.testing.assert_close(dropping.weights, plain.weights)
+
+
 def test_many_networks_in_one_loop_are_fitted_as_each_alone():
     plan = FitPlan(epochs=5, batch=32)
     jobs = [Job.of(plan, perceptron(), line(), line(50), seed) for seed in range(4)]

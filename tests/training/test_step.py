@@ -145,6 +145,22 @@ def test_two_that_agree_on_their_gradients_move_as_one_that_has_all_rows():
         torch.testing.assert_close(got.data, right.data)
 
 
+def test_a_step_without_dropout_is_that_of_a_network_that_has_none():
+    x, y = rows(1, "mse")
+    plan = FitPlan(learning_rate=0.1)
+    (dropping,), (plain,) = nets_of(NetPlan(hidden=(6,), dropout=0.5), 1, 1), nets_of(NetPlan(hidden=(6,)), 1, 1)
+    steps = [Stepper([net], plan, objective_of("mse"), torch.Generator().manual_seed(0)) for net in (dropping, plain)]
+    assert all(step.drops for step in steps)
+    steps[0].drops = False
+    for step in steps:
+        step(x[None], y[None], 0.1)
+    assert torch.equal(steps[0].weights, steps[1].weights)
+    for step in steps:
+        step.drops = True
+        step(x[None], y[None], 0.1)
+    assert not torch.equal(steps[0].weights, steps[1].weights)
+
+
 def test_dropout_drops_its_share_makes_up_for_it_and_is_the_same_on_the_way_back():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(400, 400), nn.Dropout(0.25))

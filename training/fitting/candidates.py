@@ -55,7 +55,13 @@ def candidates_of(plan: Plan, task: Task, rows: int) -> list[Candidate]:
     if is_long and plan.fit.epochs is None:
         epochs = round(_LONGER * epochs)
     schedule = "coslog5" if is_long else "coslog4"
-    recipe = {**_RECIPE, "schedule": schedule, "epochs": epochs, "patience": max(1, round(_PATIENCE * epochs))}
+    recipe = {
+        **_RECIPE,
+        "schedule": schedule,
+        "dropout_ends": task == "regression",
+        "epochs": epochs,
+        "patience": max(1, round(_PATIENCE * epochs)),
+    }
     return [
         # numbers cut at their quantiles: for what jumps and bends, as trees see it
         _candidate(plan, recipe, "steps", {"hidden": (128, 128), "expansion": "steps", "pieces": 48}),

@@ -39,6 +39,9 @@ WAVES: dict[str, tuple[float, ...]] = {
 WORTH = 0.01
 """Share of the loss that the fourth wave of coslog5 must take off for a fifth, which is as long as all before it."""
 
+STEEP = 0.2
+"""Share of the loss that a wave must take off for a last one without dropout, where a plan says so."""
+
 
 class Diverged(RowcastError):
     """A loss is no longer a number.
@@ -115,9 +118,24 @@ class Course:
         earlier = [end for end in ends if end < done]
         if done not in ends or not earlier:
             return False
-        before = min(epoch.validation_loss for epoch in self.history[: earlier[-1]])
         worth = WORTH if self._plan.schedule == "coslog5" and done == ends[-2] else 0.0
-        return self._best.validation_loss >= (1 - worth) * before
+        return self._least(done) >= (1 - worth) * self._least(earlier[-1])
+
+    @property
+    def drops(self) -> bool:
+        """Whether the dropout of the network is at work in the next epoch.
+
+        Where it ends, it is not in the last wave after a steep one. Targets whose loss falls that far are nearly a
+        function of the features, and what dropout keeps from being fitted is that function (docs/decisions/0101).
+        """
+        ends = wave_ends(self._plan)
+        if not self._plan.dropout_ends or len(ends) == 1 or len(self.history) < ends[-2]:
+            return True
+        return self._least(ends[-2]) > (1 - STEEP) * self._least(ends[-3])
+
+    def _least(self, epochs: int) -> float:
+        """The least validation loss of the first epochs."""
+        return min(epoch.validation_loss for epoch in self.history[:epochs])
 
     @property
     def kept(self) -> Epoch:

@@ -245,6 +245,7 @@ class Fitting:
         plan = self._plan
         assert plan.epochs is not None
         schedule = SCHEDULES[plan.schedule]
+        self._step.drops = any(course.drops for course in self._courses)
         minibatches = list(zip(torch.split(x, self._batch, 1), torch.split(y, self._batch, 1), strict=True))
         losses = []
         for count, (some_x, some_y) in enumerate(minibatches):

@@ -73,22 +73,23 @@ class Graph:
 
 
 class GraphedStep:
-    """A stepper on a GPU, with a graph for each size of minibatch."""
+    """A stepper on a GPU, with a graph for each size of minibatch, with dropout and without."""
 
     def __init__(self, step: Stepper, generator: torch.Generator) -> None:
         """Dropout masks come from the generator, which is the stepper's own."""
         self._step, self._generator = step, generator
         self._rate = step.weights.new_zeros(())
-        self._graphs: dict[torch.Size, Graph] = {}
+        self._graphs: dict[tuple[torch.Size, bool], Graph] = {}
 
     def __call__(self, x: Tensor, y: Tensor, rate: float) -> Tensor:
         """As the stepper's own."""
         self._rate.fill_(rate)
-        graph = self._graphs.get(x.shape)
+        kind = (x.shape, self._step.drops)
+        graph = self._graphs.get(kind)
         if graph is None:
             moves = list(self._step.state().values())
             graph = Graph(self._again, (x, y), x.device, moves=moves, generator=self._generator)
-            self._graphs[x.shape] = graph
+            self._graphs[kind] = graph
         return graph(x, y).clone()
 
     def _again(self, x: Tensor, y: Tensor) -> Tensor:

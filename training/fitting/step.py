@@ -52,6 +52,7 @@ class Stepper:
 
     Attributes:
         weights: every parameter, [K, P]; those that weight decay spares come last.
+        drops: whether the networks' dropout is at work.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Stepper:
                 slot.weight[k] = own.detach()
                 own.data = slot.weight[k]
             slots[name] = slot
-        masks = _Masks(generator)
+        self._masks = masks = _Masks(generator)
         self._layers: list[_Rule] = []
         for number, layer in enumerate(nets[0]):
             is_last = number == len(nets[0]) - 1
@@ -113,6 +114,14 @@ class Stepper:
         for activation, dropout in pairwise(self._layers):
             if isinstance(activation, _Activation) and isinstance(dropout, _Dropout):
                 dropout.is_in_place = not activation.needs_out
+
+    @property
+    def drops(self) -> bool:
+        return self._masks.are_on
+
+    @drops.setter
+    def drops(self, drops: bool) -> None:
+        self._masks.are_on = drops
 
     def state(self) -> dict[str, Tensor]:
         """All that a later step depends on beside its minibatch."""
@@ -286,11 +295,13 @@ class _Dropout(_Rule):
         masks.prepare(share)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self._masks.are_on:
+            return x
         self._mask = self._masks.draw(x.shape, self._share)
         return x.mul_(self._mask) if self.is_in_place else x * self._mask
 
     def backward(self, d: Tensor) -> Tensor:
-        return d.mul_(self._mask)
+        return d.mul_(self._mask) if self._masks.are_on else d
 
 
 class _Activation(_Rule):
@@ -335,9 +346,13 @@ class _Masks:
     """Dropout masks: 0 for what is dropped, 1 / (1 - share) for what stays.
 
     On a CPU each mask is cut at a random place out of a store that is drawn once.
+
+    Attributes:
+        are_on: whether anything is dropped.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
+        self.are_on = True
         self._generator = generator
         self._stores: dict[float, Tensor] = {}
         self._start = torch.zeros((), dtype=torch.int64)  # drawn in its place, which is quicker than torch.randint
