@@ -282,6 +282,29 @@ def test_a_fit_that_is_resumed_ends_with_the_same_weights(tmp_path, optimizer, h
     assert [epoch.validation_loss for epoch in resumed.history] == [epoch.validation_loss for epoch in whole.history]
 
 
+def test_a_fit_whose_dropout_has_ended_is_resumed_without_it(tmp_path):
+    plan = FitPlan(epochs=31, batch=32, learning_rate=0.01, schedule="coslog5", dropout_ends=True)
+    make = lambda: make_member(NetPlan(hidden=(8, 8), dropout=0.2), 2, [], 1)  # noqa: E731
+    whole = fit(plan, make, line(), line(50), MSE, report=quietly)
+    losses = [epoch.validation_loss for epoch in whole.history]
+    assert min(losses[:15]) < 0.8 * min(losses[:7])  # steep, so that nothing is dropped from the 16th epoch on
+    dropping = fit(plan.model_copy(update={"dropout_ends": False}), make, line(), line(50), MSE, report=quietly)
+    same = [a.train_loss == b.train_loss for a, b in zip(whole.history, dropping.history, strict=False)]
+    assert same[:16] == [True] * 15 + [False]
+
+    checkpoint = Checkpoint(tmp_path, every_s=0)
+    checkpoint.open(Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test"), "0" * 64, "cpu")
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.number == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(plan, make, line(), line(50), MSE, report=stop, checkpoint=checkpoint)
+    resumed = fit(plan, make, line(), line(50), MSE, report=quietly, checkpoint=checkpoint)
+    assert digest_weights(resumed.net) == digest_weights(whole.net)
+
+
 def test_bfloat16_is_for_processors_that_have_instructions_for_it():
     has_instructions = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
     assert bfloat16_from(torch.device("cpu"), 250) == (BFLOAT16_FROM / 250 if has_instructions else math.inf)
