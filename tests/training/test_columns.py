@@ -434,6 +434,12 @@ def test_nan_is_a_missing_boolean_as_it_is_in_a_request():
     assert told[1].to_list() == [True, False, None]
 
 
+def test_a_category_of_32_bits_is_what_a_csv_would_have():
+    column = pl.Series("c", [0.1, 3.0, 2.0**31, 1e-7, None, float("nan"), 0.1], dtype=pl.Float32)
+    _, values = typed_column(column, "category", pl.Series(range(7)), "t", is_text=False, notes=[])
+    assert values.to_list() == ["0.1", "3", "2147483648", "1e-07", None, None, "0.1"]
+
+
 def test_blanks_are_the_same_to_the_trainer_and_to_a_request():
     letters = pl.Series([chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000])
     assert set(letters.filter(letters.str.strip_chars() == "")) == set(BLANKS)
