@@ -11,6 +11,7 @@ import os
 import random
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,7 +108,8 @@ def write_plan(plan: Plan, path: Path) -> None:
         OSError: the disk is full or fails; the file is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True, exclude={"published"})).encode())
+    written = tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True, exclude={"published"}))
+    replace(path, written.encode(), mark=uuid.uuid4().hex)  # other processes of the study may be told to, too
 
 
 def _run(study: optuna.Study, plan: Plan) -> FrozenTrial:

@@ -2,6 +2,7 @@
 
 import resource
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -103,6 +104,13 @@ def test_a_disk_that_is_full_leaves_the_plan_that_was_there(plan: Plan, tmp_path
             write_plan(plan.model_copy(update={"about": "another"}), tmp_path / "best.toml")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Plan.read(tmp_path / "best.toml") == plan
+    assert [path.name for path in tmp_path.glob("*best*")] == ["best.toml"]
+
+
+def test_processes_of_one_study_may_save_its_best_plan_at_the_same_place(plan: Plan, tmp_path: Path):
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(lambda _: write_plan(plan, tmp_path / "best.toml"), range(100)))
     assert Plan.read(tmp_path / "best.toml") == plan
     assert [path.name for path in tmp_path.glob("*best*")] == ["best.toml"]
 
