@@ -539,6 +539,9 @@ def test_a_target_of_a_parquet_file_that_holds_numbers_as_texts_is_said_so():
     plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet"}}, "test")
     with pytest.raises(BadTable, match="too many classes; --kind y=number takes these texts as numbers"):
         read_columns(Table(frame, "0" * 64, "t.parquet"), plan)
+    classes = plan.model_copy(update={"task": "multiclass"})
+    with pytest.raises(BadTable, match=r"too many classes$"):  # these are no texts
+        read_columns(Table(frame.with_columns(y=pl.Series(range(20)) / 8), "0" * 64, "t.parquet"), classes)
     few = Table(frame.with_columns(y=pl.Series(["1", "2"] * 10)), "0" * 64, "t.parquet")
     assert "column 'y' holds numbers as texts, which are categories; --kind y=number takes them as numbers" in (
         read_columns(few, plan).notes
