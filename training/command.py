@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, validators
 
-from models.errors import RowcastError
+from models.errors import AtPlace, RowcastError
 from models.manifest import Part, Scores, Task
 from models.repository import Repository
 from training import plan as plans
@@ -55,7 +55,7 @@ def train(
     unpublished: Annotated[bool, _Flag] = False,
     repository: Path | None = None,
     json: Annotated[bool, _Flag] = False,
-    checkpoint_s: float = EVERY_S,
+    checkpoint_s: Annotated[float, Parameter(validator=validators.Number(gte=0))] = EVERY_S,
 ) -> int:
     """Train and publish.
 
@@ -86,7 +86,8 @@ def train(
         try:
             _train_one(plan, where, checkpoint_s, as_json=json)
         except RowcastError as error:
-            print(f"{plan.name}: {str(error).removeprefix(f'{plan.name}: ')}", file=sys.stderr)
+            names_it = isinstance(error, AtPlace) and error.place == plan.name
+            print(error if names_it else f"{plan.name}: {error}", file=sys.stderr)
             failed.append(plan.name)
     if failed and len(wanted) > 1:
         print(f"{len(failed)} of {len(wanted)} failed: {', '.join(failed)}", file=sys.stderr)

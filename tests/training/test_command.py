@@ -126,6 +126,8 @@ def test_ctrl_c_before_there_is_anything_to_interrupt_shows_no_traceback(tmp_pat
         (["t.csv", "--target", "y", "--kind", "zip"], "--kind: write COLUMN=KIND, like zip=category, got zip"),
         (["t.csv", "--target", "y", "--kind", "zip=colour"], "t.csv: table.kinds.zip: must be 'number', "),
         (["t.csv", "--target", "y", "--epochs", "0"], "t.csv: fit.epochs: must be greater than or equal to 1, got 0"),
+        (["t.csv", "--target", "y", "--checkpoint-s", "-3"], "Must be >= 0"),
+        (["t.csv", "--target", "y", "--checkpoint-s", "nan"], "Must be >= 0"),
         (["t.csv", "--target", "y"], "t: t.csv: there is no such file"),
         (["--targett", "y"], "Unknown option"),
         (["--target", "y"], "--target: say of which table, like my.csv --target price"),
