@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, validators
 
-from models.errors import AtPlace, RowcastError
+from models.errors import AtPlace, RowcastError, shown
 from models.manifest import Part, Scores, Task
 from models.repository import Repository
 from training import plan as plans
@@ -33,6 +33,7 @@ _LONGEST_ROW = 4000
 """Characters of an example row that are shown: some hundred features. A command line takes 128 kB of it at most."""
 
 _Flag = Parameter(negative=())
+_Whole = Annotated[int, Parameter(converter=lambda _, words: _whole(words[0].value))]
 
 app = App(
     name="python -m training",
@@ -50,8 +51,8 @@ def train(
     task: Task | None = None,
     drop: Annotated[tuple[str, ...], _Flag] = (),
     kind: Annotated[tuple[str, ...], _Flag] = (),
-    epochs: int | None = None,
-    seed: int | None = None,
+    epochs: _Whole | None = None,
+    seed: _Whole | None = None,
     unpublished: Annotated[bool, _Flag] = False,
     repository: Path | None = None,
     json: Annotated[bool, _Flag] = False,
@@ -112,12 +113,12 @@ def reproduce(*names: str) -> int:
 def find(
     source: str,
     *,
-    trials: Annotated[int, Parameter(validator=validators.Number(gte=1))],
+    trials: Annotated[_Whole, Parameter(validator=validators.Number(gte=1))],
     storage: str,
     save: Path | None = None,
     target: Annotated[tuple[str, ...], _Flag] = (),
     name: str | None = None,
-    epochs: int | None = None,
+    epochs: _Whole | None = None,
 ) -> int:
     """Search for the best network and recipe, together with every other process that is given the same.
 
@@ -166,6 +167,18 @@ def main(words: list[str] | None = None) -> int:
         print("nobody reads the output any more; nothing more was published", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         return 141
+
+
+def _whole(word: str) -> int:
+    """A whole number; cyclopts would round 1.5.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return int(word)
+    except ValueError:
+        raise ValueError(f"must be a whole number, got {shown(word)}") from None
 
 
 # ------------------------------------------------------------------------------------------------ what to train
