@@ -265,6 +265,7 @@ def _train_one(plan: Plan, repository: Repository, checkpoint_s: float, *, as_js
         recipe.follow(plan)
         return
     check_that_it_can_be_written(repository.root)
+    check_that_it_can_be_written(repository.root / plan.name)  # a file may stand there
     check_that_it_can_be_locked(repository.root)
     start = time.perf_counter()
     shown_on = sys.stderr if as_json else sys.stdout

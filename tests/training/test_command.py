@@ -203,6 +203,14 @@ def test_a_repository_that_cannot_be_written_is_said_before_the_fit(table: Path,
         assert said.out == ""
 
 
+def test_a_file_in_the_place_of_a_model_is_said_before_the_fit(table: Path, tmp_path: Path, capsys):
+    (tmp_path / "m").write_text("")
+    assert command.main([str(table), "--target", "price", "--name", "m", "--repository", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"m: {tmp_path / 'm'} could not be written: Not a directory; nothing was published\n"
+    assert said.out == ""
+
+
 def test_a_file_system_without_locks_is_said_before_the_fit(table: Path, tmp_path: Path, capsys, monkeypatch):
     def has_none(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
