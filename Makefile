@@ -42,7 +42,7 @@ bench-quality: $(VENV)/.run  ## The defaults beside RealMLP, LightGBM, CatBoost,
 
 train = $(BIN)/python -m training $(1)
 
-ifneq ($(DATA),)
+ifneq ($(and $(DATA),$(filter serve train,$(MAKECMDGOALS))),)
 ifeq ($(TARGET),)
 $(error DATA=$(DATA) needs TARGET=, the name of the column to predict)
 endif

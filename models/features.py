@@ -138,7 +138,13 @@ class CategoryFeature(_Feature):
     def _text(self, row: int, value: object) -> str | None:
         if isinstance(value, list | tuple | Mapping | np.ndarray):
             self.refuse(row, "must be a text", value)
-        return category_text(value)
+        text = category_text(value)
+        if isinstance(value, float | np.floating) and text not in self._index:
+            with np.errstate(over="ignore"):
+                single = np.float32(value)
+            if float(single) == value:  # 0.10000000149011612, as JSON has the 0.1 of a column of float32
+                return category_text(single)
+        return text
 
 
 class _Index(dict[str | None, float]):
@@ -242,7 +248,8 @@ def category_text(value: object) -> str | None:
     """The text by which a value is known as a category; None if it is missing.
 
     A whole number is its decimal digits whether it comes as 3 or 3.0, true is "true": CSV, Parquet and JSON agree.
-    From 2^64 on, where readers of JSON begin to differ, a number is the text of its float64.
+    From 2^64 on, where readers of JSON begin to differ, a number is the text of its float64. A smaller float of numpy's
+    is what a person would write for it, 0.1 and not 0.10000000149011612.
     """
     if value is None or isinstance(value, str):
         return value
@@ -254,7 +261,8 @@ def category_text(value: object) -> str | None:
         number = float(value)
         if math.isnan(number):
             return None
-        return str(int(number)) if abs(number) < 2**64 and number.is_integer() else repr(number)
+        is_whole = abs(number) < 2**64 and number.is_integer()
+        return str(int(number)) if is_whole else repr(number if isinstance(value, float) else float(str(value)))
     return str(value)
 
 

@@ -58,7 +58,7 @@ def make_folder(folder: Path) -> None:
     sync(folder.parent)  # even if the folder was there: who made it may have died before this line
 
 
-def write(path: Path, raw: bytes) -> None:
+def write(path: Path, raw: bytes | memoryview) -> None:
     """Make a file that is not there yet; it is on the disk when this returns."""
     with path.open("xb") as file:
         file.write(raw)
@@ -66,9 +66,12 @@ def write(path: Path, raw: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace(path: Path, raw: bytes) -> None:
-    """Put new bytes in place of a file: a reader sees the old or the new, a crash leaves one of them."""
-    beside = path.with_name(f".{path.name.lstrip('.')}.new")
+def replace(path: Path, raw: bytes | memoryview, mark: str = "new") -> None:
+    """Put new bytes in place of a file: a reader sees the old or the new, a crash leaves one of them.
+
+    Those who may replace it at the same time, without a lock, need a `mark` each: the suffix of the file beside it.
+    """
+    beside = path.with_name(f".{path.name.lstrip('.')}.{mark}")
     beside.unlink(missing_ok=True)
     try:
         write(beside, raw)

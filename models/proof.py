@@ -23,6 +23,9 @@ Answers = Mapping[str, npt.NDArray[Any]]
 """Output of the graph to its values: `prediction` [N, K], or `probabilities` [N, C] and `label` [N]."""
 
 
+_Tolerance = Annotated[float, Field(ge=0)]
+
+
 class Session(Protocol):
     """A loaded graph, whatever runs it."""
 
@@ -42,7 +45,8 @@ class Proof(RecordFile):
     Attributes:
         rows: JSON objects as a client would send them; missing values and unknown categories among them.
         answers: output of the graph to its values, row by row.
-        rtol, atol: how far an answer may be off, relative and absolute, added up (as `numpy.allclose`).
+        rtol, atol: how far an answer may be off, relative and absolute, added up (as `numpy.allclose`). Of several
+            targets each may have an `atol` of its own: beside metres, that of millimetres would be any answer's.
     """
 
     FILE = FILE
@@ -50,8 +54,8 @@ class Proof(RecordFile):
 
     rows: Annotated[list[dict[str, JsonValue]], Field(min_length=1)]
     answers: dict[str, list[Any]]
-    rtol: Annotated[float, Field(ge=0)] = 1e-4
-    atol: Annotated[float, Field(ge=0)] = 1e-5
+    rtol: _Tolerance = 1e-4
+    atol: _Tolerance | list[_Tolerance] = 1e-5
 
 
 def prove(manifest: Manifest, proof: Proof, session: Session) -> None:
@@ -64,6 +68,9 @@ def prove(manifest: Manifest, proof: Proof, session: Session) -> None:
     """
     place = f"{manifest.name}/{manifest.version}"
     _check_signature(manifest, session, place)
+    if isinstance(proof.atol, list) and [output.width for output in manifest.outputs] != [len(proof.atol)]:
+        reason = f"{FILE} has {len(proof.atol)} values of atol, not one for each target"
+        raise BadVersion(place, f"{reason}; publish it again")
     try:
         matrix = manifest.input.encode(proof.rows)
     except BadRow as error:
@@ -113,5 +120,6 @@ def _is_as_likely(label: npt.NDArray[Any], probabilities: npt.NDArray[Any], proo
     """Whether each label [N] has, within the tolerance, the largest of its row's probabilities [N, C]."""
     known = (label >= 0) & (label < probabilities.shape[1])
     own = probabilities[np.arange(len(label)), np.where(known, label, 0)]
-    as_likely: npt.NDArray[np.bool_] = known & (probabilities.max(axis=1) - own <= 2 * (proof.atol + proof.rtol))
+    tolerance = 2 * (np.asarray(proof.atol) + proof.rtol)
+    as_likely: npt.NDArray[np.bool_] = known & (probabilities.max(axis=1) - own <= tolerance)
     return as_likely

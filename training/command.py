@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, validators
 
-from models.errors import RowcastError
+from models.errors import AtPlace, RowcastError, shown
 from models.manifest import Part, Scores, Task
 from models.repository import Repository
 from training import plan as plans
@@ -33,6 +33,7 @@ _LONGEST_ROW = 4000
 """Characters of an example row that are shown: some hundred features. A command line takes 128 kB of it at most."""
 
 _Flag = Parameter(negative=())
+_Whole = Annotated[int, Parameter(converter=lambda _, words: _whole(words[0].value))]
 
 app = App(
     name="python -m training",
@@ -50,12 +51,12 @@ def train(
     task: Task | None = None,
     drop: Annotated[tuple[str, ...], _Flag] = (),
     kind: Annotated[tuple[str, ...], _Flag] = (),
-    epochs: int | None = None,
-    seed: int | None = None,
+    epochs: _Whole | None = None,
+    seed: _Whole | None = None,
     unpublished: Annotated[bool, _Flag] = False,
     repository: Path | None = None,
     json: Annotated[bool, _Flag] = False,
-    checkpoint_s: float = EVERY_S,
+    checkpoint_s: Annotated[float, Parameter(validator=validators.Number(gte=0))] = EVERY_S,
 ) -> int:
     """Train and publish.
 
@@ -86,7 +87,8 @@ def train(
         try:
             _train_one(plan, where, checkpoint_s, as_json=json)
         except RowcastError as error:
-            print(f"{plan.name}: {str(error).removeprefix(f'{plan.name}: ')}", file=sys.stderr)
+            names_it = isinstance(error, AtPlace) and error.place == plan.name
+            print(error if names_it else f"{plan.name}: {error}", file=sys.stderr)
             failed.append(plan.name)
     if failed and len(wanted) > 1:
         print(f"{len(failed)} of {len(wanted)} failed: {', '.join(failed)}", file=sys.stderr)
@@ -111,12 +113,12 @@ def reproduce(*names: str) -> int:
 def find(
     source: str,
     *,
-    trials: Annotated[int, Parameter(validator=validators.Number(gte=1))],
+    trials: Annotated[_Whole, Parameter(validator=validators.Number(gte=1))],
     storage: str,
     save: Path | None = None,
     target: Annotated[tuple[str, ...], _Flag] = (),
     name: str | None = None,
-    epochs: int | None = None,
+    epochs: _Whole | None = None,
 ) -> int:
     """Search for the best network and recipe, together with every other process that is given the same.
 
@@ -165,6 +167,18 @@ def main(words: list[str] | None = None) -> int:
         print("nobody reads the output any more; nothing more was published", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         return 141
+
+
+def _whole(word: str) -> int:
+    """A whole number; cyclopts would round 1.5.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return int(word)
+    except ValueError:
+        raise ValueError(f"must be a whole number, got {shown(word)}") from None
 
 
 # ------------------------------------------------------------------------------------------------ what to train
@@ -251,6 +265,7 @@ def _train_one(plan: Plan, repository: Repository, checkpoint_s: float, *, as_js
         recipe.follow(plan)
         return
     check_that_it_can_be_written(repository.root)
+    check_that_it_can_be_written(repository.root / plan.name)  # a file may stand there
     check_that_it_can_be_locked(repository.root)
     start = time.perf_counter()
     shown_on = sys.stderr if as_json else sys.stdout

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from models.errors import AtPlace, shown
+from models.errors import AtPlace, BadName, shown
 from models.manifest import Task, check_name
 from training.sentences import hint
 
@@ -24,22 +24,27 @@ FEW_ROWS, SEVERAL_ROWS = 2_000, 5_000
 HIDDEN = (256, 256)
 """Widths of the hidden layers where a plan names none and nothing is there to choose them by."""
 
+Whole = Annotated[int, Field(strict=True)]
+"""A whole number as TOML has it; true is none, nor is "5"."""
+Real = Annotated[float, Field(strict=True)]
+"""A number, whole or not."""
 Kind = Literal["number", "category", "boolean", "datetime"]
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "sine", "identity"]
 Loss = Literal["mse", "l1", "cross_entropy", "binary_cross_entropy", "probability_l1"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 
 
-_WHOLE, _SECTION = "must be a whole number", "must be a section, like [fit]"
+_SECTION = "must be a section, like [fit]"
 _EXPECTED = {
     "tuple_type": 'must be a list, like ["price"] or [64, 64]',
     "too_short": "must have an entry",
     "model_type": _SECTION,
     "dict_type": _SECTION,
     "string_type": "must be a text",
-    "int_type": _WHOLE,
-    "int_parsing": _WHOLE,
-    "int_from_float": _WHOLE,
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
 }
 """What pydantic says in words of Python, by the type of its error."""
 
@@ -68,7 +73,7 @@ class TablePlan(_Section):
 
     path: str | None = None
     dataset: str | None = None
-    rows: Annotated[int, Field(ge=1)] | None = None
+    rows: Annotated[Whole, Field(ge=1)] | None = None
     kinds: dict[str, Kind] = {}
     units: dict[str, str] = {}
     drop: tuple[str, ...] = ()
@@ -77,6 +82,8 @@ class TablePlan(_Section):
     def _has_one_source(self) -> Self:
         if (self.path is None) == (self.dataset is None):
             raise ValueError("name one of path and dataset")
+        if self.path is not None and self.rows is not None:
+            raise ValueError("rows are those of a generated dataset; of a file all are read")
         return self
 
 
@@ -93,9 +100,9 @@ class SplitPlan(_Section):
         group: a column whose equal values stay together.
     """
 
-    train: Annotated[float, Field(gt=0, lt=1)] = 0.6
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    test: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    train: Annotated[Real, Field(gt=0, lt=1)] = 0.6
+    validation: Annotated[Real, Field(gt=0, lt=1)] = 0.2
+    test: Annotated[Real, Field(ge=0, lt=1)] = 0.2
     column: str | None = None
     time: str | None = None
     group: str | None = None
@@ -127,15 +134,15 @@ class NetPlan(_Section):
         pieces: at most so many for each number.
     """
 
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    hidden: tuple[Annotated[Whole, Field(ge=1, le=1_000_000)], ...] | None = None
     activation: Activation = "silu"
     activations: tuple[Activation, ...] | None = None
     preprocessing: Literal["learned", "none"] = "learned"
     scale_targets: bool = True
     init: Literal["uniform", "normal", "unit_normal"] = "uniform"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     expansion: Literal["none", "steps", "waves"] = "none"
-    pieces: Annotated[int, Field(ge=2, le=256)] = 16
+    pieces: Annotated[Whole, Field(ge=2, le=256)] = 16
 
     @model_validator(mode="after")
     def _activations_fit(self) -> Self:
@@ -180,24 +187,24 @@ class FitPlan(_Section):
 
     loss: Loss | None = None
     optimizer: Optimizer = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    batch: Annotated[int, Field(ge=0)] | None = None
+    learning_rate: Annotated[Real, Field(gt=0)] = 3e-3
+    momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[Real, Field(ge=0)] = 1e-2
+    epochs: Annotated[Whole, Field(ge=1)] | None = None
+    batch: Annotated[Whole, Field(ge=0)] | None = None
     shuffle: bool = True
     schedule: Literal["constant", "cosine", "coslog4", "coslog5"] = "cosine"
     dropout_ends: bool = False
-    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    patience: Annotated[int, Field(ge=0)] = 30
+    beta2: Annotated[Real, Field(gt=0, lt=1)] = 0.999
+    label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    patience: Annotated[Whole, Field(ge=0)] = 30
     keep: Literal["best", "last"] = "best"
-    folds: Annotated[int, Field(ge=1, le=20)] | None = None
-    members: Annotated[int, Field(ge=1)] | None = None
-    averaged: Annotated[int, Field(ge=1)] | None = None
+    folds: Annotated[Whole, Field(ge=1, le=20)] | None = None
+    members: Annotated[Whole, Field(ge=1, le=10_000)] | None = None
+    averaged: Annotated[Whole, Field(ge=1, le=10_000)] | None = None
     linear: bool = True
     calibrate: bool = True
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
 
     @model_validator(mode="after")
     def _averages_what_it_fits(self) -> Self:
@@ -286,10 +293,10 @@ class Published(_Section):
     figure: float | None = None
     higher_is_better: bool = False
     dataset: str | None = None
-    rows: Annotated[int, Field(ge=1)] | None = None
+    rows: Annotated[Whole, Field(ge=1)] | None = None
     net: NetPlan
     fit: FitPlan
-    seeds: Annotated[int, Field(ge=1)] = 5
+    seeds: Annotated[Whole, Field(ge=1)] = 5
 
     @field_validator("net", mode="before")
     @classmethod
@@ -373,6 +380,8 @@ class Plan(_Section):
             return cls.model_validate(fields)
         except ValidationError as error:
             raise BadPlan(place, _sentence(error.errors(include_url=False)[0])) from None
+        except BadName as error:
+            raise BadPlan(place, f"name: {error}") from None
 
 
 def names() -> list[str]:

@@ -7,10 +7,12 @@ and nothing else: only trials that ended count.
 """
 
 import hashlib
+import json
 import os
 import random
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from typing import Any
 
 import optuna
 import tomli_w
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
@@ -28,6 +30,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 from models.files import replace
 from training import recipe
 from training.data.source import Source, is_large
+from training.faults import as_sentences
 from training.fitting.course import Diverged
 from training.plan import BadPlan, Plan
 
@@ -35,6 +38,7 @@ STALE_S = 600.0
 """How long a trial may be silent between two epochs before other processes take it for lost."""
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _BEAT = "rowcast:last epoch"
+_DAMAGED = "is damaged: a line of it is none of a journal's; name a new file"
 
 Report = Callable[[str], object]
 
@@ -68,12 +72,12 @@ def search(plan: Plan, trials: int, storage: str, report: Report = print, *, sta
         stale_s: see STALE_S.
 
     Raises:
-        BadPlan: the storage cannot be opened, or no trial came to an end.
-        RowcastError: the table is bad; a trial whose fit diverges is only pruned.
+        BadPlan: the storage cannot be opened or is damaged, or no trial came to an end.
+        RowcastError: the table is bad, or the disk is full; a trial whose fit diverges is only pruned.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     name = f"{plan.name}-{_digest(plan, _digest_of_table(plan))}"
-    with _opened(storage) as shared:
+    with as_sentences(_without_password(storage)), _opened(storage) as shared:
         study = optuna.create_study(
             storage=shared,
             study_name=name,
@@ -107,7 +111,8 @@ def write_plan(plan: Plan, path: Path) -> None:
         OSError: the disk is full or fails; the file is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True, exclude={"published"})).encode())
+    written = tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True, exclude={"published"}))
+    replace(path, written.encode(), mark=uuid.uuid4().hex)  # other processes of the study may be told to, too
 
 
 def _run(study: optuna.Study, plan: Plan) -> FrozenTrial:
@@ -171,10 +176,19 @@ def _suggest(trial: optuna.Trial) -> dict[str, Any]:
 
 @contextmanager
 def _opened(storage: str) -> Iterator[BaseStorage]:
-    """The storage, whose connections to a database are closed again."""
+    """The storage, whose connections to a database are closed again.
+
+    Raises:
+        BadPlan: it cannot be opened, it is damaged, or a database fails meanwhile.
+    """
     opened = _open(storage)
     try:
         yield opened
+    except json.JSONDecodeError:
+        raise BadPlan(storage, _DAMAGED) from None
+    except StorageInternalError as error:
+        reason = str(error.__cause__ or error).splitlines()[0][:200]
+        raise BadPlan(_without_password(storage), f"fails: {reason}") from None
     finally:
         if isinstance(opened, RDBStorage):
             opened.remove_session()
@@ -190,10 +204,13 @@ def _open(storage: str) -> BaseStorage:
                 file.seek(0)
                 if file.read(1) not in {b"", b"{"}:  # Optuna would write behind it
                     raise BadPlan(storage, "is no journal of a study; name a new file, or a database by its URL")
-            # the lock by O_EXCL works on NFS too
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+            lock = JournalFileOpenLock(str(path))  # by O_EXCL, which works on NFS too
+            _cut_torn_line(path, lock)
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
         except OSError as error:
             raise BadPlan(storage, f"cannot be opened: {error.strerror or error}") from None
+        except (ValueError, LookupError, TypeError, AssertionError):  # no JSON, or none of Optuna's
+            raise BadPlan(storage, _DAMAGED) from None
     for is_last in (False, False, False, True):
         try:
             return RDBStorage(storage)
@@ -205,6 +222,17 @@ def _open(storage: str) -> BaseStorage:
             reason = str(error).splitlines()[0][:200]
             raise BadPlan(_without_password(storage), f"cannot be opened: {reason}") from None
     raise AssertionError("the last try returns or raises")
+
+
+def _cut_torn_line(path: Path, lock: JournalFileOpenLock) -> None:
+    """Take away what a full disk left of a journal's last line: Optuna would write behind it, and read neither."""
+    lock.acquire()
+    try:
+        raw = path.read_bytes()
+        if not raw.endswith(b"\n"):
+            os.truncate(path, raw.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def _without_password(storage: str) -> str:

@@ -76,6 +76,14 @@ def test_make_lists_every_target_that_readme_names(checkout, environment):
     assert named <= set(re.findall(r"^  ([a-z-]+)", listing, re.MULTILINE))
 
 
+def test_a_table_without_a_target_stops_what_would_train_it_and_nothing_else(checkout, environment):
+    environment = environment | {"DATA": "my.csv"}
+    assert run("make", checkout, environment).returncode == 0
+    stopped = run("make train", checkout, environment)
+    assert "DATA=my.csv needs TARGET=, the name of the column to predict" in stopped.stderr
+    assert stopped.returncode == 2
+
+
 def test_one_plan_trains(checkout, environment):
     done = run("make train PLAN=wine", checkout, environment)
 

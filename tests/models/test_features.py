@@ -60,6 +60,8 @@ def test_categories_learned_from_values_are_found_again_when_the_values_come_as_
         (2.5, "2.5"), (1e-7, "1e-07"), (1e16, "10000000000000000"), (0.1 + 0.2, "0.30000000000000004"),
         (2**64 - 1, "18446744073709551615"), (2**64, "1.8446744073709552e+19"),
         (2.0**63, "9223372036854775808"), (2.0**64, "1.8446744073709552e+19"), (1e300, "1e+300"),
+        (np.float32(0.1), "0.1"), (np.float16(0.1), "0.1"), (np.float64(0.1), "0.1"), (np.float32(1e-7), "1e-07"),
+        (np.float32(2**31), "2147483648"), (np.float32("inf"), "inf"),
         (date(2024, 5, 31), "2024-05-31"),
         (math.inf, "inf"), (-math.inf, "-inf"), (10**400, "inf"), (-(10**400), "-inf"),
     ],
@@ -77,6 +79,22 @@ def test_a_whole_number_is_the_same_category_with_and_without_a_point(number):
 def test_a_whole_number_is_the_same_category_for_readers_of_json_who_know_only_float64_beyond_64_bits(number):
     as_read_elsewhere = number if abs(number) < 2**64 else float(number)
     assert category_text(number) == category_text(as_read_elsewhere)
+
+
+@given(st.floats(width=32))
+def test_a_number_of_32_bits_is_known_however_it_comes(number):
+    text = category_text(np.float32(number))
+    feature = CategoryFeature(name="c", categories=() if text is None else (text,))
+    as_json = json.loads(json.dumps(number))
+    written = json.loads(json.dumps(number if text is None else float(text)))
+    came = columns_of(feature, [number, np.float32(number), np.float64(number), as_json, written])
+    assert np.isnan(came).all() if text is None else (came == 0).all()
+
+
+def test_the_digits_of_32_bits_are_no_others_of_64():
+    feature = CategoryFeature(name="c", categories=("0.1", "0.2", "0.20000000298023224"))
+    came = [0.1, float(np.float32(0.1)), 0.1000000015, float(np.float32(0.2)), 0.2, 1e300]
+    assert columns_of(feature, came).tolist() == [0, 0, 3, 2, 1, 3]
 
 
 def test_a_category_that_nobody_trained_on_is_the_reserved_index():

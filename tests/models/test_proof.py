@@ -60,6 +60,25 @@ def test_an_answer_may_be_off_by_the_absolute_and_the_relative_tolerance_togethe
     prove(REGRESSION, proof(prediction=[[0.0, 1000.0]] * 2), Answering(prediction=[[1e-5, answer]] * 2))
 
 
+def test_each_target_may_have_its_own_absolute_tolerance():
+    right = [[1e-6, 1e6]] * 2
+    evidence = Proof(rows=ROWS, answers={"prediction": right}, atol=[1e-11, 10.0])
+    read = Proof.from_json(evidence.to_json(), "house/1")
+    prove(REGRESSION, read, Answering(prediction=[[1.00001e-6, 1e6 + 100]] * 2))
+    assert "column 0 is 1.1e-06" in refusal(REGRESSION, read, Answering(prediction=[[1.1e-6, 1e6]] * 2))
+
+
+@pytest.mark.parametrize("atol", [[], [1e-5], [1e-5] * 3])
+def test_absolute_tolerances_that_are_not_those_of_the_targets_are_refused(atol):
+    right = [[1.0, 2.0]] * 2
+    evidence = Proof(rows=ROWS, answers={"prediction": right}, atol=atol)
+    said = f"proof.json has {len(atol)} values of atol, not one for each target; publish it again"
+    assert refusal(REGRESSION, evidence, Answering(prediction=right)) == said
+    classes = {"probabilities": [[1.0, 0.0, 0.0]] * 2, "label": [0, 0]}
+    evidence = Proof(rows=ROWS, answers=classes, atol=atol)
+    assert refusal(CLASSES, evidence, Answering(**classes)) == said
+
+
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
@@ -137,7 +156,8 @@ def test_a_proof_comes_back_from_its_json_to_the_last_bit(whole, answers):
     [
         b"", b"\xff", b"[]", b"{}", b'{"rows": [], "answers": {}}', b'{"rows": [[1]], "answers": {}}',
         b'{"rows": [{"x": 1}], "answers": {}, "surprise": 1}', b'{"rows": [{"x": 1}], "answers": {}, "rtol": -1}',
-        b'{"rows": [{"x": 1}], "answers": {}, "atol": Infinity}', b'{"rows": ' + b"[" * 10_000,
+        b'{"rows": [{"x": 1}], "answers": {}, "atol": Infinity}',
+        b'{"rows": [{"x": 1}], "answers": {}, "atol": [1e-5, -1]}', b'{"rows": ' + b"[" * 10_000,
     ],
 )  # fmt: skip
 def test_bytes_that_are_no_proof_are_refused(raw):

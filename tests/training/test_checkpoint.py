@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,19 @@ def test_a_disk_that_fills_up_is_told_in_the_words_of_the_system(checkpoint: Che
     assert checkpoint.trouble.endswith(" (File too large); the fit goes on without")
     assert checkpoint.folder is not None
     assert not list(checkpoint.folder.iterdir())
+
+
+def test_two_runs_of_one_command_at_once_tear_nothing(tmp_path: Path):
+    both = [Checkpoint(tmp_path / FOLDER, every_s=0) for _ in range(2)]
+
+    def keep(one: Checkpoint) -> None:
+        for _ in range(50):
+            one.save("a", lambda: {"x": torch.ones(1000)})
+
+    for one in both:
+        one.open(PLAN, "0" * 64, "cpu")
+    with ThreadPoolExecutor(2) as runs:  # of one number, like the first processes of two containers
+        list(runs.map(keep, both))
+    assert [one.trouble for one in both] == [None, None]
+    assert both[0].folder is not None
+    assert [path.name for path in both[0].folder.iterdir()] == ["a.pt"]

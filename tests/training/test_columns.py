@@ -434,6 +434,12 @@ def test_nan_is_a_missing_boolean_as_it_is_in_a_request():
     assert told[1].to_list() == [True, False, None]
 
 
+def test_a_category_of_32_bits_is_what_a_csv_would_have():
+    column = pl.Series("c", [0.1, 3.0, 2.0**31, 1e-7, None, float("nan"), 0.1], dtype=pl.Float32)
+    _, values = typed_column(column, "category", pl.Series(range(7)), "t", is_text=False, notes=[])
+    assert values.to_list() == ["0.1", "3", "2147483648", "1e-07", None, None, "0.1"]
+
+
 def test_blanks_are_the_same_to_the_trainer_and_to_a_request():
     letters = pl.Series([chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000])
     assert set(letters.filter(letters.str.strip_chars() == "")) == set(BLANKS)
@@ -533,6 +539,9 @@ def test_a_target_of_a_parquet_file_that_holds_numbers_as_texts_is_said_so():
     plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t.parquet"}}, "test")
     with pytest.raises(BadTable, match="too many classes; --kind y=number takes these texts as numbers"):
         read_columns(Table(frame, "0" * 64, "t.parquet"), plan)
+    classes = plan.model_copy(update={"task": "multiclass"})
+    with pytest.raises(BadTable, match=r"too many classes$"):  # these are no texts
+        read_columns(Table(frame.with_columns(y=pl.Series(range(20)) / 8), "0" * 64, "t.parquet"), classes)
     few = Table(frame.with_columns(y=pl.Series(["1", "2"] * 10)), "0" * 64, "t.parquet")
     assert "column 'y' holds numbers as texts, which are categories; --kind y=number takes them as numbers" in (
         read_columns(few, plan).notes

@@ -126,6 +126,10 @@ def test_ctrl_c_before_there_is_anything_to_interrupt_shows_no_traceback(tmp_pat
         (["t.csv", "--target", "y", "--kind", "zip"], "--kind: write COLUMN=KIND, like zip=category, got zip"),
         (["t.csv", "--target", "y", "--kind", "zip=colour"], "t.csv: table.kinds.zip: must be 'number', "),
         (["t.csv", "--target", "y", "--epochs", "0"], "t.csv: fit.epochs: must be greater than or equal to 1, got 0"),
+        (["t.csv", "--target", "y", "--epochs", "1.5"], "for --epochs: must be a whole number, got '1.5'"),
+        (["t.csv", "--target", "y", "--seed", "x"], "for --seed: must be a whole number"),
+        (["t.csv", "--target", "y", "--checkpoint-s", "-3"], "Must be >= 0"),
+        (["t.csv", "--target", "y", "--checkpoint-s", "nan"], "Must be >= 0"),
         (["t.csv", "--target", "y"], "t: t.csv: there is no such file"),
         (["--targett", "y"], "Unknown option"),
         (["--target", "y"], "--target: say of which table, like my.csv --target price"),
@@ -199,6 +203,14 @@ def test_a_repository_that_cannot_be_written_is_said_before_the_fit(table: Path,
         assert said.out == ""
 
 
+def test_a_file_in_the_place_of_a_model_is_said_before_the_fit(table: Path, tmp_path: Path, capsys):
+    (tmp_path / "m").write_text("")
+    assert command.main([str(table), "--target", "price", "--name", "m", "--repository", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"m: {tmp_path / 'm'} could not be written: Not a directory; nothing was published\n"
+    assert said.out == ""
+
+
 def test_a_file_system_without_locks_is_said_before_the_fit(table: Path, tmp_path: Path, capsys, monkeypatch):
     def has_none(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -216,6 +228,7 @@ def test_a_file_system_without_locks_is_said_before_the_fit(table: Path, tmp_pat
     ("words", "sentence"),
     [
         (["--trials", "0", "--storage", "a.journal"], "Must be >= 1"),
+        (["--trials", "1.5", "--storage", "a.journal"], "for --trials"),
         (["--trials", "1", "--storage", "a.journal", "--save", "a.csv/plan.toml"], "a.csv could not be written: Not a"),
         (
             ["--trials", "1", "--storage", "a.journal", "--save", "plan.txt"],

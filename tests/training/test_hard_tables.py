@@ -112,6 +112,15 @@ def test_targets_of_any_size_are_learned(tmp_path: Path, scale):
     assert proof.atol == pytest.approx(1e-5 * fitted.parts["train"].y.std(), abs=0)  # else any answer were right enough
 
 
+def test_a_small_target_beside_a_large_one_is_learned_and_proved(tmp_path: Path):
+    x = RNG.normal(size=200)
+    frame = pl.DataFrame({"x": x, "z": x**2, "y": 1e6 * (x + 3), "small": 1e-6 * x})
+    fitted = published(frame, tmp_path, target=["y", "small"], fit={"epochs": 30})
+    assert fitted.scores["test"].metrics["r2"] > 0.9
+    proof = Repository(tmp_path / "r").open("m", 1).proof()
+    np.testing.assert_allclose(proof.atol, 1e-5 * fitted.parts["train"].y.std(0))
+
+
 # ------------------------------------------------------------------------------------------------ the machine
 
 

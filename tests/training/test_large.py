@@ -66,6 +66,19 @@ def test_a_table_in_pieces_becomes_a_version(tmp_path: Path, suffix, target, dro
 
 
 @pytest.mark.usefixtures("in_pieces")
+def test_dropout_ends_where_the_loss_falls_steeply(tmp_path: Path):
+    path = table(2000, tmp_path / "t.parquet")
+    fit = {"epochs": 31, "batch": 256, "schedule": "coslog5", "patience": 0}
+    losses = {}
+    for ends in (True, False):
+        plan = plan_of(path, "y", "side", net={"dropout": 0.2, "hidden": [32]}, fit=fit | {"dropout_ends": ends})
+        (history,) = recipe.train(plan).history
+        losses[ends] = [epoch.train_loss for epoch in history]
+    same = [ended == dropping for ended, dropping in zip(losses[True], losses[False], strict=True)]
+    assert same[:16] == [True] * 15 + [False]  # the last wave begins with the 16th epoch
+
+
+@pytest.mark.usefixtures("in_pieces")
 def test_all_training_rows_are_fitted_on_although_a_sample_says_the_rest(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(source, "SAMPLE_ROWS", 2000)
     path = table(10_000, tmp_path / "t.parquet")

@@ -207,7 +207,7 @@ def test_a_csv_has_the_same_numbers_in_training_and_in_every_request(tmp_path, w
 
 DTYPES = {
     "number": (pl.Int8, pl.Int64, pl.UInt64, pl.Float32, pl.Float64, pl.Decimal(38, 4)),
-    "category": (pl.String, pl.Categorical, pl.Int64, pl.UInt64, pl.Float64, pl.Boolean, pl.Decimal(38, 4)),
+    "category": (pl.String, pl.Categorical, pl.Int64, pl.UInt64, pl.Float32, pl.Float64, pl.Boolean, pl.Decimal(38, 4)),
     "boolean": (pl.Boolean, pl.Int8, pl.Float64),
     "datetime": (pl.Date, pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("ns"), pl.Datetime("us", "Asia/Kolkata")),
 }

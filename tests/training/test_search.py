@@ -1,7 +1,10 @@
 """A study that processes share: real processes, a real journal, and one of them killed."""
 
 import resource
+import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -11,6 +14,7 @@ from optuna.trial import TrialState
 
 from models.csv_file import BadTable
 from tests.training.sharing import check_that_killing_one_of_two_loses_its_trial_alone, plan, trials_in
+from training.faults import DiskFailed
 from training.plan import BadPlan, Plan
 from training.search import _run, _told, plan_of, search, write_plan
 
@@ -103,6 +107,47 @@ def test_a_disk_that_is_full_leaves_the_plan_that_was_there(plan: Plan, tmp_path
             write_plan(plan.model_copy(update={"about": "another"}), tmp_path / "best.toml")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Plan.read(tmp_path / "best.toml") == plan
+    assert [path.name for path in tmp_path.glob("*best*")] == ["best.toml"]
+
+
+def test_a_line_that_a_full_disk_cut_short_costs_no_other_trial(plan: Plan, tmp_path: Path):
+    storage = tmp_path / "j.log"
+    search(plan, 1, str(storage))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (storage.stat().st_size + 50, before[1]))  # stands in for a full disk
+    try:
+        with pytest.raises(DiskFailed, match=r"j\.log could not be written: File too large"):
+            search(plan, 2, str(storage))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not storage.read_bytes().endswith(b"\n")
+    assert search(plan, 2, str(storage)).trials == 2
+
+
+@pytest.mark.parametrize("line", ["garbage", "{}", '{"op_code": 99}', "[]"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_journal_that_is_damaged_is_said_so(plan: Plan, tmp_path: Path, line, is_first):
+    storage = tmp_path / "j.log"
+    search(plan, 1, str(storage))
+    head, *rest = storage.read_text().splitlines()
+    storage.write_text("\n".join([head, line, *rest] if is_first else [head, *rest, line]) + "\n")
+    with pytest.raises(BadPlan, match=r"j\.log: is damaged: a line of it is none of a journal's; name a new file"):
+        search(plan, 2, str(storage))
+
+
+def test_a_database_that_fails_meanwhile_is_said_so(plan: Plan, tmp_path: Path):
+    def lose(_: str) -> None:
+        with closing(sqlite3.connect(tmp_path / "s.db")) as database:
+            database.execute("DROP TABLE trials")
+
+    with pytest.raises(BadPlan, match=r"s\.db: fails: .*no such table: trials"):
+        search(plan, 2, f"sqlite:///{tmp_path}/s.db", lose)
+
+
+def test_processes_of_one_study_may_save_its_best_plan_at_the_same_place(plan: Plan, tmp_path: Path):
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(lambda _: write_plan(plan, tmp_path / "best.toml"), range(100)))
     assert Plan.read(tmp_path / "best.toml") == plan
     assert [path.name for path in tmp_path.glob("*best*")] == ["best.toml"]
 

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable
 
+import numpy as np
 import polars as pl
 
 from models import moments
@@ -291,7 +292,8 @@ def _from_values(column: pl.Series, kind: Kind, rows: pl.Series, place: str) -> 
         column = column.fill_nan(None)
     is_moment = isinstance(column.dtype, pl.Date | pl.Datetime)
     if kind == "category":
-        return of_distinct(column, lambda values: [category_text(plain_value(value)) for value in values], pl.String)
+        in_table = np.float32 if column.dtype == pl.Float32 else plain_value
+        return of_distinct(column, lambda values: [category_text(in_table(value)) for value in values], pl.String)
     if (kind == "datetime" and not (is_moment or column.dtype == pl.Null)) or (
         kind == "number" and column.dtype.is_temporal()
     ):  # a cast would take whole numbers for microseconds and dates for days, which no request can send

@@ -86,7 +86,7 @@ def learned_target(
         raise BadTable(place, f"target {name} has {len(labels)} classes; a binary classification has 2")
     if len(labels) > MOST_CLASSES or 2 * len(labels) > values.len():
         told = f"target {name} has {len(labels)} distinct values in {values.len()} rows; too many classes"
-        if values.dtype == pl.String and plain_numbers(values, is_certain=False) is not None:
+        if targets[0].dtype == pl.String and plain_numbers(values, is_certain=False) is not None:
             told += f"; {kind_option(values.name, 'number')} takes these texts as numbers"
         raise BadTable(place, told)
     return tuple(labels), codes_of(values, labels)

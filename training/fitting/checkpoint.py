@@ -8,16 +8,17 @@ read without running anything in it (`weights_only`). A file that is damaged is 
 import contextlib
 import hashlib
 import io
-import os
 import pickle
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from models.files import replace
 from training.plan import Plan
 
 FOLDER = ".checkpoints"
@@ -74,22 +75,15 @@ class Checkpoint:
         is_due = time.monotonic() - self._saved >= self._every_s
         if not is_due and not (is_final and self._folder.exists()):
             return
-        place = self._folder / f"{key}.pt"
-        beside = place.with_name(f"{key}.{os.getpid()}")
         try:
             raw = io.BytesIO()  # torch would say of a full disk that it is at an unexpected position
             torch.save(dict(state()), raw)
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                file.write(raw.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(place)
+            # the same command may run twice at once, in containers whose processes have the same numbers
+            replace(self._folder / f"{key}.pt", raw.getbuffer(), mark=uuid.uuid4().hex)
         except OSError as error:
             reason = error.strerror or error
             self.trouble = f"no checkpoint could be kept in {self._folder} ({reason}); the fit goes on without"
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
         self._saved = time.monotonic()
 
     def clear(self) -> None:

@@ -25,7 +25,7 @@ from training.fitting.choice import Unit, loss_of
 from training.fitting.course import Diverged, Epoch, useful_share, wave_shares
 from training.fitting.fit import Job, Member, TensorRows, mean_loss
 from training.fitting.many import fit_all
-from training.fitting.problem import Problem
+from training.fitting.problem import FAR, Problem
 from training.network.encoders import Embedding, known_rows, with_unseen_unknown
 from training.network.expansions import Expansion, Steps, Waves
 from training.network.linear import Corrected, LinearMember, readings
@@ -272,12 +272,17 @@ def _expansion(problem: Problem, candidate: Candidate) -> Expansion | None:
 def wants_linear(problem: Problem, units: Sequence[Unit], baseline: Member, validation: Rows) -> bool:
     """Whether a linear model may count: the plan asks, it could come near, and the networks are not linear anyway.
 
+    Where the split is by group or time, rows that judge lie elsewhere than those that train, and test rows elsewhere
+    again: how near it comes to networks on one part says little of another, and it counts unless it takes long.
     It and the networks are compared on the same rows, of which it learned none either: of a few dozen others, a few
     that are hard to predict can make twice the loss.
     """
     plan = problem.plan
     if not plan.fit.linear or plan.net.hidden == () or plan.net.preprocessing != "learned":
         return False
+    is_apart = plan.split.group is not None or plan.split.time is not None
+    if is_apart and problem.far == FAR:
+        return True
     common = np.isin(problem.held_out, validation)
     if not common.any():  # each is the only one of its class
         return True

@@ -123,12 +123,15 @@ def digest_weights(net: torch.nn.Module) -> str:
 def make_proof(fitted: "Fitted") -> Proof:
     """Rows of the table as a client would send them, hard ones among them, with the eager network's answers.
 
-    An answer may be off by 1e-4 of itself and 1e-5 of a probability or of the target's standard deviation.
+    An answer may be off by 1e-4 of itself and 1e-5 of a probability or of its target's standard deviation.
     """
     rows = [*table_rows(fitted.parts["train"].frame, fitted.schema, most=PROOF_ROWS), *hard_rows(fitted.schema)]
     answers = fitted.predict(fitted.schema.encode(rows))
-    scale = (float(fitted.parts["train"].y.std(0).max()) if fitted.data.task == "regression" else 0.0) or 1.0
-    return Proof(rows=rows, answers={name: values.tolist() for name, values in answers.items()}, atol=1e-5 * scale)
+    tolerances = [1e-5]
+    if fitted.data.task == "regression":
+        tolerances = [1e-5 * (float(spread) or 1.0) for spread in fitted.parts["train"].y.std(0)]
+    atol = tolerances[0] if len(tolerances) == 1 else tolerances
+    return Proof(rows=rows, answers={name: values.tolist() for name, values in answers.items()}, atol=atol)
 
 
 def hard_rows(schema: Schema) -> list[dict[str, JsonValue]]:
