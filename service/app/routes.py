@@ -6,7 +6,7 @@ A prediction, top to bottom, is `_predict`. Whatever goes wrong anywhere is rais
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from fastapi import FastAPI
@@ -227,7 +227,7 @@ class Edge:
             front.open_requests -= 1
 
     async def _answer(self, front: Front, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, path = dict(scope["headers"]), scope["path"]
+        headers, path = _together(scope["headers"]), scope["path"]
         ledger = scope["rowcast"] = Ledger("", time.perf_counter(), path)
         ledger.method = scope["method"]
         read_headers(front, ledger, headers)
@@ -260,6 +260,14 @@ class Edge:
             count(front, ledger, problem)
         else:
             observe(front, ledger, None)
+
+
+def _together(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers by name; several of one name are one, with commas between them (RFC 9110, section 5.3)."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in fields:
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
 
 
 def _admit(front: Front, ledger: Ledger, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
