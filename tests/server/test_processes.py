@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,35 @@ def test_when_litserves_main_process_dies_all_is_started_again(start):
     until(lambda: not gone & {one.pid for one in server.family()}, what="the old processes end")
     until(server.answers)
     until(lambda: server.metric("rowcast_requests_total") >= 2, what="the counts of before are kept")
+
+
+FEW_PROCESSES = """
+import errno, os, runpy, sys
+fork, supervisor, forks = os.fork, os.getpid(), []
+
+def fork_or_not():
+    forks.append(os.getpid() == supervisor)
+    if sum(forks) in (2, 3):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+
+os.fork, sys.argv[1:] = fork_or_not, []
+runpy.run_module("service", run_name="__main__")
+"""
+"""A server whose supervisor gets no process from the kernel, the second and the third time that it wants one."""
+
+
+def test_where_the_kernel_makes_no_process_for_a_while_main_is_started_later(start):
+    server = start(before=[sys.executable, "-c", FEW_PROCESSES])
+    os.kill(server.main, signal.SIGKILL)
+    until(lambda: server.said().count("it is tried again in") == 2)
+    said = [line for line in server.said().splitlines() if "tried again" in line]
+    assert [line.partition("main ")[2] for line in said] == [
+        f"process cannot be started: Resource temporarily unavailable; it is tried again in {wait} s"
+        for wait in (1.0, 2.0)
+    ]
+    server.connect_anew()
+    until(server.answers)
 
 
 def test_no_process_outlives_the_one_that_was_started(start):
