@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from service.observing import log_stream
 from service.processes import process
 from service.processes.run_folder import remove_what_killed_servers_left, run_folder
 from service.settings import Settings
@@ -141,6 +142,7 @@ def _start_main(settings: Settings, runtime: Path) -> tuple[int, socket.socket]:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+        log_stream.stderr().wait()
         os._exit(status)  # nothing of the parent's is cleaned up by the child
 
 

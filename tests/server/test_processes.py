@@ -16,7 +16,7 @@ import pytest
 
 from models.repository import Repository
 from tests.faults.accounting import Load
-from tests.server.conftest import CHECKOUT, HELD, until
+from tests.server.conftest import CHECKOUT, HELD, PATIENT, START_S, Server, until
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
@@ -186,6 +186,34 @@ def test_a_stopped_worker_is_replaced_before_anybody_notices(start):
     assert server.answers()
     # it may have answered before it stood still
     until(lambda: "inference worker 0 is stopped; killed" in server.said())
+
+
+def test_while_nobody_reads_the_log_the_server_answers_and_counts_lines_that_are_lost(repository, tmp_path):
+    os.mkfifo(tmp_path / "log")
+    reading = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    server = Server(repository, tmp_path / "log", access_log=1, **PATIENT)
+    try:
+        until(server.is_ready)
+        many = f"GET /{'x' * 200} HTTP/1.1\r\nHost: a\r\nX-Request-Id: {'y' * 128}\r\n\r\n".encode() * 100
+
+        def is_lost():
+            with socket.create_connection(("127.0.0.1", server.port), timeout=START_S) as wire:
+                wire.sendall(many)
+                left = 100
+                while left:
+                    left -= wire.recv(1 << 20).count(b"HTTP/1.1 404")
+            return server.metric("rowcast_log_lines_lost_total") > 0
+
+        until(is_lost)
+        assert server.answers()
+        os.set_blocking(reading, True)
+        said = b""
+        while not re.search(rb"\d+ lines of the log were lost, since nobody read it\n", said[-100_000:]):
+            said += os.read(reading, 1 << 16)
+        assert all(line.startswith(b"20") for line in said.splitlines())  # each is whole and begins with its time
+    finally:
+        server.close()
+        os.close(reading)
 
 
 def test_a_bad_row_never_harms_its_batch_mates(start):
