@@ -75,6 +75,7 @@ def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
 class _Routes:
     def __init__(self, front: Callable[[], Front]) -> None:
         self._front = front
+        self._described = openapi.Described()
 
     def all(self) -> list[BaseRoute]:
         models = ["/v1/models/{model}" + which for which in ("", "/versions/{version}", "/labels/{label}")]
@@ -155,8 +156,8 @@ class _Routes:
 
     async def _openapi(self, _: Request) -> Response:
         front = self._front()
-        paths, needs_key = openapi.prediction_paths(front.catalog), front.gate.needs_key
-        return json_of(await asyncio.to_thread(openapi.document, paths, needs_key=needs_key))
+        body = await self._described.of(front.catalog, needs_key=front.gate.needs_key)
+        return Response(body, media_type="application/json")
 
     async def _index(self, request: Request) -> Response:
         if assets.wants_page(self._front().settings, dict(request.scope["headers"])):
