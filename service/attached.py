@@ -7,7 +7,12 @@ from contextlib import asynccontextmanager
 from service.access.tls import Tls
 from service.front import Front
 from service.observing.access_log import AccessLog
+from service.observing.log_stream import LogStream, stderr
+from service.observing.metrics import Metrics
+from service.processes.waking import next_turn
 from service.settings import Settings
+
+_LOOK_S = 1.0
 
 
 @asynccontextmanager
@@ -16,9 +21,10 @@ async def attached(front: Front, settings: Settings, tls: Tls | None) -> AsyncIt
     watches = [asyncio.create_task(front.gate.watch())]
     if tls is not None:
         watches.append(asyncio.create_task(tls.watch()))
-    ends = []
+    stream, ends = stderr(), []
+    watches.append(asyncio.create_task(_count_lost(stream, front.metrics)))
     if settings.access_log:
-        access_log = AccessLog(settings.log_format, settings.access_log)
+        access_log = AccessLog(settings.log_format, settings.access_log, stream)
         front.observers.append(access_log)
         ends.append(access_log.flush)
     if settings.tracing == "otlp":
@@ -35,3 +41,14 @@ async def attached(front: Front, settings: Settings, tls: Tls | None) -> AsyncIt
             watch.cancel()
         for end in ends:
             end()
+        stream.wait()
+
+
+async def _count_lost(stream: LogStream, metrics: Metrics) -> None:
+    """Count lines of the log that are lost; not where they are, since who counts may have something to log."""
+    counted = 0
+    while True:
+        await next_turn(_LOOK_S)
+        if stream.lost > counted:
+            metrics.log_lines_lost(stream.lost - counted)
+            counted = stream.lost

@@ -11,8 +11,10 @@ alone (and narwhals for frames), nothing of the server, and may be copied into o
 """
 
 import asyncio
+import ipaddress
 import json
 import os
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -143,7 +145,9 @@ class _Options:
     patience_s: float = 30.0
     rows_per_request: int = ROWS_PER_REQUEST
 
-    def for_httpx(self, read: Callable[[httpx.Response], Any]) -> dict[str, Any]:
+    def for_httpx(
+        self, transport: Callable[..., httpx.BaseTransport | httpx.AsyncBaseTransport], read: Callable[..., Any]
+    ) -> dict[str, Any]:
         """What its clients are made with; retries heed Retry-After, else wait longer each time, with jitter.
 
         `read` reads an answer to its end, while it can still be asked for again.
@@ -163,7 +167,7 @@ class _Options:
             "headers": {"Content-Type": "application/json"}
             | ({"Authorization": f"Bearer {self.key.strip()}"} if self.key else {}),
             "timeout": self.timeout_s,
-            "transport": RetryTransport(retry=retry),
+            "transport": RetryTransport(transport(proxy=_proxy_to(self.url)), retry),
         }
 
 
@@ -176,7 +180,8 @@ class Client:
         self._connect()
 
     def _connect(self) -> None:
-        self._http, self._process = httpx.Client(**self._options.for_httpx(httpx.Response.read)), os.getpid()
+        self._http = httpx.Client(**self._options.for_httpx(httpx.HTTPTransport, httpx.Response.read))
+        self._process = os.getpid()
 
     def predict(
         self,
@@ -236,7 +241,7 @@ class AsyncClient:
         """`at_once`: how many requests of one call are out together; `options` as for `Client`."""
         self._options = _Options(url, **options)
         self._at_once = asyncio.Semaphore(at_once)
-        self._http = httpx.AsyncClient(**self._options.for_httpx(httpx.Response.aread))
+        self._http = httpx.AsyncClient(**self._options.for_httpx(httpx.AsyncHTTPTransport, httpx.Response.aread))
 
     async def predict(
         self,
@@ -294,6 +299,25 @@ class AsyncClient:
 
 
 # --------------------------------------------------------------------------------------------------- asking
+
+
+def _proxy_to(url: str) -> str | None:
+    """Through which proxy a server is asked: as HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say; None for none.
+
+    This very machine is never asked through one, as in Go. httpx reads these variables only where it retries nothing.
+    """
+    server, proxies = httpx.URL(url), urllib.request.getproxies()
+    proxy = proxies.get(server.scheme) or proxies.get("all")
+    if not proxy or _is_this_machine(server.host) or urllib.request.proxy_bypass(server.netloc.decode()):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _path(model: str, version: int | None, label: str | None) -> str:
@@ -391,7 +415,9 @@ def _checked(response: httpx.Response, has: str, first: int) -> dict[str, Any]:
 
 
 def _unreachable(url: str, error: httpx.RequestError) -> Unreachable:
-    return Unreachable(f"{url} does not answer: {str(error) or type(error).__name__}")
+    proxy = _proxy_to(url)
+    way = "" if proxy is None else f" through the proxy {httpx.URL(proxy).netloc.decode()}"  # without its password
+    return Unreachable(f"{url} does not answer{way}: {str(error) or type(error).__name__}")
 
 
 def _read(said: Mapping[str, Any]) -> Predictions:

@@ -140,6 +140,7 @@ async def open_front(
         unloaded=control.Unloaded(runtime),
         retire=retire,
         alone=lambda: alone(runtime / "alone"),
+        says_what_is_live=slot == 0,
     )
     shadows = Shadows(
         catalog.shadow_of,

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from service.observing import log_stream
 from service.processes import process
 from service.processes.run_folder import remove_what_killed_servers_left, run_folder
 from service.settings import Settings
@@ -82,7 +83,14 @@ def _keep_running(settings: Settings, runtime: Path) -> int:
     backoff = 0.0  # at once, unless it has just been started again
     while True:
         started = time.monotonic()
-        main, order = _start_main(settings, runtime)
+        try:
+            main, order = _start_main(settings, runtime)
+        except OSError as error:  # no memory for one more process, or as many of them as there may be
+            backoff = _longer(backoff)
+            log.error("the main process cannot be started: %s; it is tried again in %.1f s", error.strerror, backoff)  # noqa: TRY400 - one sentence
+            if _sleep_or_signal(backoff):
+                return 0
+            continue
         status = _wait(main, None)
         if status is None:  # it is to end
             return _drain(main, order, settings.drain_s + _GRACE_S, (runtime / process.READY).exists())
@@ -98,12 +106,20 @@ def _keep_running(settings: Settings, runtime: Path) -> int:
         log.error("the main process ended with status %d; it is started again in %.1f s", status, backoff)
         if _sleep_or_signal(backoff):
             return 0
-        backoff = min(_LONGEST_BACKOFF_S, max(_FIRST_BACKOFF_S, 2 * backoff))
+        backoff = _longer(backoff)
+
+
+def _longer(backoff: float) -> float:
+    return min(_LONGEST_BACKOFF_S, max(_FIRST_BACKOFF_S, 2 * backoff))
 
 
 def _start_main(settings: Settings, runtime: Path) -> tuple[int, socket.socket]:
-    """LitServe's main process, and the socket that is closed to end it."""
-    ours, theirs = socket.socketpair()
+    """LitServe's main process, and the socket that is closed to end it.
+
+    Raises:
+        OSError: the kernel makes no process now.
+    """
+    ours, theirs = socket.socketpair()  # closed once nobody refers to them, if no process can be made
     parent = os.getpid()
     process.share_what_is_there()
     child = os.fork()
@@ -126,6 +142,7 @@ def _start_main(settings: Settings, runtime: Path) -> tuple[int, socket.socket]:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+        log_stream.stderr().wait()
         os._exit(status)  # nothing of the parent's is cleaned up by the child
 
 

@@ -59,7 +59,7 @@ class ControlRoutes:
 
     async def _load(self, request: Request) -> Response:
         front, name, _ = await self._allowed(request)
-        await asyncio.to_thread(_check_published, front, name)
+        await _check_published(front, name)
         await asyncio.to_thread(Unloaded(front.runtime).change, name, is_unloaded=False)
         await tell_all(front.runtime, again=name)
         front.catalog.find(name)  # what served serves on; but is there anything?
@@ -70,7 +70,8 @@ class ControlRoutes:
 
     async def _unload(self, request: Request) -> Response:
         front, name, _ = await self._allowed(request)
-        await asyncio.to_thread(_check_published, front, name)
+        if name not in front.catalog.live():  # what is live can be unloaded wherever its files are
+            await _check_published(front, name)
         await asyncio.to_thread(Unloaded(front.runtime).change, name, is_unloaded=True)
         await tell_all(front.runtime)
         return json_of({"name": name, "unload": True})
@@ -88,7 +89,7 @@ class ControlRoutes:
                 f"{fault['msg'][0].lower()}{fault['msg'][1:]}",
                 shown(fault["input"]),
             ) from None
-        await asyncio.to_thread(_check_published, front, name, order.version)
+        await _check_published(front, name, order.version)
 
         def write() -> None:
             _repository(front).set_label(name, label, order.version, share=order.share, shadow=order.shadow)
@@ -98,7 +99,7 @@ class ControlRoutes:
 
     async def _remove_label(self, request: Request) -> Response:
         front, name, _ = await self._allowed(request)
-        await asyncio.to_thread(_check_published, front, name)
+        await _check_published(front, name)
         label = request.path_params["label"]
 
         def remove() -> None:
@@ -156,13 +157,31 @@ async def _written(write: Callable[[], None]) -> None:
         raise NotReady(f"the repository cannot be written: {error.strerror}") from None
 
 
-def _check_published(front: Front, name: str, number: int | None = None) -> None:
-    repository = _repository(front)
-    versions = repository.versions(name)
-    if not versions:
-        raise UnknownModel(name, repository.names())
-    if number is not None and number not in versions:
-        raise UnknownVersion(name, number, versions)
+async def _check_published(front: Front, name: str, number: int | None = None) -> None:
+    """Let an order pass that is about what stands in the repository.
+
+    Raises:
+        UnknownModel, UnknownVersion: it does not.
+        NotReady: that cannot be known now.
+    """
+
+    def check() -> None:
+        repository = _repository(front)
+        versions = repository.versions(name)
+        if not versions:
+            raise UnknownModel(name, repository.names())
+        if number is not None and number not in versions:
+            raise UnknownVersion(name, number, versions)
+
+    try:
+        await asyncio.to_thread(check)
+    except UnknownModel:
+        await front.catalog.refresh()  # it tells a repository that was taken away from one that has no such model
+        if front.catalog.unreadable is None:
+            raise
+        raise NotReady(f"the repository cannot be read: {front.catalog.unreadable}") from None
+    except OSError as error:
+        raise NotReady(f"the repository cannot be read: {error.strerror}") from None
 
 
 def _repository(front: Front) -> Repository:

@@ -59,7 +59,7 @@ def config(catalog: Catalog, version: Version, most_rows: int) -> dict[str, Any]
 def index(catalog: Catalog, *, only_ready: bool) -> list[dict[str, str]]:
     """Every version of every model, sorted, and what is wrong with those that were refused."""
     refused = catalog.failures
-    live = [(name, number) for name, versions in catalog.live().items() for number in versions]
+    live = {(name, number) for name, versions in catalog.live().items() for number in versions}
     rows = [(name, number, "READY", refused.get(f"{name}/{number}", "")) for name, number in live]
     if not only_ready:
         rows += [(name, 0, "UNAVAILABLE", "unloaded") for name in catalog.unloaded()]

@@ -6,7 +6,7 @@ A prediction, top to bottom, is `_predict`. Whatever goes wrong anywhere is rais
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from fastapi import FastAPI
@@ -75,6 +75,7 @@ def add_routes(app: FastAPI, front: Callable[[], Front]) -> None:
 class _Routes:
     def __init__(self, front: Callable[[], Front]) -> None:
         self._front = front
+        self._described = openapi.Described()
 
     def all(self) -> list[BaseRoute]:
         models = ["/v1/models/{model}" + which for which in ("", "/versions/{version}", "/labels/{label}")]
@@ -155,8 +156,8 @@ class _Routes:
 
     async def _openapi(self, _: Request) -> Response:
         front = self._front()
-        paths, needs_key = openapi.prediction_paths(front.catalog), front.gate.needs_key
-        return json_of(await asyncio.to_thread(openapi.document, paths, needs_key=needs_key))
+        body = await self._described.of(front.catalog, needs_key=front.gate.needs_key)
+        return Response(body, media_type="application/json")
 
     async def _index(self, request: Request) -> Response:
         if assets.wants_page(self._front().settings, dict(request.scope["headers"])):
@@ -227,7 +228,7 @@ class Edge:
             front.open_requests -= 1
 
     async def _answer(self, front: Front, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, path = dict(scope["headers"]), scope["path"]
+        headers, path = _together(scope["headers"]), scope["path"]
         ledger = scope["rowcast"] = Ledger("", time.perf_counter(), path)
         ledger.method = scope["method"]
         read_headers(front, ledger, headers)
@@ -260,6 +261,14 @@ class Edge:
             count(front, ledger, problem)
         else:
             observe(front, ledger, None)
+
+
+def _together(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers by name; several of one name are one, with commas between them (RFC 9110, section 5.3)."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in fields:
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
 
 
 def _admit(front: Front, ledger: Ledger, scope: Scope, headers: Mapping[bytes, bytes]) -> None:

@@ -5,6 +5,7 @@ its batch, and its mates are computed nevertheless.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
 from service.problems import ModelFailed
+
+log = logging.getLogger(__name__)
 
 WriteRows = Callable[[Version, Answers], list[bytes]]
 """What writes, at once, an answer for each row of a batch, each as if its row were a request of its own."""
@@ -140,8 +143,7 @@ class Batch:
                 parts.append(own_matrix(job))
                 good.append(job)
             except BadRow as error:
-                if not settle(job):
-                    job.refused(error)
+                refuse(job, error)
         self.jobs, self.rows = good, sum(job.rows for job in good)
         return np.concatenate(parts) if parts else None
 
@@ -158,10 +160,13 @@ class Batch:
             start += job.rows
         for together, told in groupby(waiting, lambda one: one[0].together):
             if together is not None:
-                together.answered(self, list(told))
+                try:
+                    together.answered(self, list(told))
+                except Exception:
+                    log.exception("jobs of %s could not be told their answers", self.version)
             else:
                 for job, at in told:
-                    job.answered(self, at)
+                    answer(job, self, at)
 
 
 def version_of(job: Job) -> Version:
@@ -176,6 +181,24 @@ def own_matrix(job: Job) -> Matrix:
         return job.matrix
     assert job.line is not None
     return version_of(job).schema.stack([job.line])
+
+
+def answer(job: Job, batch: Batch, start: int) -> None:
+    """Tell a job that is settled its answers. Its mates are told theirs whatever comes of it."""
+    try:
+        job.answered(batch, start)
+    except Exception:
+        log.exception("a job of %s could not be told its answers", batch.version)
+
+
+def refuse(job: Job, problem: RowcastError) -> None:
+    """Tell a job its problem, unless it is settled; others are told what they are to be whatever comes of it."""
+    if settle(job):
+        return
+    try:
+        job.refused(problem)
+    except Exception:
+        log.exception("a job of %s could not be told: %s", job.version, problem)
 
 
 def settle(job: Job) -> bool:

@@ -16,7 +16,7 @@ from models.errors import RowcastError
 from models.proof import Answers
 from models.repository import Version
 from models.schema import Matrix
-from service.batching.batches import Batch, Job, settle, version_of
+from service.batching.batches import Batch, Job, refuse, settle, version_of
 from service.batching.capacity import Capacity
 from service.batching.frames import Reply, Status
 from service.batching.gathering import Gathering
@@ -190,8 +190,7 @@ class Coalescer:
 
     def _expire(self, job: Job) -> None:
         self._leave(job)
-        if not settle(job):
-            job.refused(DeadlinePassed(job.within_s))
+        refuse(job, DeadlinePassed(job.within_s))
 
     def _leave(self, job: Job) -> None:
         queue = self._queues.get(job.version.key) if job.version is not None else None
@@ -353,15 +352,15 @@ class Coalescer:
             job.losses += 1
             if job.losses < MOST_LOSSES:
                 self._again(job)
-            elif not settle(job):
-                job.refused(ModelFailed(str(job.version), "inference workers die under these rows"))
+            else:
+                refuse(job, ModelFailed(str(job.version), "inference workers die under these rows"))
 
     def _failed(self, batch: Batch, reply: Reply) -> None:
         if len(batch.jobs) > 1:
             for job in batch.jobs:
                 self._again(job)
-        elif not settle(batch.jobs[0]):
-            batch.jobs[0].refused(_problem(batch, reply))
+        else:
+            refuse(batch.jobs[0], _problem(batch, reply))
 
     def _again(self, job: Job) -> None:
         if not job.is_settled:

@@ -24,7 +24,7 @@ import orjson
 from models.errors import RowcastError
 from models.repository import Version
 from models.schema import Matrix
-from service.batching.batches import Batch, Job
+from service.batching.batches import Batch, Job, answer
 from service.batching.inline import InlineSession
 from service.http.openings import Opening
 from service.wire.turn_forms import LastRequest, TurnForm
@@ -237,7 +237,7 @@ class TurnBatch:
             texts = self.form.write(batch.answers_from([start for _, start in told], self.form.rows))
         except Exception:  # noqa: BLE001 - each finds out whether it is its own
             for job, start in told:
-                job.answered(batch, start)
+                answer(job, batch, start)
             return
         self._write([job.pending for job in jobs], [job.oip_id for job in jobs], texts)
         now = time.perf_counter()

@@ -5,9 +5,7 @@ is escaped, and as text a value that is not plain stands in quotes, in ASCII.
 """
 
 import asyncio
-import contextlib
 import json
-import os
 import random
 import re
 import time
@@ -20,21 +18,21 @@ from models.errors import RowcastError
 from service import problems
 from service.ledger import Ledger
 from service.observing.log_lines import moment
+from service.observing.log_stream import LogStream
 
 _WAIT_S = 0.1  # lines of requests are written together, this often
-_MOST_BYTES = 4096  # at once: a pipe takes so many whole (PIPE_BUF), whoever else writes to it
 _LONGEST_PATH = 200
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/+@%-]+")
 
 
 class AccessLog:
-    """An observer of requests that writes a line for some of them to stderr."""
+    """An observer of requests that writes a line for some of them."""
 
-    def __init__(self, form: Literal["text", "json"], share: float, descriptor: int = 2) -> None:
+    def __init__(self, form: Literal["text", "json"], share: float, stream: LogStream) -> None:
         """`share` of the requests get a line; those answered 5xx all do."""
         self._write_line = _json_line if form == "json" else _text_line
         self._share = share
-        self._descriptor = descriptor
+        self._stream = stream
         self._lines: list[bytes] = []
 
     def __call__(self, ledger: Ledger, problem: RowcastError | None) -> None:
@@ -47,23 +45,9 @@ class AccessLog:
         self._lines.append(self._write_line(time.time(), _facts(ledger, problem, status)))
 
     def flush(self) -> None:
-        """Write what has been noted, whole lines at a time."""
+        """Write what has been noted."""
         lines, self._lines = self._lines, []
-        together = b""
-        with contextlib.suppress(
-            OSError
-        ):  # nobody reads the log any more, or its disk is full: there is no better place
-            for line in lines:
-                if together and len(together) + len(line) > _MOST_BYTES:
-                    _write(self._descriptor, together)
-                    together = b""
-                together += line
-            _write(self._descriptor, together)
-
-
-def _write(descriptor: int, raw: bytes) -> None:
-    while raw:
-        raw = raw[os.write(descriptor, raw) :]
+        self._stream.write_lines(b"".join(lines))
 
 
 def _facts(ledger: Ledger, problem: RowcastError | None, status: int) -> Mapping[str, Any]:

@@ -87,6 +87,8 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        lost = Counter("rowcast_log_lines_lost", "Lines of API processes that nobody read", registry=self.registry)
+        self.log_lines_lost = lost.inc
         started = Gauge(
             "rowcast_process_start_time_seconds",
             "When each API process started, in Unix time; pid is its slot, which outlives it",

@@ -1,9 +1,11 @@
 """Every model at a glance: its versions with their state, its labels, what it predicts and how well."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from models.labels import FILE as LABELS
 from models.manifest import Manifest
+from models.repository import Version
 from service.front import Front
 from service.problems import NotReady, UnknownModel
 from service.versions.catalog import Catalog
@@ -18,16 +20,16 @@ def overview(front: Front) -> dict[str, Any]:
     for place, reason in catalog.failures.items():
         name, _, what = place.rpartition("/")
         refused.setdefault(name, {})[what] = reason
-    names = sorted({*catalog.live(), *refused})
+    live = catalog.live()
+    names = sorted({*live, *refused})
     return {
         "not_ready": front.not_ready(),
         "default_model": front.settings.default_model,
-        "models": [_model(catalog, name, refused.get(name, {})) for name in names],
+        "models": [_model(catalog, name, live.get(name, {}), refused.get(name, {})) for name in names],
     }
 
 
-def _model(catalog: Catalog, name: str, refused: dict[str, str]) -> dict[str, Any]:
-    live = catalog.live().get(name, {})
+def _model(catalog: Catalog, name: str, live: Mapping[int, Version], refused: dict[str, str]) -> dict[str, Any]:
     numbers = sorted({*live, *(int(what) for what in refused if what.isdecimal())})
     try:
         answering = catalog.find(name)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from service.observing.log_lines import JsonLines, TextLines
+from service.observing.log_stream import stderr
 
 FAILED = 1
 BAD_SETTINGS = 2
@@ -31,7 +32,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 def start_logging(level: str, form: Literal["text", "json"] = "text") -> None:
     """Log to stderr, one line per event; what libraries say only from warnings on, unless someone debugs."""
-    logging.basicConfig(level=level.upper() if level != "info" else logging.WARNING, force=True)
+    level_of_all = level.upper() if level != "info" else logging.WARNING
+    logging.basicConfig(level=level_of_all, force=True, stream=stderr())
     logging.getLogger().handlers[0].setFormatter(JsonLines() if form == "json" else TextLines())
     logging.getLogger("service").setLevel(level.upper())
     log_like_the_rest("litserve")

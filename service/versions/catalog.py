@@ -55,13 +55,15 @@ class Catalog:
         retire: Callable[[Version], None] = lambda _: None,
         alone: Alone = nullcontext,
         rest: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        says_what_is_live: bool = True,
     ) -> None:
         """Know of nothing yet.
 
         Several versions that are new while others are asked are proven in an `alone`, with a `rest` of so many seconds
         in between.
         `unloaded` says which models are not served whatever the repository holds. `retire` hears of every version that
-        is no longer live; requests that were given it before may still ask it.
+        is no longer live; requests that were given it before may still ask it. Of the processes of a server one
+        `says_what_is_live`, the others only to those who debug.
         """
         self._root = repository.root
         self._folders = Folders(repository)
@@ -73,6 +75,7 @@ class Catalog:
         self._retire = retire
         self._alone = alone
         self._rest = rest
+        self._level = logging.INFO if says_what_is_live else logging.DEBUG
         self._stamps: dict[str, Mapping[int, Stamp]] = {}
         self._models: dict[str, Traffic] = {}
         self._looking = asyncio.Lock()
@@ -312,11 +315,11 @@ class Catalog:
         """Say which versions came and which went, with room for requests after each."""
         for version in after.values():
             if before.get(version.number) is not version:
-                log.info("live: %s", version)
+                log.log(self._level, "live: %s", version)
                 await asyncio.sleep(0)
         for version in before.values():
             if after.get(version.number) is not version:
-                log.info("gone: %s", version)
+                log.log(self._level, "gone: %s", version)
                 self._retire(version)
                 await asyncio.sleep(0)
 

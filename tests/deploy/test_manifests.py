@@ -1,6 +1,9 @@
 """What stands under deploy/ is what Kubernetes and compose take, and fits the server that it deploys."""
 
+import socket
+
 import compose_spec
+import httpx
 import kubernetes_validate
 import pytest
 import yaml
@@ -8,6 +11,7 @@ import yaml
 from service import supervisor
 from service.settings import Settings, read_settings
 from tests.deploy.test_monitoring import DEPLOY
+from tests.server.conftest import START_S, free_port, until
 
 KUBERNETES = DEPLOY / "kubernetes"
 CRDS = {"ServiceMonitor", "PrometheusRule", "ServingRuntime", "InferenceService", "Kustomization"}
@@ -98,17 +102,47 @@ def test_a_container_is_as_confined_as_the_image_allows_and_its_settings_are_set
     read_settings()
 
 
+def probes_of(container):
+    probes = {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")}
+    assert {"readinessProbe", "livenessProbe"} <= probes.keys()
+    return probes
+
+
 @pytest.mark.server
 def test_probes_ask_what_the_server_answers_at_the_port_that_it_has(start):
     server = start()
-    for container in (DEPLOYMENT["containers"][0], RUNTIME["containers"][0]):
-        (port,) = container["ports"]
-        assert port["containerPort"] == Settings.model_fields["port"].default
-        probes = {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")}
-        assert {"readinessProbe", "livenessProbe"} <= probes.keys()
-        for name, asked in probes.items():
-            assert asked["port"] in {port["name"], port["containerPort"]}
-            assert server.client.get(asked["path"]).status_code == 200, name
+    (container,) = RUNTIME["containers"]
+    (port,) = container["ports"]
+    assert port["containerPort"] == Settings.model_fields["port"].default
+    for name, asked in probes_of(container).items():
+        assert asked["port"] in {port["name"], port["containerPort"]}
+        assert server.client.get(asked["path"]).status_code == 200, name
+
+
+@pytest.mark.server
+def test_a_pod_is_not_killed_because_somebody_opens_too_many_connections(start):
+    (container,) = DEPLOYMENT["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports["http"] == Settings.model_fields["port"].default
+    metrics_port = free_port()
+    server = start(metrics_port=metrics_port, max_connections=1)
+    server.client.close()
+    held = []
+
+    def is_full():
+        held.append(socket.create_connection(("127.0.0.1", server.port)))
+        live = httpx.get(f"http://127.0.0.1:{server.port}/health/live", timeout=START_S, trust_env=False)
+        return live.json().get("code") == "too_many_connections"
+
+    try:
+        until(is_full)
+        for name, asked in probes_of(container).items():
+            assert str(ports[asked["port"]]) == environment(container)["ROWCAST_METRICS_PORT"]
+            answer = httpx.get(f"http://127.0.0.1:{metrics_port}{asked['path']}", timeout=START_S, trust_env=False)
+            assert answer.status_code == 200, name
+    finally:
+        for connection in held:
+            connection.close()
 
 
 def test_pods_run_as_the_image_s_user_without_a_token():

@@ -52,7 +52,7 @@ def test_an_event_loop_wakes_seldom_for_a_hundred_versions(start, tmp_path):
     """
     root, aside = tmp_path / "published", tmp_path / "aside"
     tiny.publish(root, "line")
-    server = start(root, api_processes=2, workers=2, poll_s=2.0)
+    server = start(root, api_processes=2, workers=2, poll_s=2.0, log_level="debug")  # what is live, of each process
     for number in range(ROUNDS):
         for model in range(VERSIONS):
             tiny.publish(aside, "coin", called=f"coin-{number}-{model}")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import tempfile
 from collections import Counter
 
 import pytest
@@ -169,6 +170,37 @@ def test_a_repository_that_may_only_be_read_refuses_labels_in_one_sentence(start
     (three / "line/.lock").mkdir()  # the superuser of a test may write whatever its mode says
     answer = server.client.put(f"{LABELS}/stable", json={"version": 1})
     assert (answer.status_code, answer.json()["error"]) == (503, "the repository cannot be written: Is a directory")
+
+
+@pytest.fixture
+def empty_volume():
+    """A folder on a file system of its own."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield folder
+
+
+@pytest.mark.parametrize("how", ["taken away", "a file in its place", "an empty volume in its place"])
+def test_while_the_repository_is_away_an_order_says_so_and_what_is_live_can_be_unloaded(
+    start, three, tmp_path, empty_volume, how
+):
+    server = start(three, control=True, poll_s=600)
+    three.rename(tmp_path / "away")
+    if how == "a file in its place":
+        three.touch()
+    elif how == "an empty volume in its place":
+        three.symlink_to(empty_volume)
+    for method, path, body in (
+        ("POST", "/v2/repository/models/line/load", b""),
+        ("POST", "/v2/repository/models/nope/unload", b""),
+        ("PUT", f"{LABELS}/stable", b'{"version": 1}'),
+        ("DELETE", f"{LABELS}/stable", b""),
+    ):
+        answer = server.client.request(method, path, content=body)
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready"), answer.text
+        assert answer.json()["error"].startswith(f"the repository cannot be read: {three}"), answer.text
+    assert served(server, 1) == {"3": 1}
+    assert server.client.post("/v2/repository/models/line/unload").status_code == 200
+    assert server.ask(3.0).status_code == 503
 
 
 def test_a_shadow_that_hangs_or_dies_touches_no_answer(start, three):

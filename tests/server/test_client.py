@@ -5,18 +5,22 @@ import json
 import math
 import os
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import trustme
 
 from models.repository import Repository
 from service.client import (
@@ -239,6 +243,94 @@ def test_a_restart_is_waited_out(start):
         asked = pool.submit(client.predict, "line", [[2.0]])
         start(port=first.port)
         assert asked.result().predictions == [5.0]
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """A proxy for whom every server is the one on port `server.port`, and who remembers what it was asked."""
+
+    def do_POST(self):
+        self.server.asked.append(f"POST {self.path}")
+        body = self.rfile.read(int(self.headers["content-length"]))
+        answer = httpx.post(
+            f"http://127.0.0.1:{self.server.port}{httpx.URL(self.path).path}", content=body, trust_env=False
+        )
+        self.send_response(answer.status_code)
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    def do_CONNECT(self):
+        self.server.asked.append(f"CONNECT {self.path}")
+        with socket.create_connection(("127.0.0.1", self.server.port)) as there:
+            self.connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            ways = {self.connection: there, there: self.connection}
+            while True:
+                for one in select.select(list(ways), [], [])[0]:
+                    if not (data := one.recv(65536)):
+                        return
+                    ways[one].sendall(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def proxy(monkeypatch):
+    """It runs, and the environment names it for HTTP and HTTPS."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever)
+        server.asked, server.port = [], 0
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://me:secret@127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("no_proxy", "inside.test")
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+async def ask_both(url, **options):
+    with Client(url, **options) as client:
+        assert client.predict("line", [[1.0]]).predictions == [3.0]
+    async with AsyncClient(url, **options) as client:
+        assert (await client.predict("line", [[1.0]])).predictions == [3.0]
+
+
+def test_it_asks_through_the_proxy_that_the_environment_names(proxy, served):
+    proxy.port = served.port
+    asyncio.run(ask_both("http://outside.test:8000"))
+    assert proxy.asked == ["POST http://outside.test:8000/v1/models/line:predict"] * 2
+
+
+def test_it_asks_over_tls_through_the_proxy(proxy, start, tmp_path, monkeypatch):
+    authority = trustme.CA()
+    authority.issue_cert("outside.test").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    server = start(wait=False, tls_certificate=tmp_path / "server.pem")
+    until(lambda: "answers for" in server.said())
+    proxy.port = server.port
+    asyncio.run(ask_both("https://outside.test:8443"))
+    assert proxy.asked == ["CONNECT outside.test:8443"] * 2
+
+
+def test_it_asks_this_machine_and_whom_no_proxy_names_without_one(proxy, served):
+    asyncio.run(ask_both(url_of(served)))
+    asyncio.run(ask_both(f"http://localhost:{served.port}"))
+    with Client("http://inside.test:8000", patience_s=0) as client, pytest.raises(Unreachable) as caught:
+        client.predict("line", [[1.0]])
+    assert "proxy" not in str(caught.value)
+    assert not proxy.asked
+
+
+def test_a_proxy_that_is_not_there_is_named_without_its_password(monkeypatch):
+    nobody = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("http_proxy", f"me:secret@{nobody}")
+    with (
+        Client("http://outside.test", patience_s=0) as client,
+        pytest.raises(Unreachable, match=f"http://outside.test does not answer through the proxy {nobody}: "),
+    ):
+        client.models()
 
 
 def test_it_needs_nothing_of_the_server():

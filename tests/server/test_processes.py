@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 
 from models.repository import Repository
 from tests.faults.accounting import Load
-from tests.server.conftest import CHECKOUT, HELD, until
+from tests.server.conftest import CHECKOUT, HELD, PATIENT, START_S, Server, until
 from tests.service import tiny
 
 pytestmark = pytest.mark.server
@@ -109,6 +110,35 @@ def test_when_litserves_main_process_dies_all_is_started_again(start):
     until(lambda: server.metric("rowcast_requests_total") >= 2, what="the counts of before are kept")
 
 
+FEW_PROCESSES = """
+import errno, os, runpy, sys
+fork, supervisor, forks = os.fork, os.getpid(), []
+
+def fork_or_not():
+    forks.append(os.getpid() == supervisor)
+    if sum(forks) in (2, 3):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+
+os.fork, sys.argv[1:] = fork_or_not, []
+runpy.run_module("service", run_name="__main__")
+"""
+"""A server whose supervisor gets no process from the kernel, the second and the third time that it wants one."""
+
+
+def test_where_the_kernel_makes_no_process_for_a_while_main_is_started_later(start):
+    server = start(before=[sys.executable, "-c", FEW_PROCESSES])
+    os.kill(server.main, signal.SIGKILL)
+    until(lambda: server.said().count("it is tried again in") == 2)
+    said = [line for line in server.said().splitlines() if "tried again" in line]
+    assert [line.partition("main ")[2] for line in said] == [
+        f"process cannot be started: Resource temporarily unavailable; it is tried again in {wait} s"
+        for wait in (1.0, 2.0)
+    ]
+    server.connect_anew()
+    until(server.answers)
+
+
 def test_no_process_outlives_the_one_that_was_started(start):
     """Fact 1."""
     server = start(api_processes=2, workers=2)
@@ -156,6 +186,34 @@ def test_a_stopped_worker_is_replaced_before_anybody_notices(start):
     assert server.answers()
     # it may have answered before it stood still
     until(lambda: "inference worker 0 is stopped; killed" in server.said())
+
+
+def test_while_nobody_reads_the_log_the_server_answers_and_counts_lines_that_are_lost(repository, tmp_path):
+    os.mkfifo(tmp_path / "log")
+    reading = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    server = Server(repository, tmp_path / "log", access_log=1, **PATIENT)
+    try:
+        until(server.is_ready)
+        many = f"GET /{'x' * 200} HTTP/1.1\r\nHost: a\r\nX-Request-Id: {'y' * 128}\r\n\r\n".encode() * 100
+
+        def is_lost():
+            with socket.create_connection(("127.0.0.1", server.port), timeout=START_S) as wire:
+                wire.sendall(many)
+                left = 100
+                while left:
+                    left -= wire.recv(1 << 20).count(b"HTTP/1.1 404")
+            return server.metric("rowcast_log_lines_lost_total") > 0
+
+        until(is_lost)
+        assert server.answers()
+        os.set_blocking(reading, True)
+        said = b""
+        while not re.search(rb"\d+ lines of the log were lost, since nobody read it\n", said[-100_000:]):
+            said += os.read(reading, 1 << 16)
+        assert all(line.startswith(b"20") for line in said.splitlines())  # each is whole and begins with its time
+    finally:
+        server.close()
+        os.close(reading)
 
 
 def test_a_bad_row_never_harms_its_batch_mates(start):

@@ -16,6 +16,7 @@ from service.access.gate import Caller
 from service.ledger import Ledger
 from service.observing.access_log import AccessLog
 from service.observing.log_lines import JsonLines, TextLines
+from service.observing.log_stream import LogStream
 from service.problems import BadBody, ModelFailed
 from tests.server.conftest import START_S
 from tests.service.test_fast_lane import GOOD, ask, request
@@ -59,7 +60,7 @@ def ledger_of(path="/predict", request_id="1"):
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_a_request_leaves_one_line_with_what_is_known_of_it(front, app, pipe, fast, form):
     read, descriptor = pipe
-    log = AccessLog(form, 1.0, descriptor)
+    log = AccessLog(form, 1.0, LogStream(descriptor))
     front.observers.append(log)
     trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     raw = request(GOOD, "X-Request-Id: mine", "X-API-Key: secret", trace)
@@ -80,7 +81,7 @@ def test_a_request_leaves_one_line_with_what_is_known_of_it(front, app, pipe, fa
 
 def test_probes_leave_no_line_and_refusals_do(front, client, pipe):
     read, descriptor = pipe
-    log = AccessLog("json", 1.0, descriptor)
+    log = AccessLog("json", 1.0, LogStream(descriptor))
     front.observers.append(log)
     for path in ("/health/live", "/health/ready", "/nothing", "/v1/models"):
         client.get(path)
@@ -93,7 +94,7 @@ def test_probes_leave_no_line_and_refusals_do(front, client, pipe):
 def test_nothing_that_a_client_sends_begins_a_line(text):
     for form in ("json", "text"):
         reading, writing = os.pipe()
-        note(AccessLog(form, 1.0, writing), (ledger_of(path="/" + text), BadBody("x")))
+        note(AccessLog(form, 1.0, LogStream(writing)), (ledger_of(path="/" + text), BadBody("x")))
         line = os.read(reading, 100_000).decode()
         os.close(reading)
         os.close(writing)
@@ -108,7 +109,12 @@ def test_nothing_that_a_client_sends_begins_a_line(text):
 def test_a_share_is_logged_and_every_failure_of_the_server(pipe):
     read, descriptor = pipe
     many = [(ledger_of(), None)] * 1000
-    note(AccessLog("json", 0.1, descriptor), *many, (ledger_of(), ModelFailed("line/1")), (ledger_of(), BadBody("x")))
+    note(
+        AccessLog("json", 0.1, LogStream(descriptor)),
+        *many,
+        (ledger_of(), ModelFailed("line/1")),
+        (ledger_of(), BadBody("x")),
+    )
     codes = [json.loads(line)["code"] for line in read().splitlines()]
     assert 40 < codes.count("ok") < 200
     assert codes.count("model_failed") == 1
@@ -116,7 +122,7 @@ def test_a_share_is_logged_and_every_failure_of_the_server(pipe):
 
 def test_lines_are_written_by_themselves_and_whole(pipe):
     read, descriptor = pipe
-    log = AccessLog("json", 1.0, descriptor)
+    log = AccessLog("json", 1.0, LogStream(descriptor))
 
     async def run():
         for number in range(100):
@@ -133,7 +139,7 @@ def test_lines_are_written_by_themselves_and_whole(pipe):
 def test_a_log_that_cannot_be_written_harms_no_request(front, app, caplog):
     reading, writing = os.pipe()
     os.close(reading)
-    log = AccessLog("json", 1.0, writing)
+    log = AccessLog("json", 1.0, LogStream(writing))
     front.observers[:] = [log, lambda *_: 1 / 0]
     for fast in (True, False):
         (answer,), _ = ask(front, app, request(), fast=fast)
@@ -145,7 +151,7 @@ def test_a_log_that_cannot_be_written_harms_no_request(front, app, caplog):
 
 def test_all_lines_of_text_say_the_time_in_the_same_words(pipe):
     read, descriptor = pipe
-    note(AccessLog("text", 1.0, descriptor), (ledger_of(), None))
+    note(AccessLog("text", 1.0, LogStream(descriptor)), (ledger_of(), None))
     told = read()
     when = datetime.fromisoformat(told.split()[0])
     record = {"msg": "live: %s", "args": ("line/1",), "levelname": "INFO", "name": "service.x"}

@@ -139,3 +139,13 @@ def test_guessing_keys_is_limited_by_address(front, app, limits, fast):
     assert statuses == [401, 401, 429, 429]
     (answer,), _ = ask(front, app, request(GOOD, "X-API-Key: correct horse"), fast=fast)
     assert answer[0] == 200
+
+
+def test_behind_proxies_that_add_a_line_each_every_client_has_its_own_limit(front, client, limits):
+    front.gate = Gate(Settings(rate_limit=0.01, rate_burst=1, trusted_proxies="127.0.0.1, 10.0.0.0/8"), limits)
+
+    def status_of(address):
+        lines = ("1.1.1.1", address, "10.0.0.2")  # the first says the client itself
+        return client.post(LINE, content=GOOD, headers=[("x-forwarded-for", line) for line in lines]).status_code
+
+    assert [status_of(address) for address in ("203.0.113.1", "203.0.113.2", "203.0.113.1")] == [200, 200, 429]

@@ -437,6 +437,22 @@ def test_the_newest_versions_and_those_with_a_label_are_live_and_the_others_are_
     assert catalog.find("line").number == 2
 
 
+@pytest.mark.parametrize("says", [True, False])
+def test_one_process_says_what_went_live_and_what_is_gone_and_each_what_was_refused(tmp_path, workers, caplog, says):
+    caplog.set_level("INFO")
+    workers.refuse = {"pair/1"}
+    catalog = Catalog(Repository(tmp_path), workers.prove, says_what_is_live=says)
+    for name in ("line", "pair"):
+        tiny.publish(tmp_path, name)
+    asyncio.run(catalog.refresh())
+    shutil.rmtree(tmp_path / "line")
+    asyncio.run(catalog.refresh())
+    live, refused, gone = "live: line/1", "refused: pair/1", "gone: line/1"
+    said = [message.partition(" (")[0] for message in caplog.messages]
+    assert [one for one in said if one in (live, gone)] == ([live, gone] if says else [])
+    assert any(one.startswith(refused) for one in said)
+
+
 def test_bad_versions_do_not_push_a_good_one_out(tmp_path, workers):
     three(tmp_path).remove_label("line", "stable")
     catalog = Catalog(Repository(tmp_path), workers.prove, keep=1)

@@ -458,6 +458,34 @@ def test_whoever_submits_is_told_once_and_later_and_not_at_all_after_withdrawing
     assert (first, answers) == ("first", [2])
 
 
+class Breaking(Noting):
+    """A job that fails whatever it is told."""
+
+    def answered(self, batch, start):
+        super().answered(batch, start)
+        raise RuntimeError
+
+    def refused(self, problem):
+        super().refused(problem)
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("outcome", ["answered", "late", "failed", "lost"])
+def test_a_job_that_fails_when_it_is_told_harms_no_other(versions, outcome, monkeypatch):
+    async def ask():
+        told, lanes = [], Doubling(at_once=outcome != "late")
+        lanes.failing, lanes.killing = (lambda _: outcome == "failed"), (lambda _: outcome == "lost")
+        coalescer = coalescer_of(lanes)
+        for name, kind in (("breaking", Breaking), ("mate", Noting)):
+            coalescer.submit(kind(told, name, versions["line"], 1, deadline_s=0.1))
+        await asyncio.sleep(0.25)
+        assert coalescer.rows_waiting == 0
+        return [(name, type(said)) for name, said in told]
+
+    kind = {"answered": list, "late": DeadlinePassed}.get(outcome, ModelFailed)
+    assert run_in_own_time(ask(), monkeypatch) == [("breaking", kind), ("mate", kind)]
+
+
 def test_a_deadline_that_is_far_passes_as_well_whether_the_job_waits_or_is_out(versions, monkeypatch):
     async def ask():
         lanes, told = Doubling(), []

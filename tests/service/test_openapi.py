@@ -156,6 +156,22 @@ def test_the_key_is_asked_for_where_it_is_needed(client, key):
     assert document["paths"]["/health/ready"]["get"]["security"] == []
 
 
+def test_it_is_made_once_until_something_changes(client, front, tmp_path):
+    """Of 1000 models it takes half a second of a core, and whoever may predict may ask."""
+    version = tiny.publish(tmp_path, "line")
+    front.catalog = Shelf(tmp_path)
+
+    def has_example():
+        content = client.get("/openapi.json").json()["paths"]["/v1/models/line:predict"]["post"]["requestBody"]
+        return "example" in content["content"]["application/json"]
+
+    assert has_example()
+    (version.folder / "proof.json").unlink()
+    assert has_example()
+    front.catalog.changes += 1
+    assert not has_example()
+
+
 def test_without_models_there_is_a_document_all_the_same(tmp_path):
     document = openapi.document(openapi.prediction_paths(Shelf(tmp_path)), needs_key=False)
     assert "/predict" in document["paths"]
