@@ -165,12 +165,13 @@ class FitPlan(_Section):
         epochs: None lets the number of training rows decide.
         shuffle: draw the minibatches anew in each epoch; otherwise rows come as they stand.
         schedule: of the learning rate, over the epochs.
-        dropout_ends: nothing is dropped in the last wave of coslog4 or coslog5 if the one before took a fifth off the
-            validation loss.
+        dropout_ends: nothing is dropped in the last wave of coslog4 or coslog5, or the last two of coslog6, once a wave
+            from the one before on took a fifth off the validation loss.
         beta2: how slowly Adam forgets the squares of gradients.
         label_smoothing: share of every label that is spread over all classes while training.
-        patience: epochs without a better validation loss before the fit ends, as a whole wave of coslog4 or coslog5
-            without one does, and one of coslog5 that brought 1% or less before its last. 0 never ends it early.
+        patience: epochs without a better validation loss before the fit ends, as a whole wave of a coslog without one
+            does, the fourth of coslog5 or coslog6 that brought 1% or less, and the fifth of coslog6 that brought 5% or
+            less. 0 never ends it early.
         keep: the weights of the best validation loss, or the last ones.
         folds: parts into which the training and validation rows are dealt together; each network is fitted on all but
             one of them, and that one chooses. 1 fits on the training part and lets the validation part choose. None is
@@ -193,7 +194,7 @@ class FitPlan(_Section):
     epochs: Annotated[Whole, Field(ge=1)] | None = None
     batch: Annotated[Whole, Field(ge=0)] | None = None
     shuffle: bool = True
-    schedule: Literal["constant", "cosine", "coslog4", "coslog5"] = "cosine"
+    schedule: Literal["constant", "cosine", "coslog4", "coslog5", "coslog6"] = "cosine"
     dropout_ends: bool = False
     beta2: Annotated[Real, Field(gt=0, lt=1)] = 0.999
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0

@@ -146,7 +146,7 @@ def test_dropout_ends_in_regressions_alone():
         assert {one.fit.dropout_ends for one in candidates_of(plan, task, 500)} == {task == "regression"}
 
 
-def test_regressions_of_many_rows_have_epochs_for_one_more_wave_unless_a_plan_says_how_many():
+def test_regressions_of_many_rows_have_epochs_for_two_more_waves_unless_a_plan_says_how_many():
     plan = Plan.of({"name": "m", "target": ["y"], "table": {"path": "t"}}, "test")
 
     def epochs(plan, task, rows):
@@ -154,7 +154,7 @@ def test_regressions_of_many_rows_have_epochs_for_one_more_wave_unless_a_plan_sa
         return schedule, number
 
     assert epochs(plan, "regression", 2000) == ("coslog4", 64)
-    assert epochs(plan, "regression", 2001) == ("coslog5", 72)
+    assert epochs(plan, "regression", 2001) == ("coslog6", 146)
     assert epochs(plan, "multiclass", 2001) == ("coslog4", 48)
     said = plan.model_copy(update={"fit": plan.fit.model_copy(update={"epochs": 20})})
     assert epochs(said, "regression", 2001) == ("coslog5", 20)

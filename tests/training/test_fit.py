@@ -191,6 +191,29 @@ def test_the_last_wave_has_no_dropout_after_a_steep_one_where_it_ends(schedule, 
     assert seen == [True] * steep + [drops] * (31 - steep)
 
 
+@pytest.mark.parametrize(("fourth", "fifth", "epochs"), [(0.02, 0.06, 63), (0.02, 0.04, 31), (0.005, 0.06, 15)])
+def test_each_of_the_last_two_waves_is_to_be_earned_by_the_one_before(fourth, fifth, epochs):
+    plan = FitPlan(epochs=63, schedule="coslog6", patience=100)
+    assert wave_ends(plan) == (1, 3, 7, 15, 31, 63)
+    course = Course(plan)
+    for number in range(1, 64):
+        if course.is_over:
+            break
+        loss = 1.0 - 0.1 * sum(number >= end for end in (3, 7))
+        loss *= (1 - fourth if number >= 15 else 1.0) * (1 - fifth if number >= 31 else 1.0)
+        course.take(Epoch(number, 1.0, loss, 1.0), torch.zeros(1))
+    assert len(course.history) == epochs
+
+
+@pytest.mark.parametrize(("steep_at", "ends_at"), [(15, 15), (31, 31), (7, 63)])
+def test_dropout_ends_with_the_first_steep_wave_behind_which_there_is_one_to_be_earned(steep_at, ends_at):
+    course, seen = Course(FitPlan(epochs=63, schedule="coslog6", dropout_ends=True)), []
+    for number in range(1, 64):
+        seen.append(course.drops)
+        course.take(Epoch(number, 1.0, 0.7 if number >= steep_at else 1.0, 1.0), torch.zeros(1))
+    assert seen == [True] * ends_at + [False] * (63 - ends_at)
+
+
 def test_a_wave_that_brings_nothing_ends_the_fit_and_was_not_worth_it():
     train = line()
     opposite = (train[0], -train[1])  # every step makes validation worse

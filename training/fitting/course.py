@@ -27,17 +27,20 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
     "coslog4": functools.partial(_coslog, 4),
     "coslog5": functools.partial(_coslog, 5),
+    "coslog6": functools.partial(_coslog, 6),
 }
 """The share of the plan's learning rate after a share of the fit."""
 
 WAVES: dict[str, tuple[float, ...]] = {
     "coslog4": (1 / 15, 3 / 15, 7 / 15, 1.0),
     "coslog5": (1 / 31, 3 / 31, 7 / 31, 15 / 31, 1.0),
+    "coslog6": (1 / 63, 3 / 63, 7 / 63, 15 / 63, 31 / 63, 1.0),
 }
 """The shares of the fit at which a wave of the schedule ends, its rate at zero; other schedules are one wave."""
 
-WORTH = 0.01
-"""Share of the loss that the fourth wave of coslog5 must take off for a fifth, which is as long as all before it."""
+WORTH: Mapping[str, tuple[float, ...]] = {"coslog5": (0.01,), "coslog6": (0.01, 0.05)}
+"""Shares of the loss that a wave must take off for the next one, which is as long as all before it: for each of the
+schedule's last waves (docs/decisions/0093, 0102)."""
 
 STEEP = 0.2
 """Share of the loss that a wave must take off for a last one without dropout, where a plan says so."""
@@ -113,25 +116,28 @@ class Course:
         return self._has_brought_little() or done - self._best.number >= patience
 
     def _has_brought_little(self) -> bool:
-        """Whether a wave ends here that brought nothing better, or hardly anything before the last one of coslog5."""
+        """Whether a wave ends here that brought nothing better, or too little for one of the schedule's last waves."""
         ends, done = wave_ends(self._plan), len(self.history)
         earlier = [end for end in ends if end < done]
         if done not in ends or not earlier:
             return False
-        worth = WORTH if self._plan.schedule == "coslog5" and done == ends[-2] else 0.0
-        return self._least(done) >= (1 - worth) * self._least(earlier[-1])
+        worth = dict(zip(reversed(ends[:-1]), reversed(WORTH.get(self._plan.schedule, ())), strict=False))
+        return self._least(done) >= (1 - worth.get(done, 0.0)) * self._least(earlier[-1])
 
     @property
     def drops(self) -> bool:
         """Whether the dropout of the network is at work in the next epoch.
 
-        Where it ends, it is not in the last wave after a steep one. Targets whose loss falls that far are nearly a
-        function of the features, and what dropout keeps from being fitted is that function (docs/decisions/0101).
+        Where it ends, it does so with a steep wave: the last but one of coslog4 and coslog5, either of the two before
+        the last of coslog6. Targets whose loss falls that far are nearly a function of the features, and what dropout
+        keeps from being fitted is that function (docs/decisions/0101).
         """
-        ends = wave_ends(self._plan)
-        if not self._plan.dropout_ends or len(ends) == 1 or len(self.history) < ends[-2]:
+        ends, schedule = wave_ends(self._plan), self._plan.schedule
+        if not self._plan.dropout_ends or schedule not in WAVES:
             return True
-        return self._least(ends[-2]) > (1 - STEEP) * self._least(ends[-3])
+        last = range(-1 - max(1, len(WORTH.get(schedule, ()))), -1)
+        behind = [wave for wave in last if ends[wave] <= len(self.history)]
+        return all(self._least(ends[wave]) > (1 - STEEP) * self._least(ends[wave - 1]) for wave in behind)
 
     def _least(self, epochs: int) -> float:
         """The least validation loss of the first epochs."""
