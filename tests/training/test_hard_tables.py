@@ -128,7 +128,7 @@ def test_a_network_that_does_not_fit_into_memory_is_one_sentence(tmp_path: Path,
     path = tmp_path / "p.toml"
     plan_of(pl.DataFrame({"x": RNG.normal(size=50), "z": RNG.normal(size=50), "y": RNG.normal(size=50)}), tmp_path)
     path.write_text(
-        f'name = "p"\ntarget = ["y"]\n[table]\npath = "{tmp_path}/t.parquet"\n[net]\nhidden = [2000000, 2000000]\n'
+        f'name = "p"\ntarget = ["y"]\n[table]\npath = "{tmp_path}/t.parquet"\n[net]\nhidden = [1000000, 1000000]\n'
     )
     assert command.main([str(path), "--repository", str(tmp_path / "r")]) == 2
     errors = capsys.readouterr().err
