@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 # one intra-op thread a process: two cores are shared by a server, its workers and its clients; hundreds of processes
 # import the same modules, which are compiled once, also where the environment says otherwise
 TEST_ENV := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
-# test files that run at a time; the tests of a file share servers and stay together, in the order of the listing
-JOBS ?= 2
+# test files that run at a time, one more than two cores, since much of a test is waiting; the tests of a file share
+# servers and stay together, in the order of the listing
+JOBS ?= 3
 AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 help:  ## Show this list
